@@ -1,0 +1,69 @@
+"""canonize: models in the form that rule-based explainers have rules for, proven to compute the same function.
+
+>>> import canonize
+>>> canonical = canonize.canonize(model, example_inputs)  # doctest: +SKIP
+>>> print(canonical.report)  # doctest: +SKIP
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from canonize.api import canonize, inspect
+    from canonize.errors import CanonizeError, CaptureError, ExportError, InputError, LoadError, NotEquivalentError
+    from canonize.export import save
+    from canonize.load import load
+    from canonize.report import Report, Verdict
+    from canonize.verify import assert_equivalent, check_equivalence
+
+# Imported when first asked for: the command line answers --help without torch, and nobody pays for what they do not use.
+_WHERE = {
+    "canonize": "canonize.api",
+    "inspect": "canonize.api",
+    "load": "canonize.load",
+    "save": "canonize.export",
+    "check_equivalence": "canonize.verify",
+    "assert_equivalent": "canonize.verify",
+    "Report": "canonize.report",
+    "Verdict": "canonize.report",
+    "CanonizeError": "canonize.errors",
+    "CaptureError": "canonize.errors",
+    "ExportError": "canonize.errors",
+    "InputError": "canonize.errors",
+    "LoadError": "canonize.errors",
+    "NotEquivalentError": "canonize.errors",
+}
+
+__all__ = [
+    "CanonizeError",
+    "CaptureError",
+    "ExportError",
+    "InputError",
+    "LoadError",
+    "NotEquivalentError",
+    "Report",
+    "Verdict",
+    "__version__",
+    "assert_equivalent",
+    "canonize",
+    "check_equivalence",
+    "inspect",
+    "load",
+    "save",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _WHERE:
+        value = getattr(importlib.import_module(_WHERE[name]), name)
+        globals()[name] = value
+        return value
+    raise AttributeError(f"module 'canonize' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_WHERE})

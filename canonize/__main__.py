@@ -1,0 +1,7 @@
+"""``python -m canonize`` is ``canonize``."""
+
+from __future__ import annotations
+
+from canonize.cli import main
+
+raise SystemExit(main())

@@ -1,0 +1,137 @@
+r"""The algebra of frozen affines, on tensors, knowing no graph.
+
+An affine is :math:`y = s x + t` with fixed tensors that broadcast with the value they act on. Everything here is
+computed in float64; rounding to the model's own dtype happens once, when the canonical model is built.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+EXACT = torch.float64
+# No activation of a working network is larger; what a scale does to anything below this bound decides whether the
+# channel is alive in a given dtype.
+LARGEST_ACTIVATION = 1e12
+
+
+@dataclass(frozen=True)
+class Affine:
+    r"""The map :math:`y = s x + t`.
+
+    Attributes
+    ----------
+    scale, shift : Tensor
+        float64, with as many dimensions as the value; each dimension has size 1 or the value's size.
+    """
+
+    scale: Tensor
+    shift: Tensor
+
+    @staticmethod
+    def identity(ndim: int, device: torch.device | str = "cpu") -> Affine:
+        """The map that changes nothing."""
+        shape = (1,) * ndim
+        return Affine(torch.ones(shape, dtype=EXACT, device=device), torch.zeros(shape, dtype=EXACT, device=device))
+
+    @property
+    def ndim(self) -> int:
+        """Number of dimensions of the value it acts on."""
+        return self.scale.ndim
+
+    @property
+    def is_identity(self) -> bool:
+        """Whether it changes nothing."""
+        return bool((self.scale == 1).all()) and self.is_linear
+
+    @property
+    def is_linear(self) -> bool:
+        """Whether there is no shift."""
+        return not bool(self.shift.any())
+
+    @property
+    def is_finite(self) -> bool:
+        """Whether every number in it is."""
+        return bool(torch.isfinite(self.scale).all() and torch.isfinite(self.shift).all())
+
+    def after(self, first: Affine) -> Affine:
+        r"""Compose: apply ``first``, then this one, :math:`s_2 (s_1 x + t_1) + t_2`."""
+        return Affine(self.scale * first.scale, self.scale * first.shift + self.shift).compress()
+
+    def compress(self) -> Affine:
+        """The same map with size 1 along every dimension along which it is constant."""
+        return Affine(_compress(self.scale), _compress(self.shift))
+
+    def varies_along(self, dim: int) -> bool:
+        """Whether the (compressed) map differs along a dimension."""
+        return self.scale.shape[dim] > 1 or self.shift.shape[dim] > 1
+
+    def varying(self) -> set[int]:
+        """Dimensions along which the (compressed) map differs."""
+        return {dim for dim in range(self.ndim) if self.varies_along(dim)}
+
+    def vectors(self, dim: int, size: int) -> tuple[Tensor, Tensor]:
+        """Scale and shift as vectors of length ``size`` along ``dim``; nothing else may vary."""
+        return _vector(self.scale, dim, size), _vector(self.shift, dim, size)
+
+    def expanded(self, shape: Iterable[int]) -> tuple[Tensor, Tensor]:
+        """Scale and shift at the full shape of the value (views, no copies)."""
+        shape = tuple(shape)
+        return self.scale.expand(shape), self.shift.expand(shape)
+
+    def dead(self, dtype: torch.dtype) -> Tensor:
+        r"""Channels that are constant as far as ``dtype`` can tell, as a bool tensor of the broadcast shape.
+
+        A channel is dead where :math:`s = 0`, and where the value :math:`z = -t / s` that it maps to zero overflows
+        although :math:`s x` is lost in the rounding of :math:`t` for every activation a network can have.
+        """
+        scale, shift = torch.broadcast_tensors(self.scale, self.shift)
+        limits = torch.finfo(dtype)
+        largest = min(limits.max, LARGEST_ACTIVATION)
+        overflows = shift.abs() > scale.abs() * (limits.max / 4)
+        drowns = scale.abs() * largest <= limits.eps * shift.abs()
+        return (scale == 0) | (overflows & drowns)
+
+    def zero(self, dtype: torch.dtype) -> Tensor | None:
+        r"""The value :math:`z = -t / s` that the map takes to zero; ``None`` where ``dtype`` cannot hold it."""
+        if bool((self.scale == 0).any()):
+            return None
+        zero = _compress(-self.shift / self.scale)
+        return zero if bool((zero.abs() <= torch.finfo(dtype).max / 4).all()) else None
+
+
+def batch_norm(
+    weight: Tensor | None, bias: Tensor | None, running_mean: Tensor, running_var: Tensor, eps: float, ndim: int
+) -> Affine:
+    r"""An evaluated BatchNorm as an affine along dimension 1.
+
+    .. math:: s = \gamma / \sqrt{\sigma^2 + \epsilon}, \qquad t = \beta - \mu s
+
+    with the running mean :math:`\mu` and variance :math:`\sigma^2` (Ioffe & Szegedy 2015; Eq. 2 of Pahde et al. 2023
+    writes :math:`\sigma` for the variance).
+    """
+    mean, var = running_mean.detach().to(EXACT), running_var.detach().to(EXACT)
+    scale = torch.rsqrt(var + eps)
+    if weight is not None:
+        scale = scale * weight.detach().to(EXACT)
+    shift = -mean * scale
+    if bias is not None:
+        shift = shift + bias.detach().to(EXACT)
+    shape = (1, -1) + (1,) * (ndim - 2)
+    return Affine(scale.reshape(shape), shift.reshape(shape))
+
+
+def _compress(tensor: Tensor) -> Tensor:
+    for dim, size in enumerate(tensor.shape):
+        if size > 1:
+            first = tensor.narrow(dim, 0, 1)
+            if bool((tensor == first).all()):
+                tensor = first
+    return tensor.contiguous()
+
+
+def _vector(tensor: Tensor, dim: int, size: int) -> Tensor:
+    return tensor.movedim(dim, -1).reshape(-1).expand(size).contiguous()

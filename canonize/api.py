@@ -1,0 +1,204 @@
+"""The library call: a model in, its canonical form out."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import torch
+from torch import fx, nn
+
+from canonize.capture import capture
+from canonize.errors import CanonizeError, CaptureError, NotEquivalentError
+from canonize.form import findings
+from canonize.inputs import Inputs, infer, normalise
+from canonize.network import Network
+from canonize.normalize import normalize
+from canonize.patterns import catalogue
+from canonize.report import Report, Verdict
+from canonize.rewrite import Progress, rewrite
+
+Strategy = Literal["threshold", "untangle"]
+
+
+def canonize(
+    model: nn.Module,
+    example_inputs: Any = None,
+    *,
+    strategy: Strategy = "threshold",
+    skip: Sequence[str] = (),
+    copy: bool = False,
+    verify: bool = True,
+    progress: Progress | None = None,
+) -> fx.GraphModule:
+    r"""Rewrite a model into a canonical form that computes the same function.
+
+    Parameters
+    ----------
+    model : nn.Module
+        Any device and floating dtype. It is never changed: the result describes what it computes in eval mode.
+    example_inputs : Tensor, tuple, dict or Inputs, optional
+        One tensor, the positional arguments, or ``(args, kwargs)``. Shapes are read from it; batch size, and image
+        size where the model allows, stay free. By default the shape is inferred from the model.
+    strategy : {"threshold", "untangle"}
+        What happens to a BatchNorm whose producer is shared, as in a DenseNet: move it behind the ReLU, which gets a
+        threshold per channel; or copy the producer.
+    skip : sequence of str
+        Patterns not to use, by name (``canonize patterns`` lists them).
+    copy : bool
+        Detach the result: by default parameters that no rewrite touched are shared with ``model``.
+    verify : bool
+        Prove the result numerically against ``model``, in float64 and in the model's own precision.
+    progress : callable, optional
+        Called as ``progress(stage, done, total)``.
+
+    Returns
+    -------
+    fx.GraphModule
+        In eval mode. Its ``report`` attribute (:class:`canonize.report.Report`) says what happened to what.
+
+    Raises
+    ------
+    CaptureError
+        If the model cannot be turned into a graph without losing a part of it.
+    InputError
+        If no example inputs fit.
+    NotEquivalentError
+        If the result does not compute what the model computes; nothing is returned then.
+
+    Notes
+    -----
+    The algebra is that of Pahde et al. 2023 (arXiv 2211.17174), Eqs. 2 to 8; see ``docs/algebra.md``.
+    """
+    _check_arguments(model, strategy, skip)
+    inputs = infer(model) if example_inputs is None else normalise(example_inputs)
+    tell = progress or (lambda stage, done, total: None)
+    failure: CanonizeError | None = None
+    for tracer in ("symbolic_trace", "torch.export"):
+        try:
+            tell("capture", 0, 1)
+            network, report = _rewritten(model, inputs, tracer, strategy, tuple(skip), tell)
+            if verify:
+                tell("verify", 0, 1)
+                report.verdict = _prove(model, network, inputs)
+                tell("verify", 1, 1)
+            return _finish(network, report, copy)
+        except (CaptureError, NotEquivalentError) as error:
+            # A trace can silently take another branch than the model does. Only torch.export's word is final.
+            if tracer == "torch.export":
+                raise _more_telling(failure, error) from None
+            failure = error
+    raise AssertionError("unreachable")
+
+
+def _more_telling(first: CanonizeError | None, second: CanonizeError) -> CanonizeError:
+    """Of two failures, the one that says more: an inequivalence of the first tracer hides behind a refused second."""
+    if isinstance(first, NotEquivalentError) and isinstance(second, CaptureError):
+        return first
+    return second
+
+
+def _check_arguments(model: nn.Module, strategy: str, skip: Sequence[str]) -> None:
+    if not isinstance(model, nn.Module):
+        raise CanonizeError(
+            f"canonize needs an nn.Module, not {type(model).__name__}", hint="Load a file with canonize.load(path)"
+        )
+    if strategy not in ("threshold", "untangle"):
+        raise CanonizeError(f"there is no strategy {strategy!r}", hint="Choose 'threshold' or 'untangle'")
+    known = {pattern.name for pattern in catalogue()}
+    unknown = [name for name in skip if name not in known]
+    if unknown:
+        raise CanonizeError(f"there is no pattern {unknown[0]!r} to skip", hint=f"Patterns: {', '.join(sorted(known))}")
+
+
+def _rewritten(
+    model: nn.Module, inputs: Inputs, tracer: str, strategy: str, skip: tuple[str, ...], tell: Progress
+) -> tuple[Network, Report]:
+    captured = capture(model, inputs, tracer)
+    network = normalize(captured, inputs, type(model).__name__)
+    tell("capture", 1, 1)
+    journal = rewrite(network, strategy, skip, tell)
+    report = Report(
+        model=type(model).__name__,
+        strategy=strategy,
+        captured_by=captured.tracer,
+        inputs=inputs.describe(),
+        affines=journal.fates(),
+        rewrites=journal.rewrites,
+        refusals=list(journal.refusals.values()),
+        notes=list(network.notes),
+        versions=_versions(),
+    )
+    report.names = _name_map(model, network)
+    return network, report
+
+
+def _versions() -> dict[str, str]:
+    from canonize import __version__
+
+    return {"canonize": __version__, "torch": torch.__version__, "python": platform.python_version()}
+
+
+def _name_map(model: nn.Module, network: Network) -> dict[str, str | None]:
+    """Old qualified name to new one; None where the layer is gone."""
+    leaves = [name for name, module in model.named_modules() if name and not any(True for _ in module.children())]
+    return {name: name if name in network.modules else None for name in leaves}
+
+
+def _prove(model: nn.Module, network: Network, inputs: Inputs) -> Verdict:
+    from canonize.verify import check_equivalence
+
+    candidate = network.build()
+    exact = network.build(torch.float64)
+    verdict: Verdict = check_equivalence(model, candidate, inputs, exact=exact)
+    if not verdict.passed:
+        raise NotEquivalentError(
+            f"the canonical model does not compute what the model computes ({verdict.reason})",
+            verdict,
+            type(model).__name__,
+            "Please report this model: canonize writes nothing that it cannot prove.",
+        )
+    return verdict
+
+
+def _finish(network: Network, report: Report, copy: bool) -> fx.GraphModule:
+    built = network.build()
+    if copy:
+        for module in built.modules():
+            for table in (module._parameters, module._buffers):
+                for name, tensor in table.items():
+                    if tensor is not None:
+                        fresh = tensor.detach().clone()
+                        is_parameter = isinstance(tensor, nn.Parameter)
+                        table[name] = nn.Parameter(fresh, tensor.requires_grad) if is_parameter else fresh
+    report.findings = findings(built, report)
+    attach_report(built, report)
+    return built
+
+
+def attach_report(module: fx.GraphModule, report: Report) -> None:
+    """Make ``module.report``, so that it survives copying and saving."""
+    module.report = report  # type: ignore[assignment]
+    module.meta["_user_preserved_attributes"] = {"report": report}
+
+
+def inspect(model: nn.Module, example_inputs: Any = None) -> Report:
+    """What is not canonical in a model, where, and why it matters; nothing is rewritten.
+
+    Parameters
+    ----------
+    model : nn.Module
+        Never changed.
+    example_inputs : Tensor, tuple, dict or Inputs, optional
+        As for :func:`canonize`.
+
+    Returns
+    -------
+    Report
+        With ``findings`` filled; ``report.canonical`` says whether there are any.
+    """
+    from canonize.form import inspect_module
+
+    inputs = infer(model) if example_inputs is None else normalise(example_inputs)
+    return inspect_module(model, inputs, _versions())

@@ -1,0 +1,89 @@
+"""Evaluate what only computes a weight: weight norm, spectral norm and other parametrizations.
+
+Works on the eval-mode copy of a model (``canonize.capture.eval_copy``); the original keeps its parametrizations.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+from canonize.affine import EXACT
+
+
+def bake_weights(root: nn.Module) -> None:
+    """Replace every parametrized weight of ``root`` by its value, computed in float64.
+
+    Covers ``torch.nn.utils.parametrize`` (and so the new weight and spectral norms) and the older hooks of
+    ``torch.nn.utils.weight_norm`` and ``spectral_norm``.
+    """
+    for module in list(root.modules()):
+        if parametrize.is_parametrized(module):
+            _bake_parametrizations(module)
+        for key, hook in list(module._forward_pre_hooks.items()):
+            if type(hook).__name__ in ("WeightNorm", "SpectralNorm"):
+                _bake_hook(module, key, hook)
+
+
+def _bake_parametrizations(module: nn.Module) -> None:
+    parametrizations: Any = module.parametrizations
+    values = {}
+    for name in list(parametrizations.keys()):
+        values[name] = _evaluate_exactly(parametrizations[name])
+    module.__class__ = parametrize.type_before_parametrizations(module)
+    del module._modules["parametrizations"]
+    for name, value in values.items():
+        original = parametrizations[name].original if hasattr(parametrizations[name], "original") else None
+        like = original if original is not None else parametrizations[name].original0
+        module.register_parameter(name, exact_parameter(value, like))
+
+
+def _evaluate_exactly(parametrization: nn.Module) -> Tensor:
+    """Run a parametrization in float64; its parameters are shared, so they are cast in a copy."""
+    import copy
+
+    duplicate = copy.deepcopy(parametrization).to(EXACT)
+    with torch.no_grad():
+        value: Tensor = duplicate()
+    return value
+
+
+def _bake_hook(module: nn.Module, key: int, hook: Any) -> None:
+    name = hook.name
+    cast = {n: p.detach().to(EXACT) for n, p in (*module.named_parameters(recurse=False), *module.named_buffers(recurse=False))}
+    stand_in = nn.Module()
+    for other, value in cast.items():
+        stand_in.register_buffer(other, value)
+    with torch.no_grad():
+        if type(hook).__name__ == "WeightNorm":
+            value = hook.compute_weight(stand_in)
+        else:
+            value = hook.compute_weight(stand_in, do_power_iteration=False)
+    del module._forward_pre_hooks[key]
+    like = next(iter(module.parameters(recurse=False)))
+    # The hook has left the computed weight behind as a plain attribute, next to its ingredients.
+    vars(module).pop(name, None)
+    for suffix in ("_g", "_v", "_orig", "_u"):
+        module._parameters.pop(name + suffix, None)
+        module._buffers.pop(name + suffix, None)
+    module.register_parameter(name, exact_parameter(value, like))
+
+
+def exact_parameter(value: Tensor, like: Tensor) -> nn.Parameter:
+    """A parameter of the dtype of ``like`` that remembers its float64 value, so that it is rounded only once.
+
+    ``exact_value`` reads it back.
+    """
+    parameter = nn.Parameter(value.detach().to(like.dtype).clone(), requires_grad=like.requires_grad)
+    if value.dtype == EXACT and like.dtype != EXACT:
+        parameter.exact = value.detach()  # type: ignore[attr-defined]
+    return parameter
+
+
+def exact_value(tensor: Tensor) -> Tensor:
+    """The float64 value that a baked parameter was rounded from; the tensor itself where there is none."""
+    exact: Tensor = getattr(tensor, "exact", tensor)
+    return exact.detach()

@@ -1,0 +1,213 @@
+"""What each command does once its arguments are read: load, call the library, print, and answer with an exit code."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from torch import nn
+
+import canonize
+from canonize.errors import CanonizeError, ExportError, InputError, NotEquivalentError
+from canonize.export import check_output, save
+from canonize.inputs import Inputs, Shape, from_shapes, infer, load_inputs, parse_shape
+from canonize.inputs.infer import dtype_and_device
+from canonize.loading import Loaded, load_with_notes
+from canonize.report import Report, Verdict
+from canonize.views.text import render, render_rich, render_verdict
+
+GOOD, DIFFERENT = 0, 1
+
+Progress = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True)
+class Source:
+    """A model as the command line names it."""
+
+    name: str
+    arch: str | None
+    allow: tuple[str, ...]
+    trust: bool
+    device: str
+
+
+@dataclass(frozen=True)
+class Feed:
+    """Inputs as the command line names them."""
+
+    shapes: tuple[str, ...] = ()
+    file: Path | None = None
+
+
+@dataclass(frozen=True)
+class Screen:
+    """How much is printed."""
+
+    verbose: bool = False
+    quiet: bool = False
+
+    def report(self, report: Report) -> None:
+        """Print a report to stdout."""
+        if not self.quiet:
+            render_rich(report, Console(), self.verbose)
+
+    def say(self, text: str) -> None:
+        """Print a line to stdout."""
+        if not self.quiet:
+            print(text)
+
+    @contextlib.contextmanager
+    def progress(self) -> Iterator[Progress | None]:
+        """A bar on stderr while it is a terminal; None otherwise."""
+        console = Console(stderr=True)
+        if self.quiet or not console.is_terminal:
+            yield None
+            return
+        from rich.progress import Progress as Bar
+
+        with Bar(console=console, transient=True) as bar:
+            tasks: dict[str, Any] = {}
+
+            def advance(stage: str, done: int, total: int) -> None:
+                if stage not in tasks:
+                    tasks[stage] = bar.add_task(stage, total=total)
+                bar.update(tasks[stage], completed=done, total=total)
+
+            yield advance
+
+
+def convert(
+    source: Source,
+    feed: Feed,
+    *,
+    out: Path | None,
+    strategy: str,
+    skip: tuple[str, ...],
+    report_file: Path | None,
+    verify: bool,
+    dry_run: bool,
+    screen: Screen,
+) -> int:
+    """Canonize a model and write it. Nothing is written unless it is equivalent."""
+    # Everything that can be known to be wrong is said before the long work.
+    if strategy not in ("threshold", "untangle"):
+        raise CanonizeError(f"there is no strategy {strategy!r}", hint="Use threshold or untangle")
+    if out is not None and not dry_run:
+        check_output(out)
+    _check_report(report_file)
+    shapes = [parse_shape(s) for s in feed.shapes]
+    loaded = _load(source)
+    inputs = _inputs(loaded.model, shapes, feed.file)
+    try:
+        with screen.progress() as progress:
+            canonical = canonize.canonize(
+                loaded.model, inputs, strategy=strategy, skip=skip, verify=verify, progress=progress
+            )
+    except NotEquivalentError as error:
+        return _different(error, out)
+    report: Report = canonical.report
+    report.notes[:0] = loaded.notes
+    if not verify:
+        report.notes.append("not verified: --no-verify")
+    loader = ""
+    if out is not None and not dry_run:
+        saved = save(canonical, out, example_inputs=inputs)
+        report.notes.extend(saved.notes)
+        loader = saved.loader
+    _write_report(report, report_file)
+    screen.report(report)
+    if loader:
+        screen.say(f"\nwritten to {out}; load it with\n\n" + "\n".join(f"    {line}" for line in loader.splitlines()))
+    elif dry_run:
+        screen.say("\ndry run: nothing was written")
+    return GOOD
+
+
+def inspect(source: Source, feed: Feed, *, report_file: Path | None, screen: Screen) -> int:
+    """Print what is not canonical in a model."""
+    _check_report(report_file)
+    shapes = [parse_shape(s) for s in feed.shapes]
+    loaded = _load(source)
+    report: Report = canonize.inspect(loaded.model, _inputs(loaded.model, shapes, feed.file))
+    report.notes[:0] = loaded.notes
+    _write_report(report, report_file)
+    screen.report(report)
+    return GOOD if report.canonical else DIFFERENT
+
+
+def verify(first: Source, second: Source, feed: Feed, *, seed: int, screen: Screen) -> int:
+    """Print whether two models are the same function."""
+    shapes = [parse_shape(s) for s in feed.shapes]
+    reference, candidate = _load(first), _load(second)
+    for note in (*reference.notes, *candidate.notes):
+        screen.say(f"note: {note}")
+    inputs = _inputs(reference.model, shapes, feed.file)
+    verdict: Verdict = canonize.check_equivalence(reference.model, candidate.model, inputs, seed=seed)
+    screen.say(f"{first.name} and {second.name} on {inputs.describe()}")
+    screen.say(render_verdict(verdict, screen.verbose))
+    return GOOD if verdict.passed else DIFFERENT
+
+
+def patterns() -> int:
+    """Print the catalogue of patterns."""
+    from canonize.patterns import catalogue
+
+    listed = list(catalogue())
+    width = max(len(pattern.name) for pattern in listed)
+    when = max(len(pattern.strategy) for pattern in listed)
+    for pattern in listed:
+        print(f"{pattern.name.ljust(width)}  {pattern.strategy.ljust(when)}  {pattern.summary}")
+    return GOOD
+
+
+def _load(source: Source) -> Loaded:
+    here = str(Path.cwd())
+    if here not in sys.path:  # factories live beside the person who names them
+        sys.path.insert(0, here)
+    try:
+        device = torch.device(source.device)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        first = str(error).splitlines()[0]
+        raise InputError(f"the device {source.device} cannot be used ({first})", hint="Try --device cpu") from error
+    loaded = load_with_notes(source.name, source.arch, allow=source.allow, trust=source.trust)
+    return Loaded(loaded.model.to(device), loaded.notes)
+
+
+def _inputs(model: nn.Module, shapes: list[Shape], file: Path | None) -> Inputs:
+    if shapes and file is not None:
+        raise InputError("both --input and --inputs are given", hint="Give shapes or a file")
+    if shapes:
+        return from_shapes(model, shapes)
+    if file is None:
+        return infer(model)
+    dtype, device = dtype_and_device(model)
+    return load_inputs(file).to(device, dtype)
+
+
+def _different(error: NotEquivalentError, out: Path | None) -> int:
+    print(render_verdict(error.verdict) if isinstance(error.verdict, Verdict) else str(error))
+    sys.stderr.write(f"canonize: {error.what.splitlines()[0]}{f'; {out} was not written' if out else ''}\n")
+    return DIFFERENT
+
+
+def _check_report(path: Path | None) -> None:
+    if path is None:
+        return
+    if path.suffix not in (".json", ".txt"):
+        raise ExportError("a report is .json or .txt", where=str(path), hint="Give such a name to --report")
+    if not path.parent.is_dir():
+        raise ExportError(f"there is no folder {path.parent}", where=str(path), hint="Make it first")
+
+
+def _write_report(report: Report, path: Path | None) -> None:
+    if path is not None:
+        text = report.to_json() if path.suffix == ".json" else render(report, verbose=True)
+        path.write_text(text + "\n", encoding="utf-8")

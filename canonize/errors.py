@@ -1,0 +1,61 @@
+"""What canonize raises: always what happened, where, and what to do next."""
+
+from __future__ import annotations
+
+
+class CanonizeError(Exception):
+    """Base class of every error that canonize raises on purpose.
+
+    Parameters
+    ----------
+    what : str
+        What happened, as one sentence without a full stop.
+    where : str, optional
+        Qualified name of the layer concerned (``features.norm5``), or of the file.
+    hint : str, optional
+        What the reader can do next.
+    """
+
+    def __init__(self, what: str, where: str | None = None, hint: str | None = None) -> None:
+        super().__init__(what, where, hint)
+        self.what = what
+        self.where = where
+        self.hint = hint
+
+    def __str__(self) -> str:
+        message = f"{self.where}: {self.what}" if self.where else self.what
+        return f"{message}. {self.hint}" if self.hint else message
+
+
+class LoadError(CanonizeError):
+    """A model file, an architecture name or a factory could not become a module."""
+
+
+class InputError(CanonizeError):
+    """No example input fits the model, or the given one does not."""
+
+
+class CaptureError(CanonizeError):
+    """A model cannot be turned into a graph without losing a part of it."""
+
+
+class RewriteError(CanonizeError):
+    """The rewriting broke one of its own invariants (a bug in canonize)."""
+
+
+class ExportError(CanonizeError):
+    """A canonical model could not be written in the format asked for."""
+
+
+class NotEquivalentError(CanonizeError, AssertionError):
+    """Two models do not compute the same function.
+
+    Attributes
+    ----------
+    verdict : canonize.report.Verdict
+        The numbers behind the statement.
+    """
+
+    def __init__(self, what: str, verdict: object = None, where: str | None = None, hint: str | None = None):
+        super().__init__(what, where, hint)
+        self.verdict = verdict

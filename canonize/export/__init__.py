@@ -1,0 +1,102 @@
+"""A canonical model -> a file: ``.pt`` to explain, ``.pt2`` and ``.onnx`` to deploy. Nothing before writes files."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from canonize.errors import ExportError, InputError
+from canonize.export import onnx, pt, pt2
+from canonize.export.atomic import check_destination, write_whole
+from canonize.inputs import Inputs, infer, normalise
+
+__all__ = ["FORMATS", "Saved", "check_output", "loader_snippet", "save"]
+
+FORMATS: dict[str, Any] = {".pt": pt, ".pth": pt, ".pt2": pt2, ".onnx": onnx}
+
+
+@dataclass(frozen=True)
+class Saved:
+    """A file that was written and reloaded.
+
+    Attributes
+    ----------
+    path : Path
+    notes : tuple of str
+        What the format could not keep.
+    loader : str
+        The lines of Python that load it.
+    """
+
+    path: Path
+    notes: tuple[str, ...]
+    loader: str
+
+
+def save(model: nn.Module, path: str | os.PathLike[str], *, example_inputs: Any = None) -> Saved:
+    """Write a model to a file, in the format its ending names, and prove that it loads elsewhere.
+
+    The file is written under a passing name, reloaded (``.pt``, ``.pt2``: in a fresh process; ``.onnx``: in ONNX
+    Runtime), compared on `example_inputs`, and only then given its name. Whatever fails leaves nothing behind, and an
+    older file of that name as it was.
+
+    Parameters
+    ----------
+    model : nn.Module
+    path : str or path
+        Ending in ``.pt``, ``.pth``, ``.pt2`` or ``.onnx``.
+    example_inputs : Tensor, tuple, (args, kwargs) or Inputs, optional
+        Inferred where not given; see `canonize.inputs`.
+
+    Raises
+    ------
+    ExportError
+        With what to do next.
+    """
+    final = Path(path)
+    check_output(final)
+    inputs, notes = _inputs_for(model, example_inputs)
+    form = FORMATS[final.suffix.lower()]
+    written: list[str] = []
+
+    def write(passing: Path) -> None:
+        written.extend(form.write(model, passing, inputs, final))
+
+    def check(passing: Path) -> None:
+        form.check(model, passing, inputs, final, static=pt2.STATIC in written)
+
+    write_whole(final, write, check)
+    return Saved(final, (*notes, *written), loader_snippet(final))
+
+
+def check_output(path: str | os.PathLike[str]) -> None:
+    """Refuse a destination whose format is unknown or that cannot be written; called before the long work begins.
+
+    Raises
+    ------
+    ExportError
+    """
+    final = Path(path)
+    if final.suffix.lower() not in FORMATS:
+        known = ", ".join(FORMATS)
+        what = f"the ending {final.suffix} is unknown" if final.suffix else "a folder cannot be written yet"
+        raise ExportError(what, where=str(path), hint=f"Give a file that ends in one of {known}")
+    check_destination(final)
+
+
+def loader_snippet(path: str | os.PathLike[str]) -> str:
+    """The lines of Python that load a file that `save` wrote."""
+    return FORMATS[Path(path).suffix.lower()].snippet(os.fspath(path))
+
+
+def _inputs_for(model: nn.Module, example_inputs: Any) -> tuple[Inputs | None, list[str]]:
+    if example_inputs is not None:
+        return normalise(example_inputs), []
+    try:
+        return infer(model), []
+    except InputError:
+        return None, ["no inputs known: the reloaded file was compared by its weights alone"]

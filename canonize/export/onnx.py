@@ -1,0 +1,85 @@
+"""``.onnx``: for every other runtime. Checked, then run in ONNX Runtime on several batch sizes."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import io
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from canonize.errors import ExportError
+from canonize.export.dynamic import tried_inputs
+from canonize.export.pt2 import program_of
+from canonize.export.reload import compare, outputs_of
+from canonize.inputs import Inputs
+
+# A protobuf message ends at two gigabytes.
+LIMIT = 2 * 1024**3 - 1024**2
+
+
+def write(model: nn.Module, path: Path, inputs: Inputs | None, final: Path) -> list[str]:
+    """Export `model` to `path`.
+
+    Raises
+    ------
+    ExportError
+        If a package is missing, the model is too large for one file, or an operator has no ONNX counterpart.
+    """
+    for package in ("onnx", "onnxscript", "onnxruntime"):
+        _need(package, final)
+    size = sum(t.nbytes for t in (*model.parameters(), *model.buffers()))
+    if size > LIMIT:
+        raise ExportError(
+            f"the weights ({size / 2**30:.1f} GB) do not fit into one ONNX file", where=str(final), hint="Write a .pt2"
+        )
+    program, _, notes = program_of(model, inputs, final)
+    try:
+        # The exporter writes to the terminal whatever it is told.
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            converted = torch.onnx.export(program, dynamo=True, verbose=False)
+            assert converted is not None
+            converted.save(str(path), external_data=False)
+    except OSError:
+        raise
+    except Exception as error:
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        raise ExportError(
+            f"the model cannot be exported to ONNX ({lines[0][:200]})", where=str(final), hint="Write a .pt2 instead"
+        ) from error
+    return notes
+
+
+def check(model: nn.Module, path: Path, inputs: Inputs | None, final: Path, static: bool) -> None:
+    """Check the file by its specification, then compare ONNX Runtime with `model`."""
+    assert inputs is not None
+    _need("onnx", final).checker.check_model(str(path), full_check=True)
+    runtime = _need("onnxruntime", final)
+    session = runtime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    runs = [inputs] if static else [inputs, *tried_inputs(inputs)]
+    found = [[torch.from_numpy(o) for o in session.run(None, _feed(session, run))] for run in runs]
+    compare([outputs_of(model, run) for run in runs], found, final)
+
+
+def snippet(path: str) -> str:
+    """The lines that load the file."""
+    return f"import onnxruntime\nmodel = onnxruntime.InferenceSession({path!r})"
+
+
+def _feed(session: Any, inputs: Inputs) -> dict[str, Any]:
+    names = [i.name for i in session.get_inputs()]
+    return {n: t.detach().cpu().numpy() for n, t in zip(names, inputs.tensors(), strict=True)}
+
+
+def _need(package: str, final: Path) -> Any:
+    try:
+        return importlib.import_module(package)
+    except ModuleNotFoundError as error:
+        raise ExportError(
+            f"{package} is not installed", where=str(final), hint="Install it: pip install canonize[onnx]"
+        ) from error

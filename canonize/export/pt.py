@@ -1,0 +1,59 @@
+"""``.pt``: the module itself, for explainers. Loads with ``torch.load``; needs canonize installed."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+
+import torch
+from torch import fx, nn
+
+from canonize.errors import ExportError
+from canonize.export.reload import check_reload
+from canonize.inputs import Inputs
+
+
+def write(model: nn.Module, path: Path, inputs: Inputs | None, final: Path) -> list[str]:
+    """Pickle `model` to `path`.
+
+    Raises
+    ------
+    ExportError
+        If a part of it cannot be pickled.
+    """
+    try:
+        torch.save(_without_annotations(model), path)
+    except OSError:
+        raise
+    except Exception as error:  # pickle complains with whatever the object at fault raises
+        raise ExportError(
+            f"the model cannot be pickled ({error})",
+            where=str(final),
+            hint="Classes and functions defined inside functions cannot: move them to a module, or export to .pt2",
+        ) from error
+    return []
+
+
+def check(model: nn.Module, path: Path, inputs: Inputs | None, final: Path, static: bool) -> None:
+    """Reload in a fresh process; see `check_reload`. A module's sizes are never fixed, whatever `static` says."""
+    check_reload(model, path, [] if inputs is None else [inputs], final)
+
+
+def snippet(path: str) -> str:
+    """The lines that load the file."""
+    return f"import torch\nmodel = torch.load({path!r}, weights_only=False)"
+
+
+def _without_annotations(model: nn.Module) -> nn.Module:
+    """A twin without the type annotations that torch.fx carries over from the source.
+
+    It writes them into the code of the file, but fails on those that ``from __future__ import annotations`` left as text.
+    """
+    if not isinstance(model, fx.GraphModule) or not any(isinstance(node.type, str) for node in model.graph.nodes):
+        return model
+    graph = copy.deepcopy(model.graph)
+    for node in graph.nodes:
+        node.type = None
+    twin = fx.GraphModule(model, graph, type(model).__name__)
+    vars(twin).update({name: value for name, value in vars(model).items() if name not in vars(twin)})
+    return twin.train(model.training)

@@ -1,0 +1,84 @@
+"""``.pt2``: the program ``torch.export`` makes, for runtimes. Its modules have lost their types: explain with ``.pt``."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from canonize.errors import ExportError
+from canonize.export.dynamic import dynamic_shapes, shown_inputs, tried_inputs
+from canonize.export.reload import check_reload
+from canonize.inputs import Inputs
+
+STATIC = "the batch size is fixed in the file: the model does not let it vary"
+
+
+def exported(model: nn.Module, inputs: Inputs) -> tuple[torch.export.ExportedProgram, Inputs, list[str]]:
+    """`model` as an exported program with a free batch size, or a fixed one where it depends on it.
+
+    Returns
+    -------
+    program : torch.export.ExportedProgram
+    shown : Inputs
+        What it was exported with.
+    notes : list of str
+    """
+    shown = shown_inputs(inputs)
+    shapes = dynamic_shapes(model, shown)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        if shapes is not None:
+            try:
+                return torch.export.export(model, shown.args, shown.kwargs, dynamic_shapes=shapes), shown, []
+            except Exception:  # noqa: S110 - every way the exporter has to say that a size is not free
+                pass
+        program = torch.export.export(model, inputs.args, inputs.kwargs)
+    return program, inputs, [STATIC] if shapes is not None else []
+
+
+def write(model: nn.Module, path: Path, inputs: Inputs | None, final: Path) -> list[str]:
+    """Export `model` to `path`.
+
+    Raises
+    ------
+    ExportError
+        If torch.export cannot, or no inputs are known.
+    """
+    program, _, notes = program_of(model, inputs, final)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.export.save(program, path)
+    return notes
+
+
+def program_of(
+    model: nn.Module, inputs: Inputs | None, final: Path
+) -> tuple[torch.export.ExportedProgram, Inputs, list[str]]:
+    """What `exported` gives, with errors that say what to do."""
+    if inputs is None:
+        raise ExportError(
+            f"a {final.suffix} file needs example inputs", where=str(final), hint="Pass example_inputs= or --input"
+        )
+    try:
+        return exported(model, inputs)
+    except Exception as error:
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        raise ExportError(
+            f"torch.export cannot export the model ({lines[0][:200]})",
+            where=str(final),
+            hint="Write a .pt instead: it holds the same module",
+        ) from error
+
+
+def check(model: nn.Module, path: Path, inputs: Inputs | None, final: Path, static: bool) -> None:
+    """Reload in a fresh process, on other batch sizes too."""
+    assert inputs is not None
+    check_reload(model, path, [inputs] if static else [inputs, *tried_inputs(inputs)], final)
+
+
+def snippet(path: str) -> str:
+    """The lines that load the file."""
+    return f"import torch\nmodel = torch.export.load({path!r}).module()"

@@ -1,0 +1,141 @@
+r"""Piecewise-linear activations: the kink moves to a threshold per channel.
+
+With :math:`z = -t/s`, Eq. 7 of Pahde et al. 2023:
+
+.. math:: \mathrm{ReLU}(s x + t) = s\,\mathrm{clamp}(x; z, \infty) + t \quad (s > 0), \qquad
+          \mathrm{ReLU}(s x + t) = s\,\mathrm{clamp}(x; -\infty, z) + t \quad (s < 0)
+
+(Eq. 8 there prints the second condition with the sign of :math:`z` reversed.) A dead channel, :math:`s = 0`, is the
+constant :math:`\mathrm{ReLU}(t)`: bounds equal to it, and no affine behind. ReLU6 and Hardtanh have two finite bounds;
+LeakyReLU and PReLU keep their slopes around the kink.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from canonize.affine import EXACT, Affine
+from canonize.flow.plan import Refuse, Step, forward_rule
+from canonize.network import keep_exact
+from canonize.nn import ThreshLeakyReLU, ThreshReLU
+
+
+def _channels(step: Step, incoming: list[Affine | None]) -> tuple[Tensor, Tensor, Tensor]:
+    """Scale, shift and the mask of dead channels, broadcast against each other."""
+    affine = incoming[0]
+    if affine is None:
+        raise Refuse(f"{step.label()} is not reached")
+    step.pass_through("activation")
+    scale, shift = torch.broadcast_tensors(affine.scale, affine.shift)
+    dead = affine.dead(step.dtype)
+    largest = torch.finfo(step.dtype).max / 4
+    step.require(
+        bool(((shift.abs() <= scale.abs() * largest) | dead).all()),
+        f"its scale is so small that the threshold -t/s overflows {step.dtype} at {step.label()}",
+    )
+    return scale, shift, dead
+
+
+def _behind(scale: Tensor, shift: Tensor, dead: Tensor) -> Affine:
+    return Affine(torch.where(dead, torch.ones_like(scale), scale), torch.where(dead, torch.zeros_like(shift), shift))
+
+
+def _bounded(step: Step, incoming: list[Affine | None], low: float, high: float) -> Affine:
+    """``clamp(s x + t, low, high)`` as ``s clamp(x, ...) + t``."""
+    scale, shift, dead = _channels(step, incoming)
+    safe = torch.where(dead, torch.ones_like(scale), scale)
+    at_low, at_high = (low - shift) / safe, (high - shift) / safe
+    rising = safe > 0
+    lower = torch.where(rising, at_low, at_high)
+    upper = torch.where(rising, at_high, at_low)
+    constant = shift.clamp(low, high)
+    lower, upper = torch.where(dead, constant, lower), torch.where(dead, constant, upper)
+    has_lower, has_upper = bool(torch.isfinite(lower).any()), bool(torch.isfinite(upper).any())
+    affine = _behind(scale, shift, dead)
+    if low == 0 and not has_upper and not bool(lower.any()):
+        return affine  # no shift, no negative scale: the kink stays at zero
+    module = ThreshReLU(
+        keep_exact(_tight(lower)) if has_lower else None, keep_exact(_tight(upper)) if has_upper else None
+    )
+    step.edit(lambda net, node: net.replace(node, module))
+    return affine
+
+
+def _tight(bounds: Tensor) -> Tensor:
+    return Affine(bounds, bounds).compress().scale
+
+
+@forward_rule(ThreshReLU)
+def thresholds_pass(step: Step, incoming: list[Affine | None]) -> Affine:
+    """A threshold that is there already moves with the affine."""
+    module = step.module
+    assert isinstance(module, ThreshReLU)
+    scale, shift, dead = _channels(step, incoming)
+    infinite = torch.full((), float("inf"), dtype=EXACT, device=scale.device)
+    low = module.lower.to(EXACT) if module.lower is not None else -infinite
+    high = module.upper.to(EXACT) if module.upper is not None else infinite
+    safe = torch.where(dead, torch.ones_like(scale), scale)
+    first, second = (low - shift) / safe, (high - shift) / safe
+    constant = torch.minimum(torch.maximum(shift, low), high)
+    lower = torch.where(dead, constant, torch.minimum(first, second))
+    upper = torch.where(dead, constant, torch.maximum(first, second))
+    moved = ThreshReLU(keep_exact(_tight(lower)), keep_exact(_tight(upper)))
+    step.edit(lambda net, node: net.replace(node, moved))
+    return _behind(*torch.broadcast_tensors(scale, shift, dead))
+
+
+@forward_rule(nn.ReLU6, nn.Hardtanh)
+def bounded_pass(step: Step, incoming: list[Affine | None]) -> Affine:
+    """Two finite bounds."""
+    module = step.module
+    assert isinstance(module, nn.Hardtanh)
+    return _bounded(step, incoming, float(module.min_val), float(module.max_val))
+
+
+@forward_rule(nn.ReLU)
+def rectifier_passes(step: Step, incoming: list[Affine | None]) -> Affine:
+    """One bound."""
+    return _bounded(step, incoming, 0.0, float("inf"))
+
+
+@forward_rule(nn.LeakyReLU, nn.PReLU)
+def leaky_rectifier_passes(step: Step, incoming: list[Affine | None]) -> Affine:
+    r"""Two slopes, :math:`(f(s x + t) - t) / s = z + r \max(x - z, 0) + l \min(x - z, 0)`."""
+    module = step.module
+    if isinstance(module, ThreshLeakyReLU):
+        raise Refuse(f"{step.label()} has moved already")
+    scale, shift, dead = _channels(step, incoming)
+    slope = _slope(step, module, scale)
+    scale, shift, dead, slope = torch.broadcast_tensors(scale, shift, dead, slope)
+    safe = torch.where(dead, torch.ones_like(scale), scale)
+    one = torch.ones_like(scale)
+    right = torch.where(safe > 0, one, slope)
+    left = torch.where(safe > 0, slope, one)
+    kink = -shift / safe
+    constant = torch.where(shift > 0, shift, slope * shift)
+    zero = torch.zeros_like(scale)
+    affine = _behind(scale, shift, dead)
+    if not bool(kink.any()) and not bool(dead.any()) and bool((scale > 0).all()):
+        return affine
+    moved = ThreshLeakyReLU(
+        *(
+            keep_exact(_tight(part))
+            for part in (torch.where(dead, constant, kink), torch.where(dead, zero, left), torch.where(dead, zero, right))
+        )
+    )
+    step.edit(lambda net, node: net.replace(node, moved))
+    return affine
+
+
+def _slope(step: Step, module: nn.Module, scale: Tensor) -> Tensor:
+    if isinstance(module, nn.LeakyReLU):
+        return torch.full_like(scale, module.negative_slope)
+    assert isinstance(module, nn.PReLU)
+    slope = module.weight.detach().to(EXACT)
+    if slope.numel() == 1:
+        return slope.reshape(()).expand(scale.shape)
+    shape = [1] * scale.ndim
+    step.require(scale.ndim >= 2, f"{step.label()} has a slope per channel and no channels")
+    shape[1] = slope.numel()
+    return slope.reshape(shape)

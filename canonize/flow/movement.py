@@ -1,0 +1,121 @@
+"""Operations that only move elements: per-channel vectors follow the data.
+
+Forward, scale and shift are sent through the operation itself. Backward, a tensor that numbers the input's elements is
+sent through, and tells for every output element where it came from.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+
+from canonize.affine import EXACT, Affine
+from canonize.flow.plan import Refuse, Step, backward_rule, forward_rule
+from canonize.nn import Rearrange
+
+# Casts and gradient stops keep every element where it is.
+_IN_PLACE = {
+    ".to", ".type_as", ".float", ".double", ".half", ".bfloat16", ".detach", ".cpu", ".cuda", ".type", "torch.detach",
+    "torch.ops.aten.detach.default", "torch.ops.aten._to_copy.default", "torch.ops.aten.to.dtype",
+}  # fmt: skip
+MOVING_MODULES = (
+    Rearrange,
+    nn.Flatten,
+    nn.Unflatten,
+    nn.PixelShuffle,
+    nn.PixelUnshuffle,
+    nn.ChannelShuffle,
+)
+_REFLECTIONS = (
+    nn.ReflectionPad1d,
+    nn.ReflectionPad2d,
+    nn.ReflectionPad3d,
+    nn.ReplicationPad1d,
+    nn.ReplicationPad2d,
+    nn.ReplicationPad3d,
+    nn.CircularPad1d,
+    nn.CircularPad2d,
+    nn.CircularPad3d,
+)
+
+
+def _data(step: Step) -> fx.Node:
+    return step.network.data_inputs(step.node)[0]
+
+
+def _keeps_places(module: nn.Module) -> bool:
+    return isinstance(module, Rearrange) and module.target in _IN_PLACE
+
+
+def _move(step: Step, tensor: Tensor) -> Tensor:
+    """Send a tensor of the input's shape through the operation."""
+    others = []
+    for argument in step.network.data_inputs(step.node)[1:]:
+        value = step.network.shapes.value(argument)
+        others.append(torch.empty(value.shape, dtype=value.dtype) if isinstance(value, Tensor) else value)
+    try:
+        moved = step.module(tensor, *others)
+    except Exception as error:
+        raise Refuse(f"{step.label()} cannot be followed ({type(error).__name__})") from error
+    if not isinstance(moved, Tensor) or tuple(moved.shape) != step.shape():
+        raise Refuse(f"{step.label()} cannot be followed")
+    return moved
+
+
+@forward_rule(*MOVING_MODULES, *_REFLECTIONS)
+def moves_forward(step: Step, incoming: list[Affine | None]) -> Affine:
+    """Scale and shift take the way of the data."""
+    affine = incoming[0]
+    if affine is None or any(other is not None for other in incoming[1:]):
+        raise Refuse(f"{step.label()} uses the value for something else than moving it")
+    step.pass_through("movement")
+    if _keeps_places(step.module):
+        return affine
+    scale, shift = affine.expanded(step.shape(_data(step)))
+    return Affine(_move(step, scale.cpu()).to(scale.device), _move(step, shift.cpu()).to(shift.device)).compress()
+
+
+@backward_rule(*MOVING_MODULES, *_REFLECTIONS)
+def moves_backward(step: Step, affine: Affine) -> list[Affine | None]:
+    """Every output element tells its source what it needs; all that come from one source must agree."""
+    step.pass_through("movement")
+    rest: list[Any] = [None] * (len(step.network.data_inputs(step.node)) - 1)
+    if _keeps_places(step.module):
+        return [affine, *rest]
+    shape = step.shape(_data(step))
+    count = 1
+    for size in shape:
+        count *= size
+    numbers = torch.arange(count, dtype=EXACT).reshape(shape)
+    places = _move(step, numbers).long().flatten()
+    scale, shift = affine.expanded(step.shape())
+    sources = [_collect(step, part.cpu().flatten(), places, shape) for part in (scale, shift)]
+    needed = Affine(_fill(sources[0], 1.0).to(scale.device), _fill(sources[1], 0.0).to(scale.device))
+    return [needed, *rest]
+
+
+def _collect(step: Step, values: Tensor, places: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """What each input element needs; NaN where no output shows it."""
+    count = 1
+    for size in shape:
+        count *= size
+    found = torch.full((count,), float("nan"), dtype=EXACT)
+    found[places] = values
+    step.require(torch.equal(found[places], values), f"{step.label()} shows one element in places that need different affines")
+    return found.reshape(shape)
+
+
+def _fill(tensor: Tensor, neutral: float) -> Tensor:
+    """Shrink to size 1 along every dimension along which the known elements agree; the rest becomes neutral."""
+    for dim, size in enumerate(tensor.shape):
+        if size == 1:
+            continue
+        unknown = tensor.isnan()
+        largest = torch.where(unknown, -torch.inf, tensor).amax(dim, keepdim=True)
+        smallest = torch.where(unknown, torch.inf, tensor).amin(dim, keepdim=True)
+        agree = (largest == smallest) | unknown.all(dim, keepdim=True)
+        if bool(agree.all()):
+            tensor = torch.where(unknown.all(dim, keepdim=True), torch.nan, largest)
+    return torch.where(tensor.isnan(), neutral, tensor)

@@ -1,0 +1,385 @@
+"""Plan where an affine goes, without changing anything; commit a plan that every end can take."""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, fx, nn
+
+from canonize.affine import Affine
+from canonize.network import FrozenAffine, Network, keep_exact
+from canonize.nn import ThreshReLU
+
+Edit = Callable[[Network, fx.Node], None]
+
+
+class Refuse(Exception):
+    """Raised by a rule: the affine cannot pass here, and why."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
+class NeedsLivingChannels(Exception):
+    """Raised by a rule that divides by the scale where the scale is zero."""
+
+
+@dataclass(frozen=True)
+class Refused:
+    """A plan that cannot be carried out.
+
+    Attributes
+    ----------
+    reason : str
+    nodes : tuple of str
+        Qualified names of the layers concerned.
+    """
+
+    reason: str
+    nodes: tuple[str, ...] = ()
+
+
+@dataclass
+class Plan:
+    """What to change so that an affine disappears.
+
+    Attributes
+    ----------
+    anchor : fx.Node
+        The node that holds the affine.
+    edits : list
+        (node, change) pairs, in execution order of the walk.
+    into : list of str
+        Qualified names of the layers that take it.
+    passed : set of str
+        Kinds of operations on the way: ``activation``, ``concat``, ...
+    merged : list of fx.Node
+        Other affines that take it.
+    path : list
+        Backward plans: the nodes walked over, each with its readers on the way; from the anchor to the producers.
+    clones : list of fx.Node
+        Nodes of the path that get a copy, because somebody else reads them.
+    staying : dict
+        Nodes of the path that cannot take the affine; it stays behind them.
+    """
+
+    anchor: fx.Node
+    edits: list[tuple[fx.Node, Edit]] = field(default_factory=list)
+    into: list[str] = field(default_factory=list)
+    passed: set[str] = field(default_factory=set)
+    merged: list[fx.Node] = field(default_factory=list)
+    path: list[tuple[fx.Node, frozenset[fx.Node]]] = field(default_factory=list)
+    clones: list[fx.Node] = field(default_factory=list)
+    staying: dict[fx.Node, Affine] = field(default_factory=dict)
+
+
+@dataclass
+class Step:
+    """One operation on an affine's way, as a rule sees it."""
+
+    network: Network
+    node: fx.Node
+    plan: Plan
+    allowed: frozenset[str]
+
+    @property
+    def module(self) -> nn.Module:
+        """The operation."""
+        module = self.network.module(self.node)
+        assert module is not None
+        return module
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The model's floating dtype, which thresholds and padding constants are rounded to."""
+        return self.network.dtype
+
+    def shape(self, node: fx.Node | None = None) -> tuple[int, ...]:
+        """Shape of a node's value (by default: of this one's)."""
+        shape = self.network.shapes.shape(node or self.node)
+        if shape is None:
+            raise Refuse(f"the shape at {self.label(node)} cannot be inferred")
+        return shape
+
+    def label(self, node: fx.Node | None = None) -> str:
+        """How a report calls a node."""
+        return label(self.network, node or self.node)
+
+    def require(self, condition: bool, reason: str) -> None:
+        """Refuse unless a condition holds."""
+        if not condition:
+            raise Refuse(reason)
+
+    def pass_through(self, kind: str) -> None:
+        """Say what kind of operation is passed; refuse where the pattern does not pass it."""
+        self.plan.passed.add(kind)
+        if kind not in self.allowed:
+            raise Refuse(f"it would have to pass {self.label()} ({type(self.module).__name__})")
+
+    def edit(self, change: Edit) -> None:
+        """Note a change to this node."""
+        self.plan.edits.append((self.node, change))
+
+    def absorbed(self, change: Edit) -> None:
+        """Note that this layer takes the affine."""
+        self.edit(change)
+        self.plan.into.append(str(self.node.target))
+
+    def living_zero(self, affine: Affine) -> Tensor:
+        """The value :math:`z` that the affine maps to zero."""
+        zero = affine.zero(self.dtype)
+        if zero is None:
+            if bool(affine.dead(self.dtype).any()):
+                raise NeedsLivingChannels
+            raise Refuse(f"its scale is so small that the threshold -t/s overflows {self.dtype} at {self.label()}")
+        return zero
+
+
+ForwardRule = Callable[[Step, list[Affine | None]], Affine | None]
+BackwardRule = Callable[[Step, Affine], list[Affine | None]]
+_FORWARD: list[tuple[tuple[type, ...], ForwardRule]] = []
+_BACKWARD: list[tuple[tuple[type, ...], BackwardRule]] = []
+
+
+def forward_rule(*types: type) -> Callable[[ForwardRule], ForwardRule]:
+    """Register what happens to affines on the inputs of an operation: the affine on its output, or None if absorbed."""
+
+    def register(rule: ForwardRule) -> ForwardRule:
+        _FORWARD.append((types, rule))
+        return rule
+
+    return register
+
+
+def backward_rule(*types: type) -> Callable[[BackwardRule], BackwardRule]:
+    """Register which affines an operation's inputs need so that its output carries the given one."""
+
+    def register(rule: BackwardRule) -> BackwardRule:
+        _BACKWARD.append((types, rule))
+        return rule
+
+    return register
+
+
+def label(network: Network, node: fx.Node) -> str:
+    """How a report calls a node: the layer's qualified name where it has one."""
+    if node.op == "call_module":
+        return str(node.target)
+    if node.op == "placeholder":
+        return f"the input {node.target}"
+    return "the output" if node.op == "output" else node.name
+
+
+# -------------------------------------------------------------------------------------------------- forward
+
+
+def plan_forward(network: Network, anchor: fx.Node, allowed: frozenset[str]) -> Plan | Refused:
+    """Plan to move the affine at ``anchor`` into everything that reads it, at the far end of what it may pass."""
+    affine = network.affine(anchor).affine
+    try:
+        return _walk_forward(network, anchor, affine, allowed, None)
+    except NeedsLivingChannels:
+        living, clamp = revive(affine, network.dtype)
+        try:
+            return _walk_forward(network, anchor, living, allowed, clamp)
+        except NeedsLivingChannels:
+            return Refused("a scale became zero on the way", (label(network, anchor),))
+
+
+def revive(affine: Affine, dtype: torch.dtype) -> tuple[Affine, ThreshReLU]:
+    """Make dead channels constants before the affine: a clamp with equal bounds, then scale 1 and shift 0."""
+    dead = affine.dead(dtype)
+    scale, shift = torch.broadcast_tensors(affine.scale, affine.shift)
+    infinite = torch.full_like(shift, float("inf"))
+    clamp = ThreshReLU(
+        keep_exact(torch.where(dead, shift, -infinite)), keep_exact(torch.where(dead, shift, infinite))
+    )
+    living = Affine(
+        torch.where(dead, torch.ones_like(scale), scale), torch.where(dead, torch.zeros_like(shift), shift)
+    )
+    return living.compress(), clamp
+
+
+def _walk_forward(
+    network: Network, anchor: fx.Node, affine: Affine, allowed: frozenset[str], clamp: ThreshReLU | None
+) -> Plan | Refused:
+    plan = Plan(anchor)
+    if clamp is not None:
+        constants = clamp
+        plan.edits.append((anchor, lambda net, node: _insert_clamp(net, node, constants)))
+        plan.passed.add("constant channels")
+    pending: dict[fx.Node, Affine] = {anchor: affine.compress()}
+    queue = list(network.readers(anchor))
+    heapq.heapify(queue)
+    seen = set(queue)
+    while queue:
+        node = heapq.heappop(queue)
+        step = Step(network, node, plan, allowed)
+        incoming = [pending.get(source) for source in network.data_inputs(node)]
+        try:
+            outgoing = _forward(step, incoming)
+        except Refuse as refusal:
+            return Refused(refusal.reason, (step.label(),))
+        if outgoing is None:
+            continue
+        outgoing = outgoing.compress()
+        loose = outgoing.varying() & network.shapes.free_dims(node)
+        if loose:
+            return Refused(f"behind {step.label()} it differs along dimension {min(loose)}, which has no fixed size", (step.label(),))
+        pending[node] = outgoing
+        for reader in network.readers(node):
+            if reader not in seen:
+                seen.add(reader)
+                heapq.heappush(queue, reader)
+    return plan
+
+
+def _insert_clamp(network: Network, anchor: fx.Node, clamp: ThreshReLU) -> None:
+    network.insert_after(anchor, f"{anchor.target}_constant", clamp)
+
+
+def _forward(step: Step, incoming: list[Affine | None]) -> Affine | None:
+    node = step.node
+    if node.op == "output":
+        raise Refuse("the model returns it as it is")
+    if node.op != "call_module":
+        raise Refuse(f"{node.name} needs the value as it is")
+    for types, rule in _FORWARD:
+        if isinstance(step.module, types):
+            return rule(step, incoming)
+    raise Refuse(f"no affine passes {step.label()} ({type(step.module).__name__})")
+
+
+# ------------------------------------------------------------------------------------------------- backward
+
+
+def plan_backward(
+    network: Network, anchor: fx.Node, allowed: frozenset[str], *, duplicate: bool = False, stay: bool = False
+) -> Plan | Refused:
+    """Plan to move the affine at ``anchor`` into what produces its input.
+
+    Parameters
+    ----------
+    duplicate : bool
+        Copy a producer that somebody else reads too (*untangling*), instead of refusing.
+    stay : bool
+        Where a branch cannot take its part, leave it on that branch, instead of refusing.
+    """
+    plan = Plan(anchor)
+    source = anchor.args[0]
+    assert isinstance(source, fx.Node)
+    wanted: dict[fx.Node, dict[fx.Node, list[Affine]]] = {source: {anchor: [network.affine(anchor).affine.compress()]}}
+    queue = [_Latest(source)]
+    while queue:
+        node = heapq.heappop(queue).node
+        step = Step(network, node, plan, allowed)
+        affine = next(iter(wanted[node].values()))[0]
+        edits, into, merged = len(plan.edits), len(plan.into), len(plan.merged)
+        try:
+            _agree(step, wanted[node])
+            others = [r for r in network.readers(node) if r not in wanted[node] or r in plan.clones]
+            if others and not duplicate:
+                raise Refuse(f"{step.label()} is also read by {step.label(others[0])}")
+            inputs = _backward(step, affine)
+            _fixed_sizes(step, inputs)
+        except Refuse as refusal:
+            if not stay or node is source:
+                return Refused(refusal.reason, (step.label(),))
+            del plan.edits[edits:], plan.into[into:], plan.merged[merged:]
+            plan.staying[node] = affine
+            plan.path.append((node, frozenset(wanted[node])))
+            continue
+        if others:
+            plan.clones.append(node)
+        plan.path.append((node, frozenset(wanted[node])))
+        for argument, needed in zip(network.data_inputs(node), inputs, strict=True):
+            if needed is None:
+                continue
+            if argument not in wanted:
+                wanted[argument] = {}
+                heapq.heappush(queue, _Latest(argument))
+            wanted[argument].setdefault(node, []).append(needed.compress())
+    return plan
+
+
+class _Latest:
+    """Order nodes from the end of the graph to its start."""
+
+    def __init__(self, node: fx.Node) -> None:
+        self.node = node
+
+    def __lt__(self, other: _Latest) -> bool:
+        return bool(other.node < self.node)
+
+
+def _agree(step: Step, wanted: dict[fx.Node, list[Affine]]) -> None:
+    """Everybody who reads a value must want the same affine on it."""
+    every = [affine for affines in wanted.values() for affine in affines]
+    for other in every[1:]:
+        if not (torch.equal(every[0].scale, other.scale) and torch.equal(every[0].shift, other.shift)):
+            raise Refuse(f"{step.label()} would need two different affines")
+
+
+def _fixed_sizes(step: Step, inputs: list[Affine | None]) -> None:
+    """What goes into weights must not differ along a dimension that has no fixed size."""
+    for argument, affine in zip(step.network.data_inputs(step.node), inputs, strict=True):
+        if affine is None:
+            continue
+        loose = affine.compress().varying() & step.network.shapes.free_dims(argument)
+        if loose:
+            raise Refuse(f"before {step.label()} it differs along dimension {min(loose)}, which has no fixed size")
+
+
+def _backward(step: Step, affine: Affine) -> list[Affine | None]:
+    if step.node.op == "placeholder":
+        raise Refuse(f"it acts on {step.label()} of the model")
+    if step.node.op != "call_module":
+        raise Refuse(f"{step.node.name} is not a layer")
+    for types, rule in _BACKWARD:
+        if isinstance(step.module, types):
+            return rule(step, affine)
+    raise Refuse(f"no affine passes {step.label()} ({type(step.module).__name__})")
+
+
+# --------------------------------------------------------------------------------------------------- commit
+
+
+def commit(network: Network, plan: Plan) -> None:
+    """Carry out a plan and take its anchor out of the graph."""
+    copies = _copy_shared_producers(network, plan)
+    for node, change in plan.edits:
+        change(network, copies.get(node, node))
+    network.bypass(plan.anchor)
+
+
+def _copy_shared_producers(network: Network, plan: Plan) -> dict[fx.Node, fx.Node]:
+    """Give the anchor's branch producers of its own, wherever somebody else reads them too.
+
+    Walks from the inputs to the anchor, so that a copy reads the copies of what it needs.
+    """
+    copies: dict[fx.Node, fx.Node] = {}
+    anchor_module = network.affine(plan.anchor)
+    suffix = f"for_{str(plan.anchor.target).rpartition('.')[2]}"
+    readers_of = dict(plan.path)
+    for node, readers in reversed(plan.path):
+        if node in plan.staying:
+            module = FrozenAffine(plan.staying[node], anchor_module.origins)
+            module.last_resort_only = True
+            with network.graph.inserting_after(node):
+                copies[node] = network.call(f"{plan.anchor.target}_branch", module, (node,), plan.anchor)
+        elif node in plan.clones:
+            inputs = [
+                copies[argument] if argument in copies and node in readers_of[argument] else argument
+                for argument in network.data_inputs(node)
+            ]
+            copies[node] = network.duplicate(node, inputs, suffix)
+            if str(node.target) in plan.into:
+                plan.into[plan.into.index(str(node.target))] = str(copies[node].target)
+        if node in copies:
+            for reader in readers - set(plan.clones):
+                reader.replace_input_with(node, copies[node])
+    return copies

@@ -1,0 +1,197 @@
+"""The canonical form as code: C1 to C5, each a predicate over a captured model.
+
+- C1: no node applies a fixed per-channel affine other than as part of a linear layer or of a threshold.
+- C2: no two linear layers meet without a nonlinearity where merging them is exact and not larger.
+- C3: every operation is a named submodule that is called exactly once, out of place.
+- C4: evaluation is deterministic: no dropout, no batch statistics, no parametrization that recomputes weights.
+- C5: nothing idle: no identity, no unused module.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+
+from torch import fx, nn
+
+from canonize.capture import capture
+from canonize.errors import CaptureError
+from canonize.inputs import Inputs
+from canonize.linear import LINEAR
+from canonize.nn import Offset
+from canonize.normalize.translate import BATCH_NORM, DROPOUT, operation_name
+from canonize.report import Finding, Report
+
+WHY = {
+    "C1": "explainers have no rule for a loose affine, or a wrong one",
+    "C2": "rules give other relevances to two linear layers than to the one they amount to",
+    "C3": "rules attach to modules, and a module called twice mixes up its two calls",
+    "C4": "the function changes from call to call or with the batch",
+    "C5": "a layer that does nothing still gets a rule",
+}
+_AFFINE_CALLS = {"batch_norm", "_native_batch_norm_legit_no_training", "layer_norm", "native_layer_norm"}
+
+
+def findings(module: fx.GraphModule, report: Report | None = None) -> list[Finding]:
+    """Where a graph module is not canonical."""
+    reasons = {fate.name: fate.reason for fate in report.affines if fate.reason} if report else {}
+    found = [*_loose_affines(module), *_stacked(module), *_calls(module), *_random(module), *_idle(module)]
+    return [
+        Finding(f.rule, f.where, f.what, f.why, reasons.get(f.where, f.reason)) if f.where in reasons else f
+        for f in found
+    ]
+
+
+def inspect_module(model: nn.Module, inputs: Inputs, versions: dict[str, str]) -> Report:
+    """Capture a model and list where it is not canonical."""
+    report = Report(model=type(model).__name__, inputs=inputs.describe(), versions=versions)
+    existing = getattr(model, "report", None)
+    if isinstance(existing, Report):
+        report.affines, report.strategy = list(existing.affines), existing.strategy
+    captured = capture(model, inputs)
+    report.captured_by = captured.tracer
+    traced = fx.GraphModule(captured.root, captured.graph)
+    report.findings = findings(traced, report)
+    known = {f.where for f in report.findings}
+    used = {str(n.target) for n in captured.graph.nodes if n.op in ("call_module", "get_attr")}
+    for name, module in model.named_modules():
+        leaf = name and not any(True for _ in module.children())
+        if leaf and name not in known and not any(_covers(name, target) for target in used):
+            path_used = any(n.meta.get("path") == name for n in captured.graph.nodes)
+            if not path_used:
+                report.findings.append(_finding("C5", name, f"{type(module).__name__} is never called"))
+    return report
+
+
+def _covers(name: str, target: str) -> bool:
+    return target == name or target.startswith(name + ".") or name.startswith(target + ".")
+
+
+def _finding(rule: str, where: str, what: str, reason: str = "") -> Finding:
+    return Finding(rule, where, what, WHY[rule], reason)
+
+
+def _module(graph_module: fx.GraphModule, node: fx.Node) -> nn.Module | None:
+    return graph_module.get_submodule(str(node.target)) if node.op == "call_module" else None
+
+
+def _where(node: fx.Node) -> str:
+    if node.op == "call_module":
+        return str(node.target)
+    path = node.meta.get("path", "")
+    return f"{path}.{node.name}".strip(".")
+
+
+def _loose_affines(module: fx.GraphModule) -> Iterator[Finding]:
+    for node in module.graph.nodes:
+        layer = _module(module, node)
+        if isinstance(layer, BATCH_NORM) and layer.running_mean is not None:
+            yield _finding("C1", _where(node), f"{type(layer).__name__} is a fixed affine")
+        elif isinstance(layer, nn.LayerNorm | nn.GroupNorm | nn.InstanceNorm2d | nn.InstanceNorm1d | nn.InstanceNorm3d):
+            if getattr(layer, "weight", None) is not None:
+                yield _finding(
+                    "C1", _where(node), f"{type(layer).__name__} carries an affine behind its normalisation",
+                    "the affine of an input-dependent normalisation is not folded yet",
+                )  # fmt: skip
+        elif isinstance(layer, Offset):
+            tensor = layer.scale if layer.scale is not None else layer.shift
+            if tensor is not None and sum(size > 1 for size in tensor.shape) <= 1:
+                yield _finding("C1", _where(node), "a fixed scale or shift")
+        elif node.op == "call_function" and operation_name(node) in _AFFINE_CALLS:
+            yield _finding("C1", _where(node), f"{operation_name(node)} is a fixed affine")
+
+
+def _stacked(module: fx.GraphModule) -> Iterator[Finding]:
+    from canonize.patterns.stacked import mergeable
+
+    layers = dict(module.named_modules())
+    for node in module.graph.nodes:
+        pair = mergeable(layers, node)
+        if pair is not None:
+            first, second = pair
+            yield _finding("C2", second, f"{first} and {second} are one linear layer")
+
+
+def _calls(module: fx.GraphModule) -> Iterator[Finding]:
+    counts = Counter(str(node.target) for node in module.graph.nodes if node.op == "call_module")
+    reported: set[str] = set()
+    for node in module.graph.nodes:
+        if node.op == "call_module":
+            name = str(node.target)
+            if counts[name] > 1 and name not in reported:
+                reported.add(name)
+                yield _finding("C3", name, f"called {counts[name]} times")
+            if getattr(_module(module, node), "inplace", False) is True:
+                yield _finding("C3", name, "works in place")
+        elif node.op in ("call_function", "call_method") and not _bookkeeping(node):
+            kind = "tensor method" if node.op == "call_method" else "functional call"
+            yield _finding("C3", _where(node), f"{kind} {operation_name(node) or node.target}")
+
+
+def _bookkeeping(node: fx.Node) -> bool:
+    """Sizes and items of tuples need no rule."""
+    if node.op == "call_method":
+        return node.target in ("size", "dim", "numel")
+    name = getattr(node.target, "__name__", "")
+    if name.startswith(("sym_", "_assert")) or name == "_assert":
+        return True
+    if name == "getattr":
+        return node.args[1] in ("shape", "ndim", "device", "dtype")
+    if name == "getitem":
+        return _gives_tuple(node.args[0]) or _is_size(node.args[0])
+    return _is_size(node)
+
+
+def _gives_tuple(node: object) -> bool:
+    """Whether an item of a node's value is bookkeeping: recurrent layers return tuples."""
+    if not isinstance(node, fx.Node):
+        return False
+    owner = node.graph.owning_module
+    if node.op == "call_module" and owner is not None:
+        layer = owner.get_submodule(str(node.target))
+        return isinstance(layer, nn.RNNBase | nn.RNNCellBase | nn.MultiheadAttention) or type(layer).__name__ == "Call"
+    return node.op == "call_function" and getattr(node.target, "__name__", "") == "getitem" and _gives_tuple(node.args[0])
+
+
+def _is_size(node: object) -> bool:
+    """Whether a node computes a number from sizes."""
+    if not isinstance(node, fx.Node):
+        return True
+    if node.op == "call_method":
+        return node.target in ("size", "dim", "numel")
+    if node.op != "call_function":
+        return False
+    if getattr(node.target, "__name__", "") == "getattr":
+        return node.args[1] in ("shape", "ndim")
+    if getattr(node.target, "__name__", "").startswith("sym_"):
+        return True
+    inputs = node.all_input_nodes
+    return bool(inputs) and all(_is_size(n) for n in inputs)
+
+
+def _random(module: fx.GraphModule) -> Iterator[Finding]:
+    for node in module.graph.nodes:
+        layer = _module(module, node)
+        if isinstance(layer, DROPOUT) or (node.op == "call_function" and "dropout" in (operation_name(node) or "")):
+            yield _finding("C4", _where(node), "dropout")
+        elif isinstance(layer, BATCH_NORM) and layer.running_mean is None:
+            yield _finding(
+                "C4", _where(node), f"{type(layer).__name__} without running statistics uses those of the batch",
+                "batch statistics depend on the input, so there is no fixed affine to fold",
+            )  # fmt: skip
+        if layer is not None and nn.utils.parametrize.is_parametrized(layer):
+            yield _finding("C4", _where(node), "a parametrization recomputes its weight")
+
+
+def _idle(module: fx.GraphModule) -> Iterator[Finding]:
+    for node in module.graph.nodes:
+        if isinstance(_module(module, node), nn.Identity):
+            yield _finding("C5", _where(node), "Identity does nothing")
+
+
+def is_linear_layer(module: nn.Module | None) -> bool:
+    """Whether a module is a linear layer that affines fold into."""
+    return isinstance(module, LINEAR)
+
+
+__all__ = ["WHY", "CaptureError", "findings", "inspect_module", "is_linear_layer"]

@@ -1,0 +1,109 @@
+"""A file, an architecture's name or a factory -> ``nn.Module``. Untrusted input stops here."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import nn
+
+from canonize.errors import LoadError
+from canonize.loading.architecture import build, is_architecture
+from canonize.loading.checkpoint import module_from
+from canonize.loading.file import read_exported, read_safetensors, read_torch
+
+__all__ = ["Loaded", "load", "load_with_notes"]
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A model, and what a person should know about how it came to be.
+
+    Attributes
+    ----------
+    model : nn.Module
+    notes : tuple of str
+        Random weights, a classifier of another size, a wrapper taken off, ...
+    """
+
+    model: nn.Module
+    notes: tuple[str, ...] = ()
+
+
+def load(
+    source: str | os.PathLike[str], arch: str | None = None, *, allow: Sequence[str] = (), trust: bool = False
+) -> nn.Module:
+    """Load a model; no code that is in a file runs unless `trust` says so.
+
+    Parameters
+    ----------
+    source : str or path
+        A file (``.pt``, ``.pth``, ``.bin``, ``.safetensors``, ``.pt2``) or what `arch` takes, for random weights.
+    arch : str, optional
+        What a file with a state dictionary belongs to: ``torchvision:densenet121``, ``timm:resnet50``, or
+        ``package.module:factory`` (called without arguments).
+    allow : sequence of str
+        Packages, beside torch, torchvision and timm, whose module classes a pickled model may be made of.
+    trust : bool
+        Read the file with all of pickle, which runs whatever the file says.
+
+    Returns
+    -------
+    nn.Module
+        On the CPU, in the mode it was saved in.
+
+    Raises
+    ------
+    LoadError
+        With what to do next.
+    """
+    return load_with_notes(source, arch, allow=allow, trust=trust).model
+
+
+def load_with_notes(
+    source: str | os.PathLike[str], arch: str | None = None, *, allow: Sequence[str] = (), trust: bool = False
+) -> Loaded:
+    """What `load` does, with notes for the reader."""
+    path = Path(source)
+    if not path.exists() and isinstance(source, str) and is_architecture(source):
+        if arch is not None:
+            raise LoadError("is an architecture already", where=source, hint=f"Leave out {arch}, or give a file")
+        built = build(source)
+        note = (f"{source}: random weights, not trained ones",) if ":" in source and _is_zoo(source) else ()
+        return Loaded(built, note)
+    _refuse_what_is_no_file(path)
+    ending = path.suffix.lower()
+    if ending == ".onnx":
+        raise LoadError(
+            "ONNX files cannot be read as modules yet", where=str(path), hint="Give the model it was exported from"
+        )
+    if ending == ".pt2":
+        return Loaded(read_exported(path, trust))
+    content = read_safetensors(path) if ending == ".safetensors" else read_torch(path, tuple(allow), trust)
+    return Loaded(*module_from(content, arch, path))
+
+
+def _is_zoo(source: str) -> bool:
+    return source.split(":")[0] in ("torchvision", "timm")
+
+
+def _refuse_what_is_no_file(path: Path) -> None:
+    if path.is_dir():
+        raise LoadError("is a folder", where=str(path), hint="Give the model file inside it")
+    if not path.exists():
+        raise LoadError("there is no such file", where=str(path), hint=_neighbours(path))
+    if not os.access(path, os.R_OK):
+        raise LoadError("may not be read", where=str(path), hint="Change its permissions")
+    if path.stat().st_size == 0:
+        raise LoadError("is empty", where=str(path), hint="Save or download it again")
+
+
+def _neighbours(path: Path) -> str:
+    endings = {".pt", ".pth", ".bin", ".safetensors", ".pt2"}
+    if not path.parent.is_dir():
+        return f"The folder {path.parent} does not exist either"
+    names = sorted(p.name for p in path.parent.iterdir() if p.suffix in endings)[:3]
+    beside = f"Its folder holds {', '.join(names)}" if names else "Check the path"
+    return f"{beside}; an architecture is written torchvision:densenet121, timm:resnet50 or package.module:factory"

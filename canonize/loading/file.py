@@ -1,0 +1,116 @@
+"""Bytes -> Python objects: which reader a file wants, and one clear error for each way it can be broken."""
+
+from __future__ import annotations
+
+import pickle
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from canonize.compat import import_torchvision
+from canonize.errors import LoadError
+from canonize.loading.safe import allowed, refusal
+
+BROKEN = "Save or download it again"
+
+
+def read_torch(path: Path, packages: tuple[str, ...], trust: bool) -> Any:
+    """What ``torch.save`` wrote to `path`; without `trust`, only from classes that may be in a file (`safe`)."""
+    kind = _container(path)
+    if kind == "torchscript":
+        raise LoadError(
+            "is TorchScript, whose modules can no longer be told apart",
+            where=str(path),
+            hint="Give the module it was scripted from, saved with torch.save(model, path)",
+        )
+    if trust:
+        return _read(path, lambda: torch.load(path, map_location="cpu", weights_only=False))
+    names = _globals_of(path) if kind == "zip" else []
+    known, unknown = allowed(names, packages, path)
+    if unknown:
+        raise refusal(unknown, packages, path)
+    with torch.serialization.safe_globals(known):
+        return _read(path, lambda: torch.load(path, map_location="cpu", weights_only=True))
+
+
+def read_safetensors(path: Path) -> dict[str, Any]:
+    """The tensors of a ``.safetensors`` file by name."""
+    from safetensors.torch import load_file
+
+    return dict(_read(path, lambda: load_file(path)))
+
+
+def read_exported(path: Path, trust: bool) -> nn.Module:
+    """The module of a ``.pt2`` file; only with `trust`, for ``torch.export.load`` unpickles parts of the file freely."""
+    if not trust:
+        raise LoadError(
+            "reading a .pt2 file can run code that is in the file",
+            where=str(path),
+            hint="If you trust where it comes from: --trust, or load(path, trust=True)",
+        )
+    if not zipfile.is_zipfile(path):
+        raise LoadError("is no .pt2 archive, or a truncated one", where=str(path), hint=BROKEN)
+    module: nn.Module = _read(path, lambda: torch.export.load(str(path))).module()
+    return module
+
+
+def _container(path: Path) -> str:
+    """How a file is wrapped: ``zip``, ``torchscript`` (a zip with code in it) or ``legacy`` (torch before 1.6)."""
+    if not zipfile.is_zipfile(path):
+        if path.read_bytes()[:2] == b"PK":
+            raise LoadError("is truncated", where=str(path), hint=BROKEN)
+        return "legacy"
+    with zipfile.ZipFile(path) as archive:
+        names = archive.namelist()
+    if any(name.endswith("/constants.pkl") for name in names):
+        return "torchscript"
+    if not any(name.endswith("/data.pkl") for name in names):
+        raise LoadError("is a zip archive, but not one of torch.save", where=str(path), hint="Give a model file")
+    return "zip"
+
+
+def _globals_of(path: Path) -> list[str]:
+    """Names of the classes and functions that the file wants, beside those torch takes for safe."""
+    return sorted(_read(path, lambda: torch.serialization.get_unsafe_globals_in_checkpoint(path)))
+
+
+def _read(path: Path, reader: Callable[[], Any]) -> Any:
+    try:
+        try:
+            return reader()
+        except RuntimeError as error:
+            # The file's classes drag torchvision in, whose import may need help beside this torch.
+            if "torchvision::" not in str(error):
+                raise
+            import_torchvision()
+            return reader()
+    except LoadError:
+        raise
+    except MemoryError:
+        raise
+    except pickle.UnpicklingError as error:
+        raise LoadError(
+            f"cannot be read safely ({_first_line(error)})",
+            where=str(path),
+            hint="A file that torch.load(weights_only=True) refuses: save a state dictionary instead and give --arch, "
+            "or use --trust if you made the file yourself",
+        ) from error
+    except (AttributeError, ModuleNotFoundError) as error:
+        raise LoadError(
+            f"names code that is not installed ({_first_line(error)})",
+            where=str(path),
+            hint="Install the package and the version it was saved with, or give a state dictionary with --arch",
+        ) from error
+    except Exception as error:
+        raise LoadError(
+            f"cannot be read; it is damaged or no model file ({_first_line(error)})", where=str(path), hint=BROKEN
+        ) from error
+
+
+def _first_line(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0].strip()[:160] if lines else type(error).__name__

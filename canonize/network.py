@@ -1,0 +1,265 @@
+"""A model while it is being rewritten: a graph whose every operation is a named module."""
+
+from __future__ import annotations
+
+import copy
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+
+from canonize.affine import Affine
+from canonize.linear import LINEAR, PendingWeights
+from canonize.shapes import Shapes
+
+
+@dataclass(frozen=True)
+class Origin:
+    """A frozen affine of the original model: its qualified name and what it was."""
+
+    name: str
+    kind: str
+
+
+class FrozenAffine(nn.Module):
+    """An affine that still waits for a layer to absorb it; none is left in a finished model."""
+
+    def __init__(self, affine: Affine, origins: Sequence[Origin]) -> None:
+        super().__init__()
+        self.affine = affine
+        self.origins = tuple(origins)
+        self.last_resort_only = False
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Apply the affine in the input's own dtype."""
+        return input * self.affine.scale.to(input) + self.affine.shift.to(input)
+
+
+@dataclass
+class Network:
+    """A graph, its modules by qualified name, and the rescalings pending on its linear layers.
+
+    Attributes
+    ----------
+    graph : fx.Graph
+        Nodes are placeholders, one output, ``call_module`` nodes, and bookkeeping: sizes, and items of tuples.
+    modules : dict
+        Qualified name to module; each is called by one node.
+    shapes : Shapes
+        What shape each node has, asked for only where a pattern needs it.
+    dtype : torch.dtype
+        The model's own floating dtype.
+    """
+
+    graph: fx.Graph
+    modules: dict[str, nn.Module]
+    shapes: Shapes
+    name: str
+    dtype: torch.dtype
+    device: torch.device
+    pending: dict[str, PendingWeights] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+    # ------------------------------------------------------------------ reading
+
+    def module(self, node: fx.Node) -> nn.Module | None:
+        """The module that a node calls."""
+        return self.modules[str(node.target)] if node.op == "call_module" else None
+
+    def affines(self) -> list[fx.Node]:
+        """Nodes that hold a frozen affine, in execution order."""
+        return [node for node in self.graph.nodes if isinstance(self.module(node), FrozenAffine)]
+
+    def affine(self, node: fx.Node) -> FrozenAffine:
+        """The frozen affine that a node holds."""
+        module = self.module(node)
+        assert isinstance(module, FrozenAffine)
+        return module
+
+    def weights(self, node: fx.Node) -> PendingWeights:
+        """The (pending) weights of a linear layer."""
+        name = str(node.target)
+        if name not in self.pending:
+            module = self.modules[name]
+            assert isinstance(module, LINEAR)
+            self.pending[name] = PendingWeights(module)
+        return self.pending[name]
+
+    def readers(self, node: fx.Node) -> list[fx.Node]:
+        """Nodes that read a node's value (asking only for its size is not reading)."""
+        return [user for user in node.users if not self.shapes.is_bookkeeping(user)]
+
+    def data_inputs(self, node: fx.Node) -> list[fx.Node]:
+        """The nodes whose values a node reads, in argument order, with repetitions."""
+        return [arg for arg in node.args if isinstance(arg, fx.Node)]
+
+    # ------------------------------------------------------------------ changing
+
+    def fresh_name(self, wanted: str) -> str:
+        """A qualified name that neither is taken nor contains, nor lies in, another layer."""
+        wanted = re.sub(r"[^0-9A-Za-z_.]", "_", wanted).strip(".") or "layer"
+        wanted = ".".join(part if part[0].isalpha() or part[0] in "_" or part.isdigit() else f"_{part}" for part in wanted.split(".") if part)
+        parts = wanted.split(".")
+        # A name below a layer would make the layer a container: put it beside the layer instead.
+        for cut in range(1, len(parts)):
+            if ".".join(parts[:cut]) in self.modules:
+                parts = [*parts[: cut - 1], "_".join(parts[cut - 1 :])]
+                break
+        base = name = ".".join(parts)
+        count = 0
+        while self._clashes(name):
+            count += 1
+            name = f"{base}_{count}"
+        return name
+
+    def _clashes(self, name: str) -> bool:
+        return name in self.modules or any(other.startswith(name + ".") for other in self.modules)
+
+    def call(self, name: str, module: nn.Module, inputs: Iterable[fx.Node], like: fx.Node) -> fx.Node:
+        """Add a module and one node that calls it, at the graph's insertion point."""
+        name = self.fresh_name(name)
+        self.modules[name] = module
+        node = self.graph.call_module(name, tuple(inputs))
+        node.meta["path"] = like.meta.get("path", "")
+        return node
+
+    def insert_after(self, node: fx.Node, name: str, module: nn.Module, readers: Iterable[fx.Node] | None = None) -> fx.Node:
+        """Put a module behind a node, in front of all its readers (or of those given)."""
+        chosen = list(node.users) if readers is None else list(readers)
+        with self.graph.inserting_after(node):
+            new = self.call(name, module, (node,), node)
+        for reader in chosen:
+            reader.replace_input_with(node, new)
+        return new
+
+    def insert_before(self, reader: fx.Node, position: int, name: str, module: nn.Module) -> fx.Node:
+        """Put a module on one input of a node."""
+        source = reader.args[position]
+        assert isinstance(source, fx.Node)
+        with self.graph.inserting_before(reader):
+            new = self.call(name, module, (source,), reader)
+        reader.update_arg(position, new)
+        return new
+
+    def replace(self, node: fx.Node, module: nn.Module) -> None:
+        """Exchange the module behind a node; the name stays."""
+        self.modules[str(node.target)] = module
+        self.pending.pop(str(node.target), None)
+
+    def bypass(self, node: fx.Node) -> None:
+        """Take a node out: its readers read its (first) input."""
+        node.replace_all_uses_with(node.args[0])  # type: ignore[arg-type]
+        self.remove(node)
+
+    def remove(self, node: fx.Node) -> None:
+        """Erase a node that nobody reads, and its module."""
+        self.graph.erase_node(node)
+        self.shapes.forget(node)
+        if node.op == "call_module":
+            self.modules.pop(str(node.target), None)
+            self.pending.pop(str(node.target), None)
+
+    def duplicate(self, node: fx.Node, inputs: Sequence[fx.Node], suffix: str) -> fx.Node:
+        """A second call of a node's operation, with a module of its own, on other inputs."""
+        original = self.modules[str(node.target)]
+        module = shell(original)
+        name = f"{node.target}_{suffix}"
+        with self.graph.inserting_after(_last([node, *inputs])):
+            new = self.call(name, module, inputs, node)
+        if str(node.target) in self.pending:
+            self.pending[str(new.target)] = self.pending[str(node.target)].clone(module)
+        return new
+
+    # ------------------------------------------------------------------ finishing
+
+    def build(self, dtype: torch.dtype | None = None) -> fx.GraphModule:
+        """Write the pending weights, rounded once, and make a module of it all.
+
+        Parameters
+        ----------
+        dtype : torch.dtype, optional
+            Floating dtype of everything in the result. By default each layer keeps its own, untouched layers share
+            their parameters with the original model, and only what was rewritten is new.
+        """
+        root = nn.Module()
+        for node in self.graph.nodes:
+            if node.op != "call_module":
+                continue
+            name = str(node.target)
+            original = self.modules[name]
+            module = shell(original)
+            if isinstance(original, LINEAR):
+                weights = self.pending.get(name) or PendingWeights(original)
+                if weights.touched:
+                    weights.write(module, dtype)
+            cast(module, dtype, self.dtype)
+            _place(root, name, module)
+        graph = fx.Graph()
+        values: dict[fx.Node, fx.Node] = {}
+        result = graph.graph_copy(self.graph, values)
+        graph.output(result)
+        for new in graph.nodes:
+            new.meta = {}
+        built = fx.GraphModule(root, graph, self.name)
+        built.eval()
+        return built
+
+
+def shell(module: nn.Module) -> nn.Module:
+    """A module of its own that shares the tensors of another."""
+    if any(True for _ in module.children()):
+        memo: dict[int, Any] = {id(t): t for t in (*module.parameters(), *module.buffers())}
+        return copy.deepcopy(module, memo)
+    duplicate = copy.copy(module)
+    for table in ("_parameters", "_buffers", "_modules", "_forward_hooks", "_forward_pre_hooks", "_backward_hooks"):
+        duplicate.__dict__[table] = copy.copy(module.__dict__[table])
+    return duplicate
+
+
+def cast(module: nn.Module, dtype: torch.dtype | None, own: torch.dtype) -> None:
+    """Cast a module's floating tensors: all to ``dtype``; or, by default, what is kept in float64 to ``own``."""
+    for part in module.modules():
+        for table in (part._parameters, part._buffers):
+            for name, tensor in table.items():
+                if tensor is None or not tensor.is_floating_point():
+                    continue
+                if dtype is not None:
+                    value = getattr(tensor, "exact", tensor).detach().to(dtype)
+                elif getattr(tensor, "kept_exact", False):
+                    value = tensor.detach().to(own)
+                else:
+                    continue
+                if isinstance(tensor, nn.Parameter):
+                    table[name] = nn.Parameter(value, requires_grad=tensor.requires_grad)
+                else:
+                    table[name] = value
+
+
+def keep_exact(tensor: Tensor) -> Tensor:
+    """Mark a float64 tensor made by canonize: it is rounded to the model's dtype when the model is built."""
+    tensor = tensor.detach().clone()
+    tensor.kept_exact = True  # type: ignore[attr-defined]
+    return tensor
+
+
+def _place(root: nn.Module, name: str, module: nn.Module) -> None:
+    *parents, last = name.split(".")
+    owner = root
+    for part in parents:
+        child = owner._modules.get(part)
+        if child is None:
+            child = nn.Module()
+            owner.add_module(part, child)
+        owner = child
+    owner.add_module(last, module)
+
+
+def _last(nodes: Sequence[fx.Node]) -> fx.Node:
+    last = nodes[0]
+    for node in nodes[1:]:
+        if last < node:
+            last = node
+    return last

@@ -1,0 +1,344 @@
+"""The few modules torch lacks: every operation of a canonical model is a named submodule.
+
+Explainers attach rules to modules by type, so types matter here: ``ThreshReLU`` is an ``nn.ReLU`` (zennit gives it the
+Pass rule), ``Sum``, ``Gate`` and ``Concat`` are what a rule for residual sums, gates and concatenations can be attached
+to, and everything without a name of its own is a ``Call``.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+__all__ = [
+    "Call",
+    "ChannelLinear",
+    "ChannelPad",
+    "Concat",
+    "Constant",
+    "Gate",
+    "Mean",
+    "Offset",
+    "Rearrange",
+    "Sum",
+    "SumOver",
+    "ThreshLeakyReLU",
+    "ThreshReLU",
+]
+
+
+class ThreshReLU(nn.ReLU):
+    r"""A rectifier whose kink lies at a threshold per channel.
+
+    .. math:: y = \min(\max(x, \mathrm{lower}), \mathrm{upper})
+
+    Where a BatchNorm :math:`s x + t` in front of a ReLU has moved behind it, the lower bound is :math:`z = -t / s` for
+    :math:`s > 0` and the upper bound is :math:`z` for :math:`s < 0` (Eq. 7 of Pahde et al. 2023); a dead channel
+    (:math:`s = 0`) has ``lower == upper``; ReLU6 and Hardtanh have two finite bounds.
+
+    Parameters
+    ----------
+    lower, upper : Tensor, optional
+        Bounds, of a shape that broadcasts with the input: ``(1, C, 1, 1)`` for images.
+    """
+
+    lower: Tensor | None
+    upper: Tensor | None
+
+    def __init__(self, lower: Tensor | None = None, upper: Tensor | None = None) -> None:
+        super().__init__(inplace=False)
+        self.register_buffer("lower", lower)
+        self.register_buffer("upper", upper)
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Clamp every channel to its own bounds."""
+        return torch.clamp(input, self.lower, self.upper)
+
+    def extra_repr(self) -> str:
+        """Say which bounds there are."""
+        bounds = [name for name in ("lower", "upper") if getattr(self, name) is not None]
+        shape = tuple(getattr(self, bounds[0]).shape) if bounds else ()
+        return f"{' and '.join(bounds) or 'unbounded'} {shape}"
+
+
+class ThreshLeakyReLU(nn.LeakyReLU):
+    r"""A leaky rectifier whose kink lies at a threshold per channel.
+
+    .. math:: y = z + r \max(x - z, 0) + l \min(x - z, 0)
+
+    Parameters
+    ----------
+    threshold : Tensor
+        The kink :math:`z`, of a shape that broadcasts with the input.
+    left, right : Tensor
+        Slopes below and above the kink.
+    """
+
+    threshold: Tensor
+    left: Tensor
+    right: Tensor
+
+    def __init__(self, threshold: Tensor, left: Tensor, right: Tensor) -> None:
+        super().__init__(negative_slope=1.0, inplace=False)
+        self.register_buffer("threshold", threshold)
+        self.register_buffer("left", left)
+        self.register_buffer("right", right)
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Apply the two slopes around the kink."""
+        distance = input - self.threshold
+        return self.threshold + torch.where(distance > 0, self.right, self.left) * distance
+
+    def extra_repr(self) -> str:
+        """Say the shape of the threshold."""
+        return f"threshold {tuple(self.threshold.shape)}"
+
+
+class Sum(nn.Module):
+    r"""Weighted sum of its inputs, :math:`y = \sum_i w_i x_i` (a residual connection has weights 1, 1)."""
+
+    def __init__(self, weights: Sequence[float] = (1.0, 1.0)) -> None:
+        super().__init__()
+        self.weights = tuple(weights)
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        """Add the inputs."""
+        total = inputs[0] if self.weights[0] == 1 else inputs[0] * self.weights[0]
+        for weight, value in zip(self.weights[1:], inputs[1:], strict=True):
+            total = torch.add(total, value, alpha=weight) if weight != 1 else torch.add(total, value)
+        return total
+
+    def extra_repr(self) -> str:
+        """Show the weights where they are not all one."""
+        return "" if set(self.weights) == {1.0} else f"weights={self.weights}"
+
+
+class Gate(nn.Module):
+    """Product of a signal and its gate (squeeze-excitation, attention masks): ``y = signal * gate``."""
+
+    def forward(self, signal: Tensor, gate: Tensor) -> Tensor:
+        """Multiply the two."""
+        return torch.mul(signal, gate)
+
+
+class Concat(nn.Module):
+    """Concatenation of its inputs along ``dim``."""
+
+    def __init__(self, dim: int = 0) -> None:
+        super().__init__()
+        self.dim = dim
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        """Concatenate the inputs."""
+        return torch.cat(inputs, self.dim)
+
+    def extra_repr(self) -> str:
+        """Show the dimension."""
+        return f"dim={self.dim}"
+
+
+class Mean(nn.Module):
+    """Mean over dimensions."""
+
+    def __init__(self, dim: Sequence[int], keepdim: bool = False) -> None:
+        super().__init__()
+        self.dim, self.keepdim = tuple(dim), keepdim
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Average over the dimensions."""
+        return input.mean(self.dim, self.keepdim)
+
+    def extra_repr(self) -> str:
+        """Show the dimensions."""
+        return f"dim={self.dim}, keepdim={self.keepdim}"
+
+
+class SumOver(nn.Module):
+    """Sum over dimensions (positions, pairs of objects)."""
+
+    def __init__(self, dim: Sequence[int], keepdim: bool = False) -> None:
+        super().__init__()
+        self.dim, self.keepdim = tuple(dim), keepdim
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Add up along the dimensions."""
+        return input.sum(self.dim, self.keepdim)
+
+    def extra_repr(self) -> str:
+        """Show the dimensions."""
+        return f"dim={self.dim}, keepdim={self.keepdim}"
+
+
+class ChannelPad(nn.Module):
+    """Pad the trailing dimensions with a constant per channel.
+
+    Parameters
+    ----------
+    padding : sequence of int
+        As in ``torch.nn.functional.pad``: last dimension first, left before right.
+    value : Tensor
+        Constants, of a shape that broadcasts with the input; size 1 along every padded dimension.
+
+    Notes
+    -----
+    What stands around the image must be what the absorbed BatchNorm maps to zero, ``z = -t / s``: then the padded
+    layer behind sees what it saw before.
+    """
+
+    value: Tensor
+
+    def __init__(self, padding: Sequence[int], value: Tensor) -> None:
+        super().__init__()
+        self.padding = tuple(padding)
+        self.register_buffer("value", value)
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Pad with zeros, then put ``value`` wherever a mask says that no input stands."""
+        unpadded = input.ndim - len(self.padding) // 2
+        corner = input[(slice(0, 1),) * unpadded]
+        inside = F.pad(torch.ones_like(corner, dtype=torch.bool), self.padding)
+        return torch.where(inside, F.pad(input, self.padding), self.value)
+
+    def extra_repr(self) -> str:
+        """Show the padding."""
+        return f"padding={self.padding}, value {tuple(self.value.shape)}"
+
+
+class ChannelLinear(nn.Conv1d):
+    r"""A linear layer of its own for each channel, :math:`y_c = w_c x_c + b_c`, along any dimension.
+
+    A depthwise 1x1 convolution over a tensor of any rank. It is an ``nn.Conv1d`` so that explainers have a rule for it.
+
+    Parameters
+    ----------
+    channels : int
+    dim : int
+        Dimension of the channels.
+    """
+
+    def __init__(self, channels: int, dim: int = 1) -> None:
+        super().__init__(channels, channels, 1, groups=channels)
+        self.dim = dim
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Apply each channel's weight and bias."""
+        moved = input.movedim(self.dim, 1)
+        flat = moved.flatten(2) if moved.ndim > 2 else moved.unsqueeze(-1)
+        output = super().forward(flat)
+        return output.reshape(moved.shape).movedim(1, self.dim)
+
+
+class Offset(nn.Module):
+    """Add or multiply by a constant that is not one value per channel (a position embedding, say)."""
+
+    scale: Tensor | None
+    shift: Tensor | None
+
+    def __init__(self, scale: Tensor | None, shift: Tensor | None) -> None:
+        super().__init__()
+        self.register_buffer("scale", scale)
+        self.register_buffer("shift", shift)
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Scale, then shift."""
+        if self.scale is not None:
+            input = input * self.scale
+        return input if self.shift is None else input + self.shift
+
+
+class Constant(nn.Module):
+    """A tensor that does not depend on the input."""
+
+    value: Tensor
+
+    def __init__(self, value: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("value", value)
+
+    def forward(self) -> Tensor:
+        """Return the tensor."""
+        return self.value
+
+
+class Slot:
+    """Marks, in the arguments of a ``Call``, where the i-th input goes."""
+
+    def __init__(self, index: int) -> None:
+        self.index = index
+
+    def __repr__(self) -> str:
+        return f"input{self.index}"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Slot) and other.index == self.index
+
+    def __hash__(self) -> int:
+        return hash(("Slot", self.index))
+
+
+class Call(nn.Module):
+    """One call of a function or a tensor method, as a module.
+
+    Parameters
+    ----------
+    target : str
+        ``torch.cumsum`` (an importable name), or ``.cumsum`` (a method of the first argument).
+    args, kwargs
+        Arguments, with a ``Slot`` where an input goes.
+    """
+
+    def __init__(self, target: str, args: tuple[Any, ...], kwargs: dict[str, Any] | None = None) -> None:
+        super().__init__()
+        self.target, self.args, self.kwargs = target, args, dict(kwargs or {})
+
+    def forward(self, *inputs: Any) -> Any:
+        """Call the function with the inputs in their slots."""
+        args = fill(self.args, inputs)
+        kwargs = fill(self.kwargs, inputs)
+        if self.target.startswith("."):
+            return getattr(args[0], self.target[1:])(*args[1:], **kwargs)
+        return resolve(self.target)(*args, **kwargs)
+
+    def extra_repr(self) -> str:
+        """Show the call."""
+        shown = [repr(a) for a in self.args] + [f"{k}={v!r}" for k, v in self.kwargs.items()]
+        return f"{self.target}({', '.join(shown)})"
+
+
+class Rearrange(Call):
+    """A call that only moves elements (view, permute, slice, repeat, ...): its outputs are copies of its inputs."""
+
+
+def fill(template: Any, inputs: Sequence[Any]) -> Any:
+    """Put the inputs into the slots of a (nested) argument structure."""
+    if isinstance(template, Slot):
+        return inputs[template.index]
+    if isinstance(template, tuple | list):
+        return type(template)(fill(item, inputs) for item in template)
+    if isinstance(template, dict):
+        return {key: fill(item, inputs) for key, item in template.items()}
+    if isinstance(template, slice):
+        return slice(*(fill(item, inputs) for item in (template.start, template.stop, template.step)))
+    return template
+
+
+@functools.cache
+def resolve(name: str) -> Callable[..., Any]:
+    """Find a function by its dotted name (``torch.ops.aten.add.Tensor``, ``mypackage.ops.myfunction``)."""
+    parts = name.split(".")
+    for cut in range(len(parts), 0, -1):
+        try:
+            found: Any = importlib.import_module(".".join(parts[:cut]))
+        except ImportError:
+            continue
+        for part in parts[cut:]:
+            found = getattr(found, part)
+        function: Callable[..., Any] = found
+        return function
+    raise ImportError(f"no function called {name}")

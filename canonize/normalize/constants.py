@@ -1,0 +1,112 @@
+"""Evaluate what does not depend on the input: weight standardisation, frozen statistics, masks, coordinates."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+
+from canonize.affine import EXACT
+from canonize.bake import exact_value
+
+_RANDOM = ("rand", "dropout", "bernoulli", "normal", "multinomial", "uniform", "exponential", "cauchy", "geometric")
+
+
+@dataclass
+class FixedValue:
+    """A value that is the same on every call.
+
+    Attributes
+    ----------
+    value : object
+        As the model computes it: a tensor (the model's own parameter where nothing was computed) or a plain value.
+    exact : object
+        The same computed in float64 from the model's parameters.
+    name : str
+        Qualified name of the parameter or buffer it is, or of the one it was computed from.
+    """
+
+    value: Any
+    exact: Any
+    name: str = ""
+    computed: bool = True
+
+    @property
+    def is_tensor(self) -> bool:
+        """Whether it is a tensor."""
+        return isinstance(self.value, Tensor)
+
+
+def lookup(root: nn.Module, target: str) -> Any:
+    """The attribute of a module with a dotted name."""
+    found: Any = root
+    for part in target.split("."):
+        found = getattr(found, part)
+    return found
+
+
+def fixed_values(graph: fx.Graph, root: nn.Module) -> dict[fx.Node, FixedValue]:
+    """Evaluate every node that depends on no input and on no random number."""
+    fixed: dict[fx.Node, FixedValue] = {}
+    for node in graph.nodes:
+        if node.op == "get_attr":
+            value = lookup(root, str(node.target))
+            exact = exact_value(value) if isinstance(value, Tensor) else value
+            fixed[node] = FixedValue(value, exact, str(node.target), computed=False)
+        elif node.op in ("call_function", "call_method") and _is_fixed(node, fixed):
+            evaluated = _evaluate(node, fixed)
+            if evaluated is not None:
+                fixed[node] = evaluated
+    return fixed
+
+
+def _is_fixed(node: fx.Node, fixed: dict[fx.Node, FixedValue]) -> bool:
+    name = str(getattr(node.target, "__name__", node.target)).lower()
+    if any(word in name for word in _RANDOM) and not _is_deterministic_dropout(node):
+        return False
+    if name.startswith(("_assert", "sym_constrain")):
+        return False
+    return all(source in fixed for source in node.all_input_nodes)
+
+
+def _is_deterministic_dropout(node: fx.Node) -> bool:
+    return "batch_norm" in str(node.target) or "layer_norm" in str(node.target) or "normalize" in str(node.target)
+
+
+def _evaluate(node: fx.Node, fixed: dict[fx.Node, FixedValue]) -> FixedValue | None:
+    try:
+        with torch.no_grad():
+            value = _run(node, lambda n: _detached(fixed[n].value))
+    except Exception:
+        return None
+    try:
+        with torch.no_grad():
+            exact = _run(node, lambda n: _as_exact(fixed[n].exact))
+    except Exception:
+        exact = value
+    if isinstance(exact, Tensor) and isinstance(value, Tensor) and exact.is_floating_point() != value.is_floating_point():
+        exact = value
+    names = [fixed[n].name for n in node.all_input_nodes if fixed[n].name]
+    return FixedValue(value, exact, names[0] if names else "")
+
+
+def _run(node: fx.Node, value_of: Any) -> Any:
+    args = fx.map_arg(node.args, value_of)
+    kwargs = fx.map_arg(node.kwargs, value_of)
+    if node.op == "call_method":
+        return getattr(args[0], str(node.target))(*args[1:], **kwargs)
+    assert callable(node.target)
+    return node.target(*args, **kwargs)
+
+
+def _detached(value: Any) -> Any:
+    return value.detach().clone() if isinstance(value, Tensor) else value
+
+
+def _as_exact(value: Any) -> Any:
+    if isinstance(value, Tensor):
+        value = value.detach()
+        return value.to(EXACT) if value.is_floating_point() else value.clone()
+    return value

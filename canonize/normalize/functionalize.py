@@ -1,0 +1,141 @@
+"""In-place operations -> out-of-place ones, in a graph that torch.fx traced.
+
+``x.add_(y)`` computes the same as ``x + y`` as long as everybody who reads ``x`` afterwards reads the sum instead.
+That is what this pass arranges. Where the written tensor is a view of, or has a view that is read later, readers
+cannot be redirected one by one; the pass then refuses and the model is captured by ``torch.export``, which knows how.
+"""
+
+from __future__ import annotations
+
+import operator
+
+from torch import fx, nn
+
+from canonize.errors import CaptureError
+
+_IN_PLACE_OPERATORS = {
+    operator.iadd: operator.add,
+    operator.isub: operator.sub,
+    operator.imul: operator.mul,
+    operator.itruediv: operator.truediv,
+    operator.ifloordiv: operator.floordiv,
+    operator.imod: operator.mod,
+    operator.ipow: operator.pow,
+    operator.iand: operator.and_,
+    operator.ior: operator.or_,
+    operator.imatmul: operator.matmul,
+}
+# What may hand back its own input, or a view of it.
+_VIEWS = {
+    "view", "reshape", "flatten", "transpose", "permute", "squeeze", "unsqueeze", "expand", "expand_as", "narrow",
+    "select", "chunk", "split", "split_with_sizes", "tensor_split", "getitem", "getattr", "t", "unbind", "detach",
+    "contiguous", "movedim", "moveaxis", "swapaxes", "swapdims", "unflatten", "diagonal", "unfold", "as_strided",
+    "view_as", "reshape_as", "to", "type_as", "float", "double", "half", "bfloat16", "type", "cuda", "cpu",
+    "broadcast_to", "dropout", "dropout1d", "dropout2d", "dropout3d", "feature_dropout", "alpha_dropout",
+    "stochastic_depth", "ravel", "real", "hsplit", "vsplit", "dsplit", "atleast_1d", "atleast_2d", "atleast_3d",
+}  # fmt: skip
+_VIEW_MODULES = (
+    nn.Identity,
+    nn.Flatten,
+    nn.Unflatten,
+    nn.Dropout,
+    nn.Dropout1d,
+    nn.Dropout2d,
+    nn.Dropout3d,
+    nn.AlphaDropout,
+    nn.FeatureAlphaDropout,
+)
+
+
+def functionalize(graph: fx.Graph, root: nn.Module) -> None:
+    """Make every operation of a graph out of place.
+
+    Raises
+    ------
+    CaptureError
+        Where an in-place write reaches a tensor under another name that is read later.
+    """
+    order = {node: position for position, node in enumerate(graph.nodes)}
+    storage: dict[fx.Node, fx.Node] = {}
+    for node in list(graph.nodes):
+        written = _written(node, root)
+        if written is None:
+            source = node.args[0] if node.args and isinstance(node.args[0], fx.Node) else None
+            shares = source is not None and _may_share(node, root)
+            storage[node] = storage[source] if shares and source is not None else node
+            continue
+        if written.op == "get_attr":
+            raise CaptureError(
+                "it writes into its own buffer in eval mode",
+                node.meta.get("path") or str(written.target),
+                "Canonize a model whose eval-mode forward leaves its state alone.",
+            )
+        storage[node] = storage[written]
+        _make_out_of_place(node)
+        later = [user for user in written.users if order[user] > order[node]]
+        for user in later:
+            user.replace_input_with(written, node)
+        for other, home in storage.items():
+            if home is storage[written] and other not in (node, written) and _read_after(other, node, order):
+                raise CaptureError(
+                    f"{node.name} writes in place into a tensor that is read later under another name ({other.name})",
+                    node.meta.get("path") or None,
+                )
+
+
+def _read_after(node: fx.Node, point: fx.Node, order: dict[fx.Node, int]) -> bool:
+    return any(order[user] > order[point] for user in node.users)
+
+
+def _name(node: fx.Node) -> str:
+    return node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
+
+
+def _may_share(node: fx.Node, root: nn.Module) -> bool:
+    if node.op == "call_module":
+        return isinstance(root.get_submodule(str(node.target)), _VIEW_MODULES)
+    return node.op in ("call_function", "call_method") and _name(node) in _VIEWS
+
+
+def _written(node: fx.Node, root: nn.Module) -> fx.Node | None:
+    """The node whose value a node overwrites."""
+    first = node.args[0] if node.args else node.kwargs.get("input")
+    if not isinstance(first, fx.Node):
+        return None
+    if node.op == "call_module":
+        return first if getattr(root.get_submodule(str(node.target)), "inplace", False) is True else None
+    if node.op not in ("call_function", "call_method"):
+        return None
+    if "out" in node.kwargs and node.kwargs["out"] is not None:
+        raise CaptureError(f"{node.name} writes into its argument out=", node.meta.get("path") or None)
+    name = _name(node)
+    if node.op == "call_function" and node.target in _IN_PLACE_OPERATORS:
+        return first
+    if name.endswith("_") and not name.endswith("__"):
+        return first
+    if _flag(node, "inplace"):
+        return first
+    return None
+
+
+def _flag(node: fx.Node, flag: str) -> bool:
+    """Whether a functional call has a flag set, as a keyword or by position."""
+    if node.op != "call_function":
+        return False
+    if node.kwargs.get(flag) is True:
+        return True
+    import inspect
+
+    if True not in node.args:
+        return False
+    assert callable(node.target)
+    try:
+        names = list(inspect.signature(node.target).parameters)
+    except (TypeError, ValueError):
+        return False
+    return flag in names and len(node.args) > names.index(flag) and node.args[names.index(flag)] is True
+
+
+def _make_out_of_place(node: fx.Node) -> None:
+    if node.op == "call_function" and node.target in _IN_PLACE_OPERATORS:
+        node.target = _IN_PLACE_OPERATORS[node.target]

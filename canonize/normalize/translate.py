@@ -1,0 +1,387 @@
+"""Graph -> network: one named module per call (C3), nothing random (C4), nothing idle (C5).
+
+Everything behind this file sees modules and shapes only; which tracer made the graph can no longer be told.
+"""
+
+from __future__ import annotations
+
+import operator
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, fx, nn
+
+from canonize import nn as cnn
+from canonize.affine import Affine, batch_norm
+from canonize.capture import Captured, is_leaf
+from canonize.errors import CaptureError
+from canonize.inputs import Inputs
+from canonize.network import FrozenAffine, Network, Origin, keep_exact, shell
+from canonize.normalize import layers as _layers  # noqa: F401  (fills OPERATIONS)
+from canonize.normalize.constants import FixedValue, fixed_values, lookup
+from canonize.normalize.functionalize import functionalize
+from canonize.normalize.operations import OPERATIONS, Context, Layer, Same
+from canonize.shapes import Shapes
+
+BATCH_NORM = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
+DROPOUT = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout)
+# Functions and methods whose outputs are copies of the elements of their first argument.
+MOVEMENT = {
+    "view", "reshape", "permute", "transpose", "t", "swapaxes", "swapdims", "movedim", "moveaxis", "squeeze", "unsqueeze",
+    "expand", "expand_as", "repeat", "tile", "repeat_interleave", "getitem", "select", "narrow", "slice", "index_select",
+    "flip", "roll", "unflatten", "view_as", "reshape_as", "broadcast_to", "numpy_T", "mT", "T", "diagonal", "rot90",
+    "detach", "to", "type_as", "float", "double", "half", "bfloat16", "_to_copy", "ravel", "flatten", "squeeze_copy",
+    "_unsafe_view", "cpu", "cuda", "type", "unfold",
+}  # fmt: skip
+_SPLITS = {"chunk", "split", "split_with_sizes", "tensor_split", "unbind", "hsplit", "vsplit", "dsplit"}
+_NAMESPACES = (F, torch, torch._C._nn, operator)
+
+
+def normalize(captured: Captured, inputs: Inputs, name: str) -> Network:
+    """Give a traced graph the one vocabulary of ``canonize.nn`` and ``torch.nn``.
+
+    Raises
+    ------
+    CaptureError
+        Where the graph writes in place into a tensor that is read under another name.
+    """
+    graph, root = captured.graph, captured.root
+    if captured.tracer == "symbolic_trace":
+        functionalize(graph, root)
+    return _Translation(graph, root, inputs, name).run()
+
+
+class _Translation:
+    def __init__(self, graph: fx.Graph, root: nn.Module, inputs: Inputs, name: str) -> None:
+        self.graph, self.root = graph, root
+        # Inference walks the captured graph while the new one grows, so it sees the original operations.
+        self.shapes = Shapes(graph, inputs, lambda target: lookup(root, target))
+        self.fixed = fixed_values(graph, root)
+        first = next((p for p in (*root.parameters(), *root.buffers()) if p.is_floating_point()), None)
+        sample = next((t for t in inputs.tensors() if t.is_floating_point()), None)
+        dtype = first.dtype if first is not None else sample.dtype if sample is not None else torch.get_default_dtype()
+        device = first.device if first is not None else inputs.tensors()[0].device
+        new = fx.Graph()
+        self.network = Network(new, {}, Shapes(new, inputs, self._find), name, dtype, device)
+        self.values: dict[fx.Node, Any] = {}
+
+    def _find(self, target: str) -> Any:
+        return self.network.modules[target]
+
+    def run(self) -> Network:
+        for node in self.graph.nodes:
+            self.values[node] = self._translate(node)
+        self._sweep()
+        return self.network
+
+    # ------------------------------------------------------------------ one node
+
+    def _translate(self, node: fx.Node) -> Any:
+        if node.op == "placeholder":
+            new = self.network.graph.placeholder(str(node.target))
+            new.meta["path"] = ""
+            return new
+        if node.op == "output":
+            return self.network.graph.output(self._values_of(node.args[0]))
+        if node in self.fixed:
+            return None  # becomes an argument, or a Constant where something reads it
+        if _is_assertion(node):
+            return None
+        if node.op == "call_module":
+            return self._module(node)
+        if self.shapes.is_bookkeeping(node):
+            return self._copy(node)
+        if node.op == "call_function" and node.target is operator.getitem:
+            item = self._item(node)
+            if item is not None:
+                return item
+        return self._function(node)
+
+    def _copy(self, node: fx.Node) -> fx.Node:
+        """Sizes stay what they are: no rule is needed for them."""
+        args, kwargs = self._values_of(node.args), self._values_of(node.kwargs)
+        new = self.network.graph.create_node(node.op, node.target, args, kwargs)
+        new.meta["path"] = node.meta.get("path", "")
+        return new
+
+    def _values_of(self, arguments: Any) -> Any:
+        return fx.map_arg(arguments, self._value_of)
+
+    def _value_of(self, node: fx.Node) -> Any:
+        if node in self.fixed:
+            fixed = self.fixed[node]
+            return self._constant(node, fixed) if fixed.is_tensor else fixed.value
+        return self.values[node]
+
+    def _constant(self, node: fx.Node, fixed: FixedValue) -> fx.Node:
+        """A fixed tensor that an operation reads as if it were an input."""
+        value = fixed.value
+        if fixed.computed and isinstance(fixed.exact, Tensor) and fixed.exact.dtype != value.dtype:
+            value = keep_exact(fixed.exact)
+        name = (fixed.name or f"{node.meta.get('path', '')}.constant").strip(".")
+        made = self.network.call(name, cnn.Constant(value), (), node)
+        return made
+
+    # ------------------------------------------------------------------ modules
+
+    def _module(self, node: fx.Node) -> Any:
+        target = str(node.target)
+        module = self.root.get_submodule(target)
+        if isinstance(module, (*DROPOUT, nn.Identity)):
+            return self.values.get(_first(node)) if _first(node) in self.values else self._value_of(_first(node))
+        if isinstance(module, BATCH_NORM) and module.running_mean is not None and module.running_var is not None:
+            shape = self.shapes.shape(_first(node))
+            if shape is not None:
+                return self._batch_norm(node, module, len(shape))
+        if isinstance(module, cnn.Rearrange | nn.Flatten) and self._is_idle(node):
+            return self._value_of(_first(node))
+        own = shell(module)
+        if getattr(own, "inplace", False) is True:
+            own.inplace = False  # type: ignore[assignment]
+        return self._place(target, own, node)
+
+    def _place(self, name: str, module: nn.Module, node: fx.Node) -> fx.Node:
+        """Call a module of the model with the arguments it was called with."""
+        args, kwargs = self._values_of(node.args), self._values_of(node.kwargs)
+        if kwargs and not args and len(kwargs) == 1:
+            args, kwargs = tuple(kwargs.values()), {}
+        new = self.network.call(name, module, (), node)
+        new.args, new.kwargs = args, kwargs
+        return new
+
+    def _batch_norm(self, node: fx.Node, module: nn.Module, ndim: int) -> fx.Node:
+        mean, var = module.running_mean, module.running_var
+        assert isinstance(mean, Tensor) and isinstance(var, Tensor)
+        affine = batch_norm(module.weight, module.bias, mean, var, float(module.eps), ndim)  # type: ignore[arg-type]
+        return self._affine(str(node.target), affine.compress(), [Origin(str(node.target), type(module).__name__)], node)
+
+    def _affine(self, name: str, affine: Affine, origins: list[Origin], node: fx.Node) -> fx.Node:
+        if not affine.is_finite:
+            raise CaptureError(
+                "its statistics are not finite (a NaN, an infinity or a negative variance)",
+                origins[0].name,
+                "Look at the running mean and variance; a model like this gives NaN for every input.",
+            )
+        return self.network.call(name, FrozenAffine(affine, origins), (self._value_of(_first(node)),), node)
+
+    # ---------------------------------------------------------------- functions
+
+    def _function(self, node: fx.Node) -> Any:
+        name = operation_name(node)
+        builder = OPERATIONS.get(name or "")
+        if builder is not None and isinstance(self.shapes.value(node), Tensor | tuple):
+            context = Context(self.shapes, node, node.meta.get("path", ""), _kind(node))
+            args = tuple(self._argument(a) for a in node.args)
+            kwargs = {key: self._argument(a) for key, a in node.kwargs.items()}
+            try:
+                built = builder(context, *args, **kwargs)
+            except TypeError:  # a signature this builder does not know: keep the call as it is
+                built = None
+            if isinstance(built, Same):
+                return self._value_of(built.node)
+            if isinstance(built, Layer):
+                return self._layer(node, name or "layer", built)
+        if name in _SPLITS and self._splits_statically(node):
+            return self._value_of(_first(node))
+        if name in MOVEMENT and self._is_idle(node):
+            return self._value_of(_first(node))
+        return self._call(node, name)
+
+    def _argument(self, argument: Any) -> Any:
+        """An argument with fixed values in place of the nodes that compute them."""
+        if isinstance(argument, fx.Node):
+            fixed = self.fixed.get(argument)
+            if fixed is None:
+                return argument
+            return fixed if fixed.is_tensor else fixed.value
+        if isinstance(argument, tuple | list):
+            return type(argument)(self._argument(item) for item in argument)
+        return argument
+
+    def _layer(self, node: fx.Node, name: str, layer: Layer) -> fx.Node:
+        inputs = [self._value_of(n) for n in layer.inputs]
+        module = layer.module
+        if isinstance(module, FrozenAffine):
+            return self._affine_of(node, layer, inputs[0])
+        wanted = layer.owner or self._name(node, name)
+        return self.network.call(wanted, module, inputs, node)
+
+    def _affine_of(self, node: fx.Node, layer: Layer, source: fx.Node) -> fx.Node:
+        module = layer.module
+        assert isinstance(module, FrozenAffine)
+        affine = module.affine.compress()
+        origin = module.origins[0].name
+        if not affine.is_finite:
+            raise CaptureError("its statistics are not finite", origin, "A model like this gives NaN for every input.")
+        if len(affine.varying()) > 1 or affine.varying() & self.shapes.free_dims(node):
+            # One number per position (a position embedding), not per channel: no layer has a place for it.
+            scale = None if bool((affine.scale == 1).all()) else keep_exact(affine.scale)
+            shift = None if affine.is_linear else keep_exact(affine.shift)
+            return self.network.call(origin, cnn.Offset(scale, shift), (source,), node)
+        return self.network.call(f"{origin}.affine", FrozenAffine(affine, module.origins), (source,), node)
+
+    def _name(self, node: fx.Node, name: str) -> str:
+        """A new module's name says where it comes from."""
+        path = node.meta.get("path", "")
+        if path and is_leaf(self.root.get_submodule(path)):
+            return str(path)
+        return f"{path}.{name}".strip(".")
+
+    def _call(self, node: fx.Node, name: str | None) -> fx.Node:
+        """Any other operation: a module that makes the call."""
+        inputs: list[fx.Node] = []
+
+        def slot(argument: fx.Node) -> Any:
+            value = self._value_of(argument)
+            if not isinstance(value, fx.Node):
+                return value
+            if value not in inputs:
+                inputs.append(value)
+            return cnn.Slot(inputs.index(value))
+
+        args, kwargs = _map(node.args, slot), _map(node.kwargs, slot)
+        target = _target_name(node)
+        moves = name in MOVEMENT and inputs and node.args and isinstance(node.args[0], fx.Node) and inputs[0] is self._value_of(node.args[0])
+        if target in (".view", "torch.ops.aten.view.default"):
+            # A view of what used to be contiguous: operations that only changed the layout are gone.
+            target = ".reshape" if target == ".view" else "torch.ops.aten.reshape.default"
+        cls = cnn.Rearrange if moves else cnn.Call
+        if cls is cnn.Rearrange and not isinstance(self.shapes.value(node), Tensor):
+            cls = cnn.Call
+        return self.network.call(self._name(node, name or "call"), cls(target, args, kwargs), inputs, node)
+
+    # ----------------------------------------------------------- tuples of slices
+
+    def _splits_statically(self, node: fx.Node) -> bool:
+        """Whether every piece of a split is taken by index, and the split dimension has a fixed size."""
+        pieces = self.shapes.value(node)
+        if not isinstance(pieces, tuple | list) or not all(isinstance(p, Tensor) for p in pieces):
+            return False
+        if not all(u.target is operator.getitem and isinstance(u.args[1], int) for u in node.users):
+            return False
+        dim = self._split_dim(node)
+        return dim is not None and dim not in self.shapes.free_dims(_first(node))
+
+    def _split_dim(self, node: fx.Node) -> int | None:
+        name, shape = operation_name(node), self.shapes.shape(_first(node))
+        if shape is None:
+            return None
+        position = 1 if name == "unbind" else 2
+        dim = node.args[position] if len(node.args) > position else node.kwargs.get("dim", 0)
+        return dim % len(shape) if isinstance(dim, int) else None
+
+    def _item(self, node: fx.Node) -> Any:
+        """An item of a split is a slice of what was split; other items of tuples are bookkeeping."""
+        source = _first(node)
+        if isinstance(self.shapes.value(source), Tensor):
+            return None
+        name = operation_name(source)
+        if name == "_native_batch_norm_legit_no_training" and node.args[1] == 0:
+            return self.values[source]
+        if name in _SPLITS and self._splits_statically(source):
+            pieces, dim, index = self.shapes.value(source), self._split_dim(source), node.args[1]
+            assert isinstance(index, int) and dim is not None
+            slot = cnn.Slot(0)
+            if name == "unbind":
+                module = cnn.Rearrange("torch.select", (slot, dim, index % len(pieces)))
+            else:
+                index %= len(pieces)
+                start = sum(piece.shape[dim] for piece in pieces[:index])
+                module = cnn.Rearrange("torch.narrow", (slot, dim, start, pieces[index].shape[dim]))
+            return self.network.call(self._name(node, f"{name}_{index}"), module, (self.values[source],), node)
+        return self._copy(node)
+
+    # ------------------------------------------------------------------ clean-up
+
+    def _is_idle(self, node: fx.Node) -> bool:
+        """Whether a rearrangement gives back what it got, whatever the input size."""
+        name = operation_name(node) if node.op != "call_module" else "flatten"
+        if name not in ("view", "reshape", "expand", "expand_as", "squeeze", "flatten", "view_as", "reshape_as", "unflatten", "_unsafe_view"):
+            return False
+        source = _first(node)
+        before, after = self.shapes.shape(source), self.shapes.shape(node)
+        if before is None or before != after:
+            return False
+        if len(node.all_input_nodes) > 1 and name in ("view", "reshape", "_unsafe_view"):
+            return self.shapes.always(lambda old, new: old == new, source, node)
+        if len(before) > 0 and self.shapes.free_dims(source) != self.shapes.free_dims(node):
+            return False
+        return self.shapes.always(lambda old, new: old == new, source, node)
+
+    def _sweep(self) -> None:
+        """Erase what nobody reads."""
+        for node in reversed(list(self.network.graph.nodes)):
+            if not node.users and node.op not in ("placeholder", "output"):
+                self.network.remove(node)
+
+
+def _first(node: fx.Node) -> fx.Node:
+    first = node.args[0] if node.args else next(iter(node.kwargs.values()))
+    assert isinstance(first, fx.Node)
+    return first
+
+
+def _is_assertion(node: fx.Node) -> bool:
+    name = str(getattr(node.target, "__name__", node.target))
+    return node.op in ("call_function", "call_method") and (
+        name.startswith(("_assert", "sym_constrain")) or name.endswith("_assert") or "assert" in name.split(".")[0]
+    )
+
+
+def operation_name(node: fx.Node) -> str | None:
+    """The common name of an operation, whichever way it is spelt; ``None`` for foreign functions."""
+    if node.op == "call_method":
+        return str(node.target).rstrip("_") or str(node.target)
+    if node.op != "call_function":
+        return None
+    target: Any = node.target
+    if isinstance(target, torch._ops.OpOverload):
+        namespace, _, name = target._schema.name.partition("::")
+        return name if namespace == "aten" else None
+    if target is getattr:
+        return str(node.args[1])
+    name = str(getattr(target, "__name__", ""))
+    if any(getattr(space, name, None) is target for space in _NAMESPACES):
+        return name.rstrip("_") if not name.startswith("_") else name
+    if name == "stochastic_depth":
+        return name
+    return None
+
+
+def _target_name(node: fx.Node) -> str:
+    if node.op == "call_method":
+        name = str(node.target)
+        return "." + (name.rstrip("_") if name.endswith("_") and not name.endswith("__") else name)
+    target: Any = node.target
+    if isinstance(target, torch._ops.OpOverload):
+        namespace, _, name = target._schema.name.partition("::")
+        return f"torch.ops.{namespace}.{name}.{target._overloadname}"
+    if target is getattr:
+        return "builtins.getattr"
+    name = str(getattr(target, "__name__", target))
+    for space, prefix in ((torch, "torch"), (F, "torch.nn.functional"), (operator, "operator"), (torch._C._nn, "torch._C._nn")):
+        if getattr(space, name, None) is target:
+            if name.endswith("_") and hasattr(space, name.rstrip("_")):
+                name = name.rstrip("_")
+            return f"{prefix}.{name}"
+    return f"{target.__module__}.{getattr(target, '__qualname__', name)}"
+
+
+def _kind(node: fx.Node) -> str:
+    name = operation_name(node) or ""
+    if "batch_norm" in name:
+        return "F.batch_norm"
+    return {"add": "+ constant", "sub": "- constant", "mul": "* constant", "div": "/ constant"}.get(name, f"{name} constant")
+
+
+def _map(arguments: Any, function: Any) -> Any:
+    if isinstance(arguments, fx.Node):
+        return function(arguments)
+    if isinstance(arguments, tuple | list):
+        return type(arguments)(_map(item, function) for item in arguments) if type(arguments) in (tuple, list) else tuple(_map(item, function) for item in arguments)
+    if isinstance(arguments, dict):
+        return {key: _map(item, function) for key, item in arguments.items()}
+    if isinstance(arguments, slice):
+        return slice(_map(arguments.start, function), _map(arguments.stop, function), _map(arguments.step, function))
+    return arguments

@@ -1,0 +1,35 @@
+r"""Untangling: a producer that several BNs read is copied, once per BN, and each BN folds into its copy.
+
+.. math:: s_k W x + t_k = (s_k W) x + t_k \quad\text{for each reader } k
+
+The other published form of a canonical DenseNet: plain ReLUs and no thresholds, at the price of more parameters. A
+branch with no linear layer upstream keeps the affine as an explicit linear layer of its own.
+
+::
+
+    have   Conv -> Concat_1 -> BN_1 -> ReLU ...        want   Conv_1 -> Concat_1 -> ReLU ...
+              \--> Concat_2 -> BN_2 -> ReLU ...               Conv_2 -> Concat_2 -> ReLU ...
+"""
+
+from __future__ import annotations
+
+from torch import fx
+
+from canonize.flow import Plan, Refused, plan_backward
+from canonize.network import Network
+from canonize.patterns.pattern import LINEAR_WAY, Pattern
+
+
+class Untangle(Pattern):
+    """Duplicate shared producers and fold each reader's affine into its copy."""
+
+    name = "untangle"
+    summary = "several BNs read one layer: copy the layer once per BN and fold into the copy"
+    strategy = "untangle"
+
+    def check(self, network: Network, node: fx.Node) -> Plan | Refused:
+        """Walk towards the producers, copying what others read."""
+        plan = plan_backward(network, node, LINEAR_WAY | {"concat"}, duplicate=True, stay=True)
+        if isinstance(plan, Plan) and not plan.into and not plan.merged:
+            return Refused("no linear layer lies upstream of any branch")
+        return plan

@@ -1,0 +1,133 @@
+"""The driver: try every pattern around every affine until nothing changes, and write down what happened."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from torch import fx
+
+from canonize.errors import RewriteError
+from canonize.flow import Plan, Refused
+from canonize.flow.plan import label
+from canonize.network import Network, Origin
+from canonize.patterns import Pattern, chosen
+from canonize.patterns.last_resort import ExplicitLinearLayer, keep_as_it_is
+from canonize.report import AffineFate, Outcome, Refusal, Rewrite
+
+Progress = Callable[[str, int, int], None]
+
+
+@dataclass
+class _Course:
+    """What has happened to one frozen affine of the original model so far."""
+
+    into: list[str] = field(default_factory=list)
+    patterns: list[str] = field(default_factory=list)
+    outcome: Outcome = "absorbed"
+    reasons: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass
+class Journal:
+    """Every rewrite and refusal, and the fate of each affine."""
+
+    rewrites: list[Rewrite] = field(default_factory=list)
+    refusals: dict[tuple[str, str], Refusal] = field(default_factory=dict)
+    courses: dict[Origin, _Course] = field(default_factory=dict)
+
+    def fates(self) -> list[AffineFate]:
+        """What became of each frozen affine, in the order of the original model."""
+        return [
+            AffineFate(
+                origin.name,
+                origin.kind,
+                course.outcome,
+                course.patterns[-1] if course.patterns else None,
+                tuple(dict.fromkeys(course.into)),
+                "" if course.outcome == "absorbed" else "; ".join(f"{p}: {r}" for p, r in course.reasons.items()),
+            )
+            for origin, course in self.courses.items()
+        ]
+
+
+def rewrite(
+    network: Network, strategy: str = "threshold", skip: tuple[str, ...] = (), progress: Progress | None = None
+) -> Journal:
+    """Absorb every frozen affine of a network, or say why not.
+
+    Every rewrite takes one affine out of the graph, or turns it into parts that are final, so that the number of
+    rewrites is bounded by the number of affines and their branches; going beyond that is an error, not a reason to stop.
+
+    Raises
+    ------
+    RewriteError
+        If the rewriting does not come to an end.
+    """
+    journal = Journal()
+    for node in network.affines():
+        for origin in network.affine(node).origins:
+            journal.courses[origin] = _Course()
+    patterns = chosen(strategy, skip)
+    early = [p for p in patterns if not isinstance(p, ExplicitLinearLayer)]
+    late = [p for p in patterns if isinstance(p, ExplicitLinearLayer)]
+    total = len(network.affines())
+    bound = 20 * (len(network.modules) + 1)
+    changed = True
+    while changed:
+        changed = False
+        for pattern in early:
+            for node in network.affines():
+                if not pattern.match(network, node):
+                    continue
+                changed |= _try(network, pattern, node, journal)
+                if progress is not None:
+                    progress("rewrite", total - len(network.affines()), total)
+                if len(journal.rewrites) > bound:
+                    raise RewriteError("the rewriting does not come to an end", label(network, node))
+    for node in network.affines():
+        if not any(_try(network, pattern, node, journal) for pattern in late):
+            _leave(network, node, journal)
+    return journal
+
+
+def _try(network: Network, pattern: Pattern, node: fx.Node, journal: Journal) -> bool:
+    name, origins = label(network, node), network.affine(node).origins
+    plan = pattern.check(network, node)
+    if isinstance(plan, Refused):
+        journal.refusals[pattern.name, name] = Refusal(pattern.name, name, plan.reason, plan.nodes)
+        for origin in origins:
+            journal.courses[origin].reasons[pattern.name] = plan.reason
+        return False
+    last = isinstance(pattern, ExplicitLinearLayer)
+    detail = _describe(plan)
+    merged = [label(network, other) for other in plan.merged]
+    pattern.rewrite(network, plan)
+    journal.rewrites.append(Rewrite(pattern.name, name, (*plan.into, *merged), detail))
+    for key in [key for key in journal.refusals if key[1] == name]:
+        if not last:
+            del journal.refusals[key]
+    for origin in origins:
+        course = journal.courses[origin]
+        course.into.extend(plan.into)
+        course.patterns.append(pattern.name)
+        if last:
+            course.outcome = "last resort"
+    return True
+
+
+def _describe(plan: Plan) -> str:
+    words = []
+    if plan.passed:
+        words.append("through " + ", ".join(sorted(plan.passed)))
+    if plan.clones:
+        words.append(f"{len(plan.clones)} layers copied")
+    if plan.staying:
+        words.append(f"stays on {len(plan.staying)} branches")
+    return "; ".join(words)
+
+
+def _leave(network: Network, node: fx.Node, journal: Journal) -> None:
+    for origin in network.affine(node).origins:
+        journal.courses[origin].outcome = "left"
+    keep_as_it_is(network, node)

@@ -1,0 +1,243 @@
+"""Shapes of a graph's values, inferred on meta tensors and only where somebody asks.
+
+A dimension is *free* when it may differ from call to call: the batch size always, image sizes where the model accepts
+others. What is written into a canonical model must be constant along free dimensions. Which dimensions are free is
+found by propagating other input sizes through the same graph and comparing.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+
+from canonize.inputs import Inputs
+
+Unknown = object()
+_SIZE_METHODS = {"size", "dim", "numel", "ndimension", "stride", "is_floating_point", "nelement"}
+_SIZE_ATTRIBUTES = {"shape", "ndim", "device", "dtype", "is_cuda", "requires_grad", "names"}
+
+
+class Environment:
+    """One set of input sizes, and the values the nodes have under it."""
+
+    def __init__(self, inputs: Inputs) -> None:
+        self.inputs = inputs
+        self.meta: dict[fx.Node, Any] = {}
+        self.real: dict[fx.Node, Any] = {}
+        self.runs: bool | None = None
+
+
+class Shapes:
+    """Lazy shape inference over a graph.
+
+    Parameters
+    ----------
+    graph : fx.Graph
+    inputs : Inputs
+        Example inputs, matching the placeholders.
+    lookup : callable
+        Qualified name to module or tensor.
+    """
+
+    def __init__(self, graph: fx.Graph, inputs: Inputs, lookup: Callable[[str], Any]) -> None:
+        self.graph = graph
+        self.lookup = lookup
+        self.own = Environment(inputs)
+        self.batch_variants = [Environment(v) for v in _other_batch_sizes(inputs)]
+        self.size_variants = [Environment(v) for v in _other_image_sizes(inputs)]
+
+    # ------------------------------------------------------------------ questions
+
+    def value(self, node: fx.Node) -> Any:
+        """A node's value under the example inputs: meta tensors for tensors, numbers for sizes."""
+        return self._value(node, self.own)
+
+    def shape(self, node: fx.Node) -> tuple[int, ...] | None:
+        """A node's shape under the example inputs, ``None`` if it is not a tensor."""
+        value = self.value(node)
+        return tuple(value.shape) if isinstance(value, Tensor) else None
+
+    def is_floating(self, node: fx.Node) -> bool:
+        """Whether a node's value is a floating tensor."""
+        value = self.value(node)
+        return isinstance(value, Tensor) and value.is_floating_point()
+
+    def free_dims(self, node: fx.Node) -> set[int]:
+        """Dimensions of a node whose size may differ between calls."""
+        shape = self.shape(node)
+        if shape is None:
+            return set()
+        free = self._differing(node, shape, self.batch_variants)
+        maybe = self._differing(node, shape, self.size_variants) - free
+        if maybe:
+            free |= self._differing(node, shape, [env for env in self.size_variants if self._runs(env)])
+        return free
+
+    def always(self, holds: Callable[..., bool], *nodes: fx.Node) -> bool:
+        """Whether a statement about the shapes of nodes holds for every input size that can be tried."""
+        for env in (self.own, *self.batch_variants, *self.size_variants):
+            values = [self._value(node, env) for node in nodes]
+            if all(isinstance(value, Tensor) for value in values):
+                if not holds(*(tuple(value.shape) for value in values)):
+                    return False
+            elif env is self.own:
+                return False
+        return True
+
+    def is_bookkeeping(self, node: fx.Node) -> bool:
+        """Whether a node only computes sizes, dtypes and the like."""
+        if node.op == "call_method":
+            return node.target in _SIZE_METHODS
+        if node.op != "call_function":
+            return False
+        if node.target is getattr:
+            return node.args[1] in _SIZE_ATTRIBUTES
+        name = getattr(node.target, "__name__", "")
+        if name.startswith(("sym_", "_assert")) or node.target in (torch._assert, torch.Size):
+            return True
+        inputs = node.all_input_nodes
+        return bool(inputs) and all(not isinstance(self.value(i), Tensor) for i in inputs) and not _holds_tensor(self.value(node))
+
+    def forget(self, node: fx.Node) -> None:
+        """Drop what is known about a node (it is gone, or computes something else now)."""
+        for env in (self.own, *self.batch_variants, *self.size_variants):
+            env.meta.pop(node, None)
+            env.real.pop(node, None)
+
+    # ------------------------------------------------------------------ answers
+
+    def _differing(self, node: fx.Node, shape: tuple[int, ...], envs: list[Environment]) -> set[int]:
+        found: set[int] = set()
+        for env in envs:
+            other = self._value(node, env)
+            if isinstance(other, Tensor) and other.ndim == len(shape):
+                found |= {d for d, (a, b) in enumerate(zip(shape, other.shape, strict=True)) if a != b}
+        return found
+
+    def _runs(self, env: Environment) -> bool:
+        """Whether the whole model accepts these sizes."""
+        if env.runs is None:
+            env.runs = all(self._value(node, env) is not Unknown for node in self.graph.nodes)
+        return env.runs
+
+    def _value(self, node: fx.Node, env: Environment) -> Any:
+        return self._evaluate(node, env, env.meta, real=False)
+
+    def _evaluate(self, node: fx.Node, env: Environment, known: dict[fx.Node, Any], real: bool) -> Any:
+        todo = [node]
+        while todo:
+            current = todo[-1]
+            if current in known:
+                todo.pop()
+                continue
+            missing = [n for n in current.all_input_nodes if n not in known]
+            if missing:
+                todo.extend(missing)
+                continue
+            known[current] = self._execute(current, env, known, real)
+            todo.pop()
+        return known[node]
+
+    def _execute(self, node: fx.Node, env: Environment, known: dict[fx.Node, Any], real: bool) -> Any:
+        if node.op == "placeholder":
+            value = self._placeholder(node, env)
+            return value if real else _to_meta(value)
+        if any(known[n] is Unknown for n in node.all_input_nodes):
+            return Unknown
+        try:
+            with torch.no_grad():
+                return self._run(node, known, real)
+        except Exception:
+            if real:
+                return Unknown
+        # Values that meta tensors cannot follow (packed sequences, data-dependent sizes): run this part for real.
+        value = self._evaluate(node, env, env.real, real=True)
+        return value if value is Unknown else _to_meta(value)
+
+    def _placeholder(self, node: fx.Node, env: Environment) -> Any:
+        position = [n for n in self.graph.nodes if n.op == "placeholder"].index(node)
+        return [*env.inputs.args, *env.inputs.kwargs.values()][position]
+
+    def _run(self, node: fx.Node, known: dict[fx.Node, Any], real: bool) -> Any:
+        args = fx.map_arg(node.args, lambda n: known[n])
+        kwargs = fx.map_arg(node.kwargs, lambda n: known[n])
+        if node.op == "output":
+            return args[0]
+        if node.op == "get_attr":
+            value = self.lookup(str(node.target))
+            return value if real else _to_meta(value)
+        if node.op == "call_method":
+            return getattr(args[0], str(node.target))(*args[1:], **kwargs)
+        if node.op == "call_function":
+            assert callable(node.target)
+            return node.target(*args, **kwargs)
+        module = self.lookup(str(node.target))
+        if type(module).__name__ == "FrozenAffine":
+            return args[0]
+        if real:
+            return module(*args, **kwargs)
+        return _call_on_meta(module, args, kwargs)
+
+
+def _call_on_meta(module: nn.Module, args: Any, kwargs: Any) -> Any:
+    state = {name: _to_meta(tensor) for name, tensor in (*module.named_parameters(), *module.named_buffers())}
+    if not state:
+        return module(*args, **kwargs)
+    return torch.func.functional_call(module, state, args, kwargs)
+
+
+def _to_meta(value: Any) -> Any:
+    if isinstance(value, Tensor):
+        return torch.empty_like(value, device="meta") if value.device.type != "meta" else value
+    if isinstance(value, nn.utils.rnn.PackedSequence):
+        return value
+    if isinstance(value, tuple) and hasattr(value, "_fields"):
+        return type(value)(*(_to_meta(item) for item in value))
+    if isinstance(value, tuple | list):
+        return type(value)(_to_meta(item) for item in value) if type(value) in (tuple, list) else value
+    if isinstance(value, dict):
+        return {key: _to_meta(item) for key, item in value.items()}
+    return value
+
+
+def _holds_tensor(value: Any) -> bool:
+    if isinstance(value, Tensor) or value is Unknown:
+        return True
+    if isinstance(value, tuple | list):
+        return any(_holds_tensor(item) for item in value)
+    if isinstance(value, dict):
+        return any(_holds_tensor(item) for item in value.values())
+    return False
+
+
+def _other_batch_sizes(inputs: Inputs) -> list[Inputs]:
+    if inputs.batch_size is None:
+        return []
+    other = inputs.with_batch(inputs.batch_size + 1)
+    return [other] if other is not None else []
+
+
+def _other_image_sizes(inputs: Inputs) -> list[Inputs]:
+    """The same inputs with larger trailing dimensions; with 3-D inputs the middle dimension may be the free one."""
+    variants = [inputs.map(lambda t: _enlarged(t, range(2, t.ndim)))]
+    if any(t.ndim == 3 for t in inputs.tensors()):
+        variants.append(inputs.map(lambda t: _enlarged(t, range(1, 2) if t.ndim == 3 else range(0))))
+    return [v for v in variants if [t.shape for t in v.tensors()] != [t.shape for t in inputs.tensors()]]
+
+
+def _enlarged(tensor: Tensor, dims: range) -> Tensor:
+    if not tensor.is_floating_point():
+        return tensor
+    for dim in dims:
+        size = tensor.shape[dim]
+        tensor = torch.cat([tensor, tensor], dim) if size else tensor
+    return tensor
+
+
+def is_item(node: fx.Node) -> bool:
+    """Whether a node takes an item."""
+    return node.op == "call_function" and node.target is operator.getitem

@@ -1,0 +1,117 @@
+"""The model under test, in the precision it can be compared in."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from canonize.inputs import Inputs
+from canonize.verify import measure, run
+from canonize.verify.oracle import Oracle
+from canonize.verify.twin import eval_twin, float64_twin, floating_dtype
+
+
+class Candidate:
+    """A candidate, ready to be run.
+
+    Parameters
+    ----------
+    other : nn.Module
+        The candidate as the user has it. Never changed.
+    exact : nn.Module or None
+        Its float64 twin with weights that were never rounded.
+    oracle : Oracle
+    inputs : Inputs
+        Example inputs, to see whether it runs in float64.
+    narrow : bool
+        Compare in the candidate's own precision even where float64 is possible.
+
+    Attributes
+    ----------
+    dtype : torch.dtype
+        Precision in which it is run.
+    tight : bool
+        Whether nothing but float64 rounding stands between it and the reference.
+    notes : list of str
+        Why a wider comparison was not possible.
+    """
+
+    def __init__(
+        self, other: nn.Module, exact: nn.Module | None, oracle: Oracle, inputs: Inputs, narrow: bool = False
+    ) -> None:
+        self.own_dtype = floating_dtype(other) or oracle.dtype
+        self.notes: list[str] = []
+        self.dtype, self.tight = torch.float64, oracle.in_float64
+        if narrow or not oracle.in_float64:
+            if not oracle.in_float64:
+                self.notes.append(f"the reference has no float64 verdict: {oracle.problem}")
+            self._use_own(other)
+            return
+        source = other if exact is None else exact
+        already_wide = not _has_narrow(source)
+        self.model = eval_twin(source) if already_wide else float64_twin(source)
+        self.tight = already_wide
+        self._fall_back_where_needed(other, exact, inputs)
+
+    def _use_own(self, other: nn.Module) -> None:
+        self.model = eval_twin(other)
+        self.dtype = self.own_dtype
+        self.tight = self.dtype == torch.float64 and self.tight
+
+    def _fall_back_where_needed(self, other: nn.Module, exact: nn.Module | None, inputs: Inputs) -> None:
+        """Some candidates run in their own precision only: a runtime session, a compiled graph."""
+        try:
+            found = measure.floating(self.run(inputs))
+        except run.FailedRunError as error:
+            problem = str(error)
+            if exact is not None or self.own_dtype == torch.float64 or not _runs(other, inputs, self.own_dtype):
+                return  # a failure of the candidate itself: each case will say so
+            self.notes.append(f"the candidate has no float64 verdict: {problem}")
+            self._use_own(other)
+            return
+        narrow = [t for t in found if t.dtype not in (torch.float64, torch.complex128)]
+        if narrow:
+            self.tight = False
+            self.own_dtype = narrow[0].dtype if self.own_dtype == torch.float64 else self.own_dtype
+            self.notes.append(f"the candidate answers in {_short(narrow[0].dtype)} even when asked in float64")
+
+    @property
+    def wide_enough(self) -> bool:
+        """Whether it was compared in float64 and has another precision of its own to be checked in."""
+        return self.dtype == torch.float64 and self.own_dtype != torch.float64
+
+    def run(self, inputs: Inputs) -> Any:
+        """Outputs in `dtype`; see `run.outputs`."""
+        return run.outputs(self.model, inputs, self.dtype)
+
+    def gradients(self, inputs: Inputs, weights: list[Tensor]) -> list[Tensor] | None:
+        """Input gradients in `dtype`; see `run.input_gradients`."""
+        return run.input_gradients(self.model, inputs, self.dtype, weights)
+
+    def nondeterministic(self, inputs: Inputs) -> bool:
+        """Whether two runs on the same input differ."""
+        try:
+            first, second = self.run(inputs), self.run(inputs)
+        except run.FailedRunError:
+            return False
+        if measure.first_nonfinite(first):
+            return False
+        return measure.compare(first, second).error > 64 * torch.finfo(self.dtype).eps
+
+
+def _has_narrow(model: nn.Module) -> bool:
+    return any(t.is_floating_point() and t.dtype != torch.float64 for t in (*model.parameters(), *model.buffers()))
+
+
+def _runs(model: nn.Module, inputs: Inputs, dtype: torch.dtype) -> bool:
+    try:
+        run.outputs(eval_twin(model), inputs, dtype)
+    except run.FailedRunError:
+        return False
+    return True
+
+
+def _short(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")

@@ -1,0 +1,169 @@
+"""One comparison: what the candidate gives against the truth, with the tolerance that its precision earns."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+
+from canonize.report import Check
+from canonize.verify import measure, run
+from canonize.verify.candidate import Candidate
+from canonize.verify.measure import Difference
+from canonize.verify.oracle import Oracle, representable
+from canonize.verify.regimes import Case
+
+# Of an output's scale. Float64 carries 16 digits: this leaves six for the reordering of sums.
+EXACT_TOLERANCE = 1e-10
+# In its own precision the candidate may be this much further from the truth than the reference's own rounding takes
+# the reference, plus these many rounding steps for the few outputs on which the reference happens to round well.
+_NOISE_FACTOR, _FLOOR_STEPS = 4.0, 8.0
+# In float64 with rounded weights less: only the weights were rounded, no value on the way was.
+_ROUNDED_FACTOR, _ROUNDED_STEPS = 3.0, 3.0
+# Share of integer outputs (an argmax, say) that may differ where values are rounded: near ties fall either way.
+_COUNTED_FLOOR = 1e-3
+# Draws are looked at until this many output elements were seen.
+_ENOUGH_ELEMENTS = 512
+
+
+class Judge:
+    """Compares a candidate with the oracle, case by case.
+
+    Parameters
+    ----------
+    oracle : Oracle
+    candidate : Candidate
+    """
+
+    def __init__(self, oracle: Oracle, candidate: Candidate) -> None:
+        self.oracle = oracle
+        self.candidate = candidate
+        self._normal_noise: list[float] = []
+
+    def learn_noise(self, cases: Iterable[Case]) -> None:
+        """See how far the reference's own precision takes it on normal inputs, for outputs of few elements.
+
+        The largest error of a handful of elements says little: by luck they may all round well.
+        """
+        if self.candidate.tight:
+            return
+        seen = 0
+        for case in cases:
+            inputs = representable(case.inputs, self._coarsest())
+            truth = self.oracle.truth(inputs)
+            seen += sum(t.numel() for t in measure.floating(truth))
+            if measure.first_nonfinite(truth) is None:
+                self._remember(self.oracle.noise(inputs, truth))
+            if seen >= _ENOUGH_ELEMENTS:
+                return
+
+    def _remember(self, noise: list[float]) -> None:
+        before = self._normal_noise or noise
+        self._normal_noise = [max(pair) for pair in zip(before, noise, strict=True)]
+
+    def judge(self, case: Case) -> Check | str:
+        """Compare on one case.
+
+        Parameters
+        ----------
+        case : Case
+
+        Returns
+        -------
+        Check or str
+            A note where the reference has nothing to say; empty where that was to be expected.
+        """
+        inputs = case.inputs if self.candidate.tight else representable(case.inputs, self._coarsest())
+        try:
+            truth = self.oracle.truth(inputs)
+        except run.FailedRunError as error:
+            return f"'{case.name}' was not compared: the reference refuses it ({error})" if case.required else ""
+        found = measure.first_nonfinite(truth)
+        if found:
+            return f"'{case.name}' says nothing: the reference gives {found}"
+        try:
+            answer = self.candidate.run(inputs)
+        except run.FailedRunError as error:
+            return self._failed(case, f"the candidate fails where the reference runs: {error}")
+        differences = measure.differences(truth, answer)
+        noise = [] if self.candidate.tight else self.oracle.noise(inputs, truth)
+        if any(difference.mismatch for difference in differences):
+            if self._overflows(inputs):
+                return f"'{case.name}' says nothing in {self._precision()}: the reference overflows in it"
+            return self._failed(case, next(d.mismatch for d in differences if d.mismatch))
+        odd = self._dtype_mismatch(answer, truth)
+        if odd:
+            return self._failed(case, odd)
+        return self._weigh(case, differences, noise)
+
+    def _weigh(self, case: Case, differences: list[Difference], noise: list[float]) -> Check:
+        if self.candidate.tight:
+            tolerances = [EXACT_TOLERANCE] * len(differences)
+        else:
+            if case.regime == "normal":
+                self._remember(noise)
+            # Zeros, say, may cost the reference no rounding at all: what normal inputs cost is allowed everywhere.
+            allowed = [max(pair) for pair in zip(noise, self._normal_noise or noise, strict=True)]
+            tolerances = [self._tolerance(d, n) for d, n in zip(differences, allowed, strict=True)]
+        worst = max(range(len(differences)), key=lambda i: differences[i].error / tolerances[i])
+        error, tolerance = differences[worst].error, tolerances[worst]
+        detail = f"largest at {differences[worst].where}" if error > 0 else "no difference"
+        return Check(case.name, "output", self._precision(), error, tolerance, error <= tolerance, detail + self._why())
+
+    def _tolerance(self, difference: Difference, noise: float) -> float:
+        rounded = self.candidate.dtype == torch.float64
+        factor, steps = (_ROUNDED_FACTOR, _ROUNDED_STEPS) if rounded else (_NOISE_FACTOR, _FLOOR_STEPS)
+        floor = steps * torch.finfo(self._coarsest()).eps
+        if difference.counted:
+            floor = max(floor, _COUNTED_FLOOR)
+        return factor * noise + floor
+
+    def _why(self) -> str:
+        if self.candidate.tight:
+            return ""
+        if not self.oracle.in_float64:
+            return "; tolerance from the reference's response to one rounding step, since float64 was not possible"
+        if self.candidate.dtype == torch.float64:
+            return f"; weights rounded to {_short(self.candidate.own_dtype)}: tolerance from the reference's own noise"
+        return "; against the float64 truth, tolerance from the reference's own noise"
+
+    def _coarsest(self) -> torch.dtype:
+        return max((self.oracle.dtype, self.candidate.own_dtype), key=lambda dtype: torch.finfo(dtype).eps)
+
+    def _overflows(self, inputs: Any) -> bool:
+        """Whether the reference, too, gives NaN or infinity in the precision that the candidate runs in."""
+        if self.candidate.dtype == torch.float64 or self.candidate.dtype != self.oracle.dtype:
+            return False
+        try:
+            own = run.outputs(self.oracle.own, inputs, self.oracle.dtype)
+        except run.FailedRunError:
+            return False
+        return measure.first_nonfinite(own) is not None
+
+    def _dtype_mismatch(self, answer: Any, truth: Any) -> str:
+        if self.oracle.in_float64 or self.candidate.dtype != self.oracle.dtype:
+            return ""
+        return measure.dtype_mismatch(truth, answer)
+
+    def _failed(self, case: Case, detail: str) -> Check:
+        tolerance = EXACT_TOLERANCE if self.candidate.tight else _FLOOR_STEPS * torch.finfo(self._coarsest()).eps
+        return Check(case.name, "output", self._precision(), math.inf, tolerance, False, detail)
+
+    def _precision(self) -> str:
+        return _short(self.candidate.dtype)
+
+
+def failure(check: Check) -> str:
+    """Why a check failed, as one sentence."""
+    if not math.isfinite(check.error):
+        return f"{check.detail} (on '{check.name}', {check.precision})"
+    return (
+        f"{check.quantity} differs by {check.error:.3g} of its scale on '{check.name}' in {check.precision}, "
+        f"tolerance {check.tolerance:.3g}: {check.detail}"
+    )
+
+
+def _short(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")

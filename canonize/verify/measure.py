@@ -1,0 +1,214 @@
+"""How far apart two nested outputs are, and where."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+# Integer and boolean outputs have no scale: their error is the share of elements that differ.
+_EXACT_KINDS = (torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
+
+
+@dataclass(frozen=True)
+class Leaf:
+    """One value of a nested output.
+
+    Attributes
+    ----------
+    path : str
+        How a reader would index it: ``output['logits'][0]``.
+    value : Any
+        A tensor, or whatever else the model returned there.
+    """
+
+    path: str
+    value: Any
+
+
+@dataclass(frozen=True)
+class Difference:
+    """The largest difference between two nested outputs.
+
+    Attributes
+    ----------
+    error : float
+        Largest absolute difference over the largest absolute value of the reference (plain difference where that is
+        0; share of differing elements for integers); ``inf`` where the two cannot be compared.
+    where : str
+        Element at which it was found: ``output[0][3, 7]``.
+    mismatch : str
+        Why the two cannot be compared (structure, shape, a NaN); empty where they can.
+    counted : bool
+        Whether `error` is a share of elements.
+    """
+
+    error: float
+    where: str = ""
+    mismatch: str = ""
+    counted: bool = False
+
+
+def flatten(value: Any, path: str = "output") -> list[Leaf]:
+    """Flatten a nested output into its leaves.
+
+    Tuples and lists count as the same structure, as do dictionaries and whatever else has ``items()``: tracing does
+    not keep the difference, and no reader of the values depends on it.
+
+    Parameters
+    ----------
+    value : Any
+        A tensor, or a nest of tuples, lists, mappings and dataclasses.
+    path : str
+        Name of the whole.
+
+    Returns
+    -------
+    list of Leaf
+        In order; an empty container is a leaf of its own, so that losing it is noticed.
+    """
+    children = _children(value, path)
+    if children is None:
+        return [Leaf(path, value)]
+    if not children:
+        return [Leaf(path, "empty container")]
+    return [leaf for child_path, child in children for leaf in flatten(child, child_path)]
+
+
+def _children(value: Any, path: str) -> list[tuple[str, Any]] | None:
+    if isinstance(value, Tensor):
+        return None
+    if isinstance(value, Mapping) or (callable(getattr(value, "items", None)) and not isinstance(value, type)):
+        # Mappings are compared by key: their order is no part of the function.
+        return sorted(((f"{path}[{key!r}]", child) for key, child in value.items()), key=lambda pair: pair[0])
+    if isinstance(value, (tuple, list)):
+        return [(f"{path}[{index}]", child) for index, child in enumerate(value)]
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return [(f"{path}.{field.name}", getattr(value, field.name)) for field in dataclasses.fields(value)]
+    return None
+
+
+def tensors(value: Any) -> list[Tensor]:
+    """All tensors of a nested output, in the order of `flatten`."""
+    return [leaf.value for leaf in flatten(value) if isinstance(leaf.value, Tensor)]
+
+
+def floating(value: Any) -> list[Tensor]:
+    """All floating or complex tensors of a nested output, in the order of `flatten`."""
+    return [t for t in tensors(value) if t.is_floating_point() or t.is_complex()]
+
+
+def first_nonfinite(value: Any) -> str | None:
+    """Where the first NaN or infinity of a nested output stands, or None."""
+    for leaf in flatten(value):
+        if isinstance(leaf.value, float) and not math.isfinite(leaf.value):
+            return f"{leaf.value} at {leaf.path}"
+        if isinstance(leaf.value, Tensor) and (leaf.value.is_floating_point() or leaf.value.is_complex()):
+            finite = torch.isfinite(leaf.value)
+            if not bool(finite.all()):
+                index = int((~finite).flatten().nonzero()[0])
+                found = leaf.value.detach().flatten()[index].item()
+                return f"{found} at {_element(leaf.path, leaf.value, index)}"
+    return None
+
+
+def differences(reference: Any, candidate: Any, path: str = "output") -> list[Difference]:
+    """Compare two nested outputs, each tensor relative to its own scale.
+
+    For each tensor ``error = max|candidate - reference| / max|reference|``, computed in float64.
+
+    Parameters
+    ----------
+    reference, candidate : Any
+        Nested outputs; the reference is finite.
+    path : str
+        Name of the whole in `Difference.where`.
+
+    Returns
+    -------
+    list of Difference
+        One per leaf of the reference; a single one that says why where the structures differ.
+    """
+    left, right = flatten(reference, path), flatten(candidate, path)
+    mismatch = _structure_mismatch(left, right)
+    if mismatch:
+        return [Difference(math.inf, path, mismatch)]
+    return [_compare_leaf(a, b) for a, b in zip(left, right, strict=True)]
+
+
+def compare(reference: Any, candidate: Any, path: str = "output") -> Difference:
+    """The largest of `differences`."""
+    return max(differences(reference, candidate, path), key=lambda difference: difference.error)
+
+
+def dtype_mismatch(reference: Any, candidate: Any) -> str:
+    """Which tensor of two equally structured outputs has another dtype; empty where none has."""
+    for a, b in zip(flatten(reference), flatten(candidate), strict=True):
+        if isinstance(a.value, Tensor) and isinstance(b.value, Tensor) and a.value.dtype != b.value.dtype:
+            return f"{a.path} is {_short(a.value.dtype)} in the reference, {_short(b.value.dtype)} in the candidate"
+    return ""
+
+
+def _structure_mismatch(left: list[Leaf], right: list[Leaf]) -> str:
+    ours, theirs = [leaf.path for leaf in left], [leaf.path for leaf in right]
+    if ours != theirs:
+        return f"the output's structure differs: {_listed(ours)} in the reference, {_listed(theirs)} in the candidate"
+    return ""
+
+
+def _listed(paths: list[str]) -> str:
+    shown = ", ".join(paths[:4])
+    return f"{shown}, ... ({len(paths)} in all)" if len(paths) > 4 else shown
+
+
+def _compare_leaf(reference: Leaf, candidate: Leaf) -> Difference:
+    a, b, path = _as_tensor(reference.value), _as_tensor(candidate.value), reference.path
+    if a is None or b is None:
+        same = type(a) is type(b) and bool(reference.value == candidate.value)
+        return Difference(0.0, path) if same else Difference(math.inf, path, f"{path} differs in kind or value")
+    if a.shape != b.shape:
+        shapes = f"{tuple(a.shape)} in the reference, {tuple(b.shape)} in the candidate"
+        return Difference(math.inf, path, f"the shape of {path} differs: {shapes}")
+    if a.numel() == 0:
+        return Difference(0.0, path)
+    b = b.detach().to(a.device)
+    a = a.detach()
+    if a.dtype in _EXACT_KINDS or b.dtype in _EXACT_KINDS:
+        unequal = (a != b).flatten()
+        where = _element(path, a, int(unequal.int().argmax()))
+        return Difference(float(unequal.double().mean()), where, counted=True)
+    found = first_nonfinite(b)
+    if found:
+        where = found.replace("output", path)
+        return Difference(math.inf, path, f"the candidate has {where} where the reference is finite")
+    wide = torch.complex128 if a.is_complex() or b.is_complex() else torch.float64
+    distance = (b.to(wide) - a.to(wide)).abs().flatten()
+    scale = float(a.to(wide).abs().max())
+    index = int(distance.argmax())
+    largest = float(distance[index])
+    return Difference(largest / scale if scale > 0 else largest, _element(path, a, index))
+
+
+def _as_tensor(value: Any) -> Tensor | None:
+    if isinstance(value, Tensor):
+        return value
+    if isinstance(value, (bool, int, float, complex)):
+        return torch.tensor(value, dtype=torch.float64 if isinstance(value, float) else None)
+    return None
+
+
+def _element(path: str, tensor: Tensor, flat_index: int) -> str:
+    position: list[int] = []
+    for size in reversed(tensor.shape):
+        position.append(flat_index % size)
+        flat_index //= size
+    return f"{path}[{', '.join(map(str, reversed(position)))}]" if position else path
+
+
+def _short(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")

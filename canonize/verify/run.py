@@ -1,0 +1,195 @@
+"""Running a model for comparison: nothing outside the copy that is run may notice."""
+
+from __future__ import annotations
+
+import contextlib
+import random
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from canonize.inputs import Inputs
+from canonize.verify import measure
+from canonize.verify.twin import device_of
+
+_NARROW = (torch.float32, torch.float16, torch.bfloat16)
+# Tensor methods that name a precision without an argument for it.
+_NARROWING_METHODS = ("float", "half", "bfloat16")
+
+
+class FailedRunError(RuntimeError):
+    """A model raised while it was run; the message is one line long."""
+
+
+def _precision_switches() -> list[tuple[Any, str, Any]]:
+    """Where torch keeps what it may compute float32 in: holder, attribute, value for full precision."""
+    backends = torch.backends
+    if hasattr(backends.cuda.matmul, "fp32_precision"):
+        # The newer interface: torch refuses to read the older flags once a user has set these.
+        cudnn, mkldnn = backends.cudnn, backends.mkldnn
+        holders = [backends.cuda.matmul]
+        holders += [getattr(b, op) for b in (cudnn, mkldnn) for op in ("matmul", "conv", "rnn") if hasattr(b, op)]
+        return [(holder, "fp32_precision", "ieee") for holder in holders]
+    return [(holder, "allow_tf32", False) for holder in (backends.cuda.matmul, backends.cudnn)]
+
+
+@contextlib.contextmanager
+def undisturbed(device: torch.device | None = None) -> Iterator[None]:
+    """Compute in full precision, and give back every global state as it was.
+
+    TF32 and autocast are off inside; TF32, gradient mode, default dtype and random states (torch, Python, NumPy) are
+    afterwards what they were before.
+
+    Parameters
+    ----------
+    device : torch.device, optional
+        Whose random state is to be kept beside the CPU's.
+    """
+    switches = _precision_switches()
+    before = [getattr(holder, name) for holder, name, _ in switches]
+    dtype, python_state = torch.get_default_dtype(), random.getstate()
+    numpy_random = getattr(sys.modules.get("numpy"), "random", None)
+    numpy_state = numpy_random.get_state() if numpy_random is not None else None
+    on_gpu = device is not None and device.type == "cuda"
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(torch.random.fork_rng(devices=[device] if on_gpu else []))
+        stack.enter_context(torch.inference_mode(False))
+        stack.enter_context(torch.autograd.set_grad_enabled(False))
+        for kind in ("cpu", "cuda") if on_gpu else ("cpu",):
+            stack.enter_context(torch.autocast(kind, enabled=False))
+        try:
+            for holder, name, value in switches:
+                setattr(holder, name, value)
+            yield
+        finally:
+            for (holder, name, _), value in zip(switches, before, strict=True):
+                setattr(holder, name, value)
+            torch.set_default_dtype(dtype)
+            random.setstate(python_state)
+            if numpy_random is not None:
+                numpy_random.set_state(numpy_state)
+
+
+class _InFloat64(TorchFunctionMode):
+    """Reads every float32, float16 or bfloat16 that a forward names as float64.
+
+    Models that cast inside (``x.float()`` before a softmax, a float32 grid) would otherwise bring float32 noise into
+    a float64 comparison, or refuse to run.
+    """
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = {name: _widened(value) for name, value in (kwargs or {}).items()}
+        args = tuple(_widened(value) for value in args)
+        if getattr(func, "__name__", "") in _NARROWING_METHODS and args and isinstance(args[0], Tensor):
+            return args[0].double()
+        return func(*args, **kwargs)
+
+
+def _widened(value: Any) -> Any:
+    return torch.float64 if isinstance(value, torch.dtype) and value in _NARROW else value
+
+
+@contextlib.contextmanager
+def in_float64() -> Iterator[None]:
+    """Run what is inside as if every floating dtype were float64."""
+    default = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    try:
+        with _InFloat64():
+            yield
+    finally:
+        torch.set_default_dtype(default)
+
+
+def outputs(model: nn.Module, inputs: Inputs, dtype: torch.dtype) -> Any:
+    """Outputs of a model in a given precision, without gradient.
+
+    Parameters
+    ----------
+    model : nn.Module
+        A twin, see `canonize.verify.twin`.
+    inputs : Inputs
+        Copied, since a forward may write to them.
+    dtype : torch.dtype
+        Of the floating inputs; float64 also overrides the precision that a forward names itself.
+
+    Raises
+    ------
+    FailedRunError
+        If the model raises.
+    """
+    prepared = _prepared(model, inputs, dtype)
+    with torch.no_grad():
+        return _call(model, prepared, dtype)
+
+
+def input_gradients(model: nn.Module, inputs: Inputs, dtype: torch.dtype, weights: list[Tensor]) -> list[Tensor] | None:
+    """Gradient of a fixed projection of all floating outputs with respect to the floating inputs.
+
+    With outputs y_k and weights w_k it is d/dx sum_k <w_k, y_k>.
+
+    Parameters
+    ----------
+    model : nn.Module
+    inputs : Inputs
+    dtype : torch.dtype
+    weights : list of Tensor
+        One per floating output, of its shape.
+
+    Returns
+    -------
+    list of Tensor or None
+        One per floating input, zeros where an input has no influence; None where no output depends on any input
+        by a differentiable path.
+
+    Raises
+    ------
+    FailedRunError
+        If the model raises, forwards or backwards.
+    """
+    leaves: list[Tensor] = []
+
+    def track(tensor: Tensor) -> Tensor:
+        if not tensor.is_floating_point():
+            return tensor
+        leaves.append(tensor.requires_grad_())
+        # Not the leaf itself: a first layer that works in place may not write to a leaf.
+        return tensor.clone()
+
+    with torch.enable_grad():
+        prepared = _prepared(model, inputs, dtype).map(track)
+        found = measure.floating(_call(model, prepared, dtype))
+        if [w.shape for w in weights] != [y.shape for y in found]:
+            raise FailedRunError("the output has another shape than the reference's")
+        pairs = zip(weights, found, strict=True)
+        terms = [(w.to(y.device, y.dtype) * y).real.sum() for w, y in pairs if y.requires_grad]
+        if not terms or not leaves:
+            return None
+        try:
+            total = torch.stack([term.to(terms[0].device) for term in terms]).sum()
+            gradients = torch.autograd.grad(total, leaves, allow_unused=True)
+        except RuntimeError as error:
+            raise FailedRunError(_first_line(error)) from error
+    return [torch.zeros_like(x) if g is None else g for x, g in zip(leaves, gradients, strict=True)]
+
+
+def _prepared(model: nn.Module, inputs: Inputs, dtype: torch.dtype) -> Inputs:
+    return inputs.to(device_of(model), dtype).map(lambda tensor: tensor.detach().clone())
+
+
+def _call(model: nn.Module, inputs: Inputs, dtype: torch.dtype) -> Any:
+    context = in_float64() if dtype == torch.float64 else contextlib.nullcontext()
+    try:
+        with context:
+            return model(*inputs.args, **inputs.kwargs)
+    except Exception as error:
+        raise FailedRunError(_first_line(error)) from error
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0][:200]}" if lines else type(error).__name__
