@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from canonize.api import canonize, inspect
     from canonize.errors import CanonizeError, CaptureError, ExportError, InputError, LoadError, NotEquivalentError
     from canonize.export import save
-    from canonize.load import load
+    from canonize.loading import load
     from canonize.report import Report, Verdict
     from canonize.verify import assert_equivalent, check_equivalence
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 _WHERE = {
     "canonize": "canonize.api",
     "inspect": "canonize.api",
-    "load": "canonize.load",
+    "load": "canonize.loading",
     "save": "canonize.export",
     "check_equivalence": "canonize.verify",
     "assert_equivalent": "canonize.verify",

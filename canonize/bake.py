@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
+from torch.nn.utils.prune import BasePruningMethod
 
 from canonize.affine import EXACT
 
@@ -24,8 +25,14 @@ def bake_weights(root: nn.Module) -> None:
         if parametrize.is_parametrized(module):
             _bake_parametrizations(module)
         for key, hook in list(module._forward_pre_hooks.items()):
-            if type(hook).__name__ in ("WeightNorm", "SpectralNorm"):
+            if is_weight_hook(hook):
                 _bake_hook(module, key, hook)
+
+
+def is_weight_hook(hook: Any) -> bool:
+    """Whether a forward pre-hook only computes a weight: torch's weight norm, spectral norm and pruning."""
+    named = type(hook).__name__ in ("WeightNorm", "SpectralNorm") and type(hook).__module__.startswith("torch.nn.utils")
+    return named or isinstance(hook, BasePruningMethod)
 
 
 def _bake_parametrizations(module: nn.Module) -> None:
@@ -52,13 +59,15 @@ def _evaluate_exactly(parametrization: nn.Module) -> Tensor:
 
 
 def _bake_hook(module: nn.Module, key: int, hook: Any) -> None:
-    name = hook.name
+    name = hook._tensor_name if isinstance(hook, BasePruningMethod) else hook.name
     cast = {n: p.detach().to(EXACT) for n, p in (*module.named_parameters(recurse=False), *module.named_buffers(recurse=False))}
     stand_in = nn.Module()
     for other, value in cast.items():
         stand_in.register_buffer(other, value)
     with torch.no_grad():
-        if type(hook).__name__ == "WeightNorm":
+        if isinstance(hook, BasePruningMethod):
+            value = hook.apply_mask(stand_in)
+        elif type(hook).__name__ == "WeightNorm":
             value = hook.compute_weight(stand_in)
         else:
             value = hook.compute_weight(stand_in, do_power_iteration=False)
@@ -66,7 +75,7 @@ def _bake_hook(module: nn.Module, key: int, hook: Any) -> None:
     like = next(iter(module.parameters(recurse=False)))
     # The hook has left the computed weight behind as a plain attribute, next to its ingredients.
     vars(module).pop(name, None)
-    for suffix in ("_g", "_v", "_orig", "_u"):
+    for suffix in ("_g", "_v", "_orig", "_u", "_mask"):
         module._parameters.pop(name + suffix, None)
         module._buffers.pop(name + suffix, None)
     module.register_parameter(name, exact_parameter(value, like))

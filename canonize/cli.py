@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Optional
+from typing import Annotated, Any, Literal, Optional
 
 import typer
 
@@ -17,7 +17,7 @@ from canonize.errors import CanonizeError
 
 GOOD, DIFFERENT, COULD_NOT, INTERRUPTED = 0, 1, 2, 130
 
-HELP = """Fold BatchNorm and all else that explainers have no rule for, and prove that the model is still the same function.
+HELP = """Fold BatchNorm and all else that explainers have no rule for, and prove the model still the same function.
 
 \b
 MODEL  model.pt, weights.pth with --arch, weights.safetensors with --arch, program.pt2,
@@ -41,8 +41,8 @@ Exit codes: 0 good, 1 not equivalent or not canonical, 2 could not run.
 
 Model = Annotated[Optional[str], typer.Argument(metavar="MODEL", show_default=False, hidden=True)]  # noqa: UP045 - typer reads this on Python 3.10
 Arch = Annotated[
-    Optional[str], typer.Option(metavar="ARCH", help="What weights belong to: torchvision:NAME, timm:NAME, ...")
-]  # noqa: UP045
+    str | None, typer.Option(metavar="ARCH", help="What weights belong to: torchvision:NAME, timm:NAME, ...")
+]
 Shapes = Annotated[
     Optional[list[str]],  # noqa: UP045
     typer.Option("--input", "-i", metavar="SHAPE", help="1x3x224x224 or x:1,3,224,224, once an input."),
@@ -105,7 +105,7 @@ def convert(
         source,
         commands.Feed(tuple(shapes or ()), inputs),
         out=out,
-        strategy=strategy,
+        strategy=_strategy(strategy),
         skip=tuple(skip or ()),
         report_file=report,
         verify=not no_verify,
@@ -173,7 +173,8 @@ def patterns(debug: Debug = False) -> int:
     return commands.patterns()
 
 
-COMMANDS = {"inspect": inspect, "verify": verify, "patterns": patterns}
+STRATEGIES: tuple[Literal["threshold"], Literal["untangle"]] = ("threshold", "untangle")
+COMMANDS: dict[str, Callable[..., int]] = {"inspect": inspect, "verify": verify, "patterns": patterns}
 # Options without a value, which may stand before a command's name.
 FLAGS = {"--debug", "--trust", "--verbose", "-v", "--quiet", "-q"}
 
@@ -211,6 +212,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             args=rest, prog_name=f"canonize {name}" if name else "canonize", standalone_mode=False
         )
         sys.stdout.flush()
+        if result == INTERRUPTED:  # how some versions of typer pass on a Ctrl-C, others raise Abort
+            raise KeyboardInterrupt
         return int(result or GOOD)
     except BrokenPipeError:  # `canonize inspect model.pt | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -255,6 +258,13 @@ def _wanted(source: str | None) -> str:
     if source is None:
         raise CanonizeError("no model is given", hint="Give MODEL, or --arch alone for random weights")
     return source
+
+
+def _strategy(name: str) -> Literal["threshold", "untangle"]:
+    for known in STRATEGIES:
+        if name == known:
+            return known
+    raise CanonizeError(f"there is no strategy {name!r}", hint="Use threshold or untangle")
 
 
 def _complain(message: str) -> None:

@@ -7,14 +7,14 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from rich.console import Console
 from torch import nn
 
 import canonize
-from canonize.errors import CanonizeError, ExportError, InputError, NotEquivalentError
+from canonize.errors import ExportError, InputError, NotEquivalentError
 from canonize.export import check_output, save
 from canonize.inputs import Inputs, Shape, from_shapes, infer, load_inputs, parse_shape
 from canonize.inputs.infer import dtype_and_device
@@ -88,7 +88,7 @@ def convert(
     feed: Feed,
     *,
     out: Path | None,
-    strategy: str,
+    strategy: Literal["threshold", "untangle"],
     skip: tuple[str, ...],
     report_file: Path | None,
     verify: bool,
@@ -97,8 +97,6 @@ def convert(
 ) -> int:
     """Canonize a model and write it. Nothing is written unless it is equivalent."""
     # Everything that can be known to be wrong is said before the long work.
-    if strategy not in ("threshold", "untangle"):
-        raise CanonizeError(f"there is no strategy {strategy!r}", hint="Use threshold or untangle")
     if out is not None and not dry_run:
         check_output(out)
     _check_report(report_file)
@@ -112,7 +110,8 @@ def convert(
             )
     except NotEquivalentError as error:
         return _different(error, out)
-    report: Report = canonical.report
+    report = canonical.report
+    assert isinstance(report, Report)
     report.notes[:0] = loaded.notes
     if not verify:
         report.notes.append("not verified: --no-verify")

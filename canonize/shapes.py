@@ -56,6 +56,10 @@ class Shapes:
         """A node's value under the example inputs: meta tensors for tensors, numbers for sizes."""
         return self._value(node, self.own)
 
+    def value_in(self, node: fx.Node, env: Environment) -> Any:
+        """A node's value under other input sizes; ``Unknown`` where it cannot be inferred."""
+        return self._value(node, env)
+
     def shape(self, node: fx.Node) -> tuple[int, ...] | None:
         """A node's shape under the example inputs, ``None`` if it is not a tensor."""
         value = self.value(node)

@@ -90,7 +90,8 @@ def check_output(path: str | os.PathLike[str]) -> None:
 
 def loader_snippet(path: str | os.PathLike[str]) -> str:
     """The lines of Python that load a file that `save` wrote."""
-    return FORMATS[Path(path).suffix.lower()].snippet(os.fspath(path))
+    lines: str = FORMATS[Path(path).suffix.lower()].snippet(os.fspath(path))
+    return lines
 
 
 def _inputs_for(model: nn.Module, example_inputs: Any) -> tuple[Inputs | None, list[str]]:

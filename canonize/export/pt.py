@@ -47,7 +47,8 @@ def snippet(path: str) -> str:
 def _without_annotations(model: nn.Module) -> nn.Module:
     """A twin without the type annotations that torch.fx carries over from the source.
 
-    It writes them into the code of the file, but fails on those that ``from __future__ import annotations`` left as text.
+    It writes them into the code of the file, and fails on those that ``from __future__ import annotations`` left as
+    text.
     """
     if not isinstance(model, fx.GraphModule) or not any(isinstance(node.type, str) for node in model.graph.nodes):
         return model

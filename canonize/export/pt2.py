@@ -1,4 +1,4 @@
-"""``.pt2``: the program ``torch.export`` makes, for runtimes. Its modules have lost their types: explain with ``.pt``."""
+"""``.pt2``: the program ``torch.export`` makes, for runtimes. Its modules have lost their types: ``.pt`` explains."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def exported(model: nn.Module, inputs: Inputs) -> tuple[torch.export.ExportedPro
         if shapes is not None:
             try:
                 return torch.export.export(model, shown.args, shown.kwargs, dynamic_shapes=shapes), shown, []
-            except Exception:  # noqa: S110 - every way the exporter has to say that a size is not free
+            except Exception:
                 pass
         program = torch.export.export(model, inputs.args, inputs.kwargs)
     return program, inputs, [STATIC] if shapes is not None else []

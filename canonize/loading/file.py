@@ -45,7 +45,7 @@ def read_safetensors(path: Path) -> dict[str, Any]:
 
 
 def read_exported(path: Path, trust: bool) -> nn.Module:
-    """The module of a ``.pt2`` file; only with `trust`, for ``torch.export.load`` unpickles parts of the file freely."""
+    """The module of a ``.pt2`` file; only with `trust`, for ``torch.export.load`` unpickles parts of it freely."""
     if not trust:
         raise LoadError(
             "reading a .pt2 file can run code that is in the file",

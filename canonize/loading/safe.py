@@ -11,9 +11,9 @@ import dataclasses
 import enum
 import functools
 import importlib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import nn
@@ -24,13 +24,16 @@ from torch.nn.utils.weight_norm import WeightNorm
 from canonize.compat import import_torchvision
 from canonize.errors import LoadError
 
+# As ``torch.serialization.safe_globals`` takes it.
+Allowed: TypeAlias = Callable[..., Any] | tuple[Callable[..., Any], str]
+
 # Where classes may be defined. torch has modules elsewhere that run text as code (torch.fx) or compile (torch.jit).
 TRUSTED = ("torch.nn.modules", "torch.nn.parallel.data_parallel", "torchvision", "timm")
 # Activations that modules keep as plain functions.
-ACTIVATIONS = frozenset(
-    "celu elu gelu glu hardsigmoid hardswish hardtanh leaky_relu logsigmoid mish relu relu6 selu sigmoid silu softmax "
-    "softplus softsign tanh".split()
-)
+ACTIVATIONS = {
+    *("celu", "elu", "gelu", "glu", "hardsigmoid", "hardswish", "hardtanh", "leaky_relu", "logsigmoid", "mish"),
+    *("relu", "relu6", "selu", "sigmoid", "silu", "softmax", "softplus", "softsign", "tanh"),
+}
 FUNCTION_HOMES = ("torch.nn.functional", "torch._C._nn")
 FUNCTION_MODULES = ("timm.layers.activations", "timm.layers.activations_me")
 
@@ -49,7 +52,7 @@ _PLAIN: dict[str, Any] = {
 _GRAPH_MODULES = ("torch.fx.graph_module.reduce_graph_module", "torch.fx.graph_module.reduce_package_graph_module")
 
 
-def allowed(names: Iterable[str], packages: tuple[str, ...], path: Path) -> tuple[list[tuple[Any, str]], list[str]]:
+def allowed(names: Iterable[str], packages: tuple[str, ...], path: Path) -> tuple[list[Allowed], list[str]]:
     """Sort what a file names into objects it may use and names it may not.
 
     Returns
@@ -63,7 +66,7 @@ def allowed(names: Iterable[str], packages: tuple[str, ...], path: Path) -> tupl
     LoadError
         If an allowed package is there but the class is not, or the package is missing.
     """
-    known: list[tuple[Any, str]] = []
+    known: list[Allowed] = []
     unknown: list[str] = []
     for name in names:
         found = _resolve(name, packages, path)

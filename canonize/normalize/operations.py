@@ -237,7 +237,7 @@ def fixed_affine(ctx: Context, input: Any, scale: Any = 1.0, shift: Any = 0.0) -
     operands = []
     for value in (scale, shift):
         exact = value.exact if isinstance(value, FixedValue) else value
-        tensor = torch.as_tensor(exact)
+        tensor = _as_tensor(exact)
         if tensor.is_complex() or tensor.ndim > len(shape):
             return None
         tensor = tensor.detach().to(EXACT)
@@ -251,6 +251,11 @@ def fixed_affine(ctx: Context, input: Any, scale: Any = 1.0, shift: Any = 0.0) -
     owner = _owner(scale, shift)
     name = next((v.name for v in (scale, shift) if isinstance(v, FixedValue) and v.name), "")
     return Layer(FrozenAffine(affine, [Origin(name or ctx.path or ctx.node.name, ctx.kind)]), (input,), owner)
+
+
+def _as_tensor(value: Any) -> Tensor:
+    """A number as a float64 tensor: torch's default would round it to float32."""
+    return value if isinstance(value, Tensor) else torch.as_tensor(value, dtype=EXACT)
 
 
 def _fixed(value: Any) -> bool:
@@ -328,7 +333,7 @@ def divide(ctx: Context, input: Any, other: Any, *, rounding_mode: str | None = 
     """Division by something fixed."""
     if rounding_mode is not None or not is_node(input) or not _fixed(other):
         return None
-    exact = torch.as_tensor(other.exact if isinstance(other, FixedValue) else other)
+    exact = _as_tensor(other.exact if isinstance(other, FixedValue) else other)
     inverse = 1.0 / exact.detach().to(EXACT)
     if not bool(torch.isfinite(inverse).all()):
         return None

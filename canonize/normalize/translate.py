@@ -15,6 +15,7 @@ from torch import Tensor, fx, nn
 from canonize import nn as cnn
 from canonize.affine import Affine, batch_norm
 from canonize.capture import Captured, is_leaf
+from canonize.capture.captured import GUARD
 from canonize.errors import CaptureError
 from canonize.inputs import Inputs
 from canonize.network import FrozenAffine, Network, Origin, keep_exact, shell
@@ -25,6 +26,8 @@ from canonize.normalize.operations import OPERATIONS, Context, Layer, Same
 from canonize.shapes import Shapes
 
 BATCH_NORM = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
+# With running statistics these, too, are a fixed affine in eval mode.
+INSTANCE_NORM = (nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d)
 DROPOUT = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout)
 # Functions and methods whose outputs are copies of the elements of their first argument.
 MOVEMENT = {
@@ -86,6 +89,9 @@ class _Translation:
             return self.network.graph.output(self._values_of(node.args[0]))
         if node in self.fixed:
             return None  # becomes an argument, or a Constant where something reads it
+        if _is_guard(node):
+            self.network.notes.append(str(node.args[1]).partition(": ")[2])
+            return self._copy(node)
         if _is_assertion(node):
             return None
         if node.op == "call_module":
@@ -130,9 +136,9 @@ class _Translation:
         module = self.root.get_submodule(target)
         if isinstance(module, (*DROPOUT, nn.Identity)):
             return self.values.get(_first(node)) if _first(node) in self.values else self._value_of(_first(node))
-        if isinstance(module, BATCH_NORM) and module.running_mean is not None and module.running_var is not None:
+        if isinstance(module, (*BATCH_NORM, *INSTANCE_NORM)) and module.running_mean is not None:
             shape = self.shapes.shape(_first(node))
-            if shape is not None:
+            if shape is not None and (isinstance(module, BATCH_NORM) or len(shape) == _dims_of(module) + 2):
                 return self._batch_norm(node, module, len(shape))
         if isinstance(module, cnn.Rearrange | nn.Flatten) and self._is_idle(node):
             return self._value_of(_first(node))
@@ -153,7 +159,7 @@ class _Translation:
     def _batch_norm(self, node: fx.Node, module: nn.Module, ndim: int) -> fx.Node:
         mean, var = module.running_mean, module.running_var
         assert isinstance(mean, Tensor) and isinstance(var, Tensor)
-        affine = batch_norm(module.weight, module.bias, mean, var, float(module.eps), ndim)  # type: ignore[arg-type]
+        affine = batch_norm(module.weight, module.bias, mean, var, float(module.eps), ndim)
         return self._affine(str(node.target), affine.compress(), [Origin(str(node.target), type(module).__name__)], node)
 
     def _affine(self, name: str, affine: Affine, origins: list[Origin], node: fx.Node) -> fx.Node:
@@ -243,9 +249,11 @@ class _Translation:
         args, kwargs = _map(node.args, slot), _map(node.kwargs, slot)
         target = _target_name(node)
         moves = name in MOVEMENT and inputs and node.args and isinstance(node.args[0], fx.Node) and inputs[0] is self._value_of(node.args[0])
-        if target in (".view", "torch.ops.aten.view.default"):
-            # A view of what used to be contiguous: operations that only changed the layout are gone.
-            target = ".reshape" if target == ".view" else "torch.ops.aten.reshape.default"
+        # A view of what used to be contiguous: operations that only changed the layout are gone.
+        if target in ("torch.ops.aten.view.default", "torch.ops.aten._unsafe_view.default"):
+            target = "torch.ops.aten.reshape.default"
+        elif target == ".view" and not isinstance(node.args[1], torch.dtype):
+            target = ".reshape"
         cls = cnn.Rearrange if moves else cnn.Call
         if cls is cnn.Rearrange and not isinstance(self.shapes.value(node), Tensor):
             cls = cnn.Call
@@ -312,14 +320,23 @@ class _Translation:
     def _sweep(self) -> None:
         """Erase what nobody reads."""
         for node in reversed(list(self.network.graph.nodes)):
-            if not node.users and node.op not in ("placeholder", "output"):
+            if not node.users and node.op not in ("placeholder", "output") and not _is_guard(node):
                 self.network.remove(node)
+
+
+def _dims_of(module: nn.Module) -> int:
+    return int(type(module).__name__[-2])
 
 
 def _first(node: fx.Node) -> fx.Node:
     first = node.args[0] if node.args else next(iter(node.kwargs.values()))
     assert isinstance(first, fx.Node)
     return first
+
+
+def _is_guard(node: fx.Node) -> bool:
+    """Whether a node checks that an input has the sizes that the graph was captured for."""
+    return node.target is torch._assert and str(node.args[1]).startswith(GUARD)
 
 
 def _is_assertion(node: fx.Node) -> bool:

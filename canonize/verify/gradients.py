@@ -12,7 +12,7 @@ from canonize.inputs import Inputs
 from canonize.report import Check
 from canonize.verify import measure, regimes, run
 from canonize.verify.candidate import Candidate
-from canonize.verify.judge import EXACT_TOLERANCE
+from canonize.verify.judge import EXACT_TOLERANCE, exact_tolerance
 from canonize.verify.oracle import Oracle, representable
 
 _FACTOR = 8.0
@@ -66,7 +66,10 @@ def _exact(oracle: Oracle, candidate: Candidate, case: regimes.Case) -> Check | 
         return "input gradients were not compared: the reference has none that is finite"
     difference = _against(truth, candidate, case.inputs, weights)
     detail = difference.mismatch or f"largest at {difference.where}"
-    return _check(case.name, difference.error, EXACT_TOLERANCE, detail)
+    tolerance = EXACT_TOLERANCE
+    if difference.error > tolerance and not difference.mismatch:
+        tolerance = exact_tolerance(oracle.gradient_response(case.inputs, weights))
+    return _check(case.name, difference.error, tolerance, detail)
 
 
 def _rounded(oracle: Oracle, candidate: Candidate, cases: list[regimes.Case]) -> Check | str:

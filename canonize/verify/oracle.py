@@ -95,6 +95,21 @@ class Oracle:
         errors = [difference.error for difference in measure.differences(truth, found)]
         return [error if math.isfinite(error) else 0.0 for error in errors]
 
+    def response(self, inputs: Inputs) -> list[float]:
+        """How far the truth moves, relative to its scale, when every input moves by one float64 rounding step."""
+        moved = self.truth(_one_step_away(inputs.to(dtype=torch.float64), torch.float64))
+        errors = [difference.error for difference in measure.differences(self.truth(inputs), moved)]
+        return [error if math.isfinite(error) else 0.0 for error in errors]
+
+    def gradient_response(self, inputs: Inputs, weights: list[Tensor]) -> float:
+        """How far the input gradients move when every input moves by one float64 rounding step."""
+        moved = _one_step_away(inputs.to(dtype=torch.float64), torch.float64)
+        before, after = self.gradients(inputs, weights), self.gradients(moved, weights)
+        if before is None or after is None:
+            return 0.0
+        errors = [difference.error for difference in measure.differences(before, after)]
+        return max((error for error in errors if math.isfinite(error)), default=0.0)
+
     def gradients(self, inputs: Inputs, weights: list[Tensor], wide: bool = True) -> list[Tensor] | None:
         """Input gradients of the truth, or of the reference in its own precision; see `run.input_gradients`."""
         if wide:

@@ -50,6 +50,10 @@ def _example(fate: AffineFate) -> str:
 def headline(report: Report) -> str:
     """How many affines there were and where they are now, in one sentence."""
     total = len(report.affines)
+    if not total and report.findings:  # inspected, not rewritten
+        by_rule = Counter(finding.rule for finding in report.findings)
+        counts = ", ".join(f"{count} x {rule}" for rule, count in sorted(by_rule.items()))
+        return f"{report.model}: not canonical in {len(report.findings)} places ({counts})"
     if not total:
         return f"{report.model}: no BatchNorm and no other loose affine"
     kinds = Counter(fate.kind for fate in report.affines)

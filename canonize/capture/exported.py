@@ -1,0 +1,195 @@
+"""Capture with ``torch.export``: what the model does on example inputs, with free sizes where they may be free."""
+
+from __future__ import annotations
+
+import operator
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+
+from canonize.capture.captured import GUARD, Captured, input_names, path_of
+from canonize.errors import CaptureError
+from canonize.inputs import Inputs
+
+
+
+def export_trace(root: nn.Module, inputs: Inputs) -> Captured:
+    """Trace with ``torch.export``, with the batch size free where the model allows."""
+    program = _export(root, inputs).run_decompositions({})
+    signature = program.graph_signature
+    graph = program.graph
+    fixed = _fixed_sizes(program, inputs)
+    constants = dict(program.constants)
+    names = {
+        **signature.inputs_to_parameters,
+        **signature.inputs_to_buffers,
+        **signature.inputs_to_lifted_tensor_constants,
+    }
+    user_inputs = []
+    for node in list(graph.nodes):
+        node.meta["path"] = path_of(node)
+        if node.op != "placeholder":
+            continue
+        if node.name not in names:
+            user_inputs.append(node)
+            continue
+        target = names[node.name]
+        _keep_constant(root, target, constants)
+        with graph.inserting_before(node):
+            attribute = graph.create_node("get_attr", target)
+        attribute.meta["path"] = ""
+        node.replace_all_uses_with(attribute)
+        graph.erase_node(node)
+    _restore_input_structure(graph, root, inputs, user_inputs)
+    _restore_output_structure(graph, signature, program.call_spec.out_spec)
+    _guard_sizes(graph, inputs, fixed)
+    for node in graph.nodes:
+        if isinstance(node.target, torch._ops.HigherOrderOperator):
+            raise CaptureError(
+                f"it uses {node.target.name()}, which has no place in a canonical graph",
+                node.meta["path"] or type(root).__name__,
+                "Take the control flow (or the torch.no_grad block) out of forward.",
+            )
+    return Captured(graph, root, "torch.export")
+
+
+def _export(root: nn.Module, inputs: Inputs) -> torch.export.ExportedProgram:
+    import logging
+    import warnings
+
+    logging.getLogger("torch.export").setLevel(logging.ERROR)
+    batch = inputs.batch_size
+    attempts: list[tuple[Inputs, Any]] = []
+    sample = inputs if batch is None or batch > 1 else (inputs.with_batch(2) or inputs)
+    if batch is not None:
+        attempts.append((sample, _dynamic_shapes(sample, trailing=True)))
+        attempts.append((sample, _dynamic_shapes(sample, trailing=False)))
+    attempts.append((inputs, None))
+    failure: Exception | None = None
+    for example, shapes in attempts:
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                return torch.export.export(
+                    root, example.args, example.kwargs or None, dynamic_shapes=shapes, strict=False
+                )
+        except Exception as error:  # the last attempt's failure is raised below
+            failure = failure or error
+    assert failure is not None
+    raise failure
+
+
+def _dynamic_shapes(inputs: Inputs, trailing: bool) -> dict[str, Any] | tuple[Any, ...]:
+    """``Dim.AUTO`` for dimension 0 of every tensor that has the batch size there, and for the image size if asked."""
+    batch = inputs.batch_size
+
+    def shape_of(value: Any) -> Any:
+        if isinstance(value, Tensor):
+            free = {0} if value.ndim > 0 and value.shape[0] == batch else set()
+            if trailing and value.is_floating_point():
+                free |= set(range(2, value.ndim))
+            return {dim: torch.export.Dim.AUTO for dim in free}
+        if isinstance(value, tuple | list):
+            return type(value)(shape_of(item) for item in value)
+        if isinstance(value, dict):
+            return {key: shape_of(item) for key, item in value.items()}
+        return None
+
+    args = tuple(shape_of(value) for value in inputs.args)
+    if not inputs.kwargs:
+        return args
+    return (*args, *(shape_of(value) for value in inputs.kwargs.values()))
+
+
+def _keep_constant(root: nn.Module, target: str, constants: dict[str, Any]) -> None:
+    """Make a lifted tensor constant an attribute of the root."""
+    if target not in constants:
+        return
+    owner = root
+    *parents, last = target.split(".")
+    for name in parents:
+        owner = getattr(owner, name)
+    if not hasattr(owner, last):
+        owner.register_buffer(last, constants[target], persistent=False)
+
+
+def _restore_input_structure(graph: fx.Graph, root: nn.Module, inputs: Inputs, leaves: list[fx.Node]) -> None:
+    """Give the graph the arguments of ``forward`` back: flat leaves become items of their containers."""
+    names = list(input_names(type(root).forward, inputs))
+    values = [*inputs.args, *inputs.kwargs.values()]
+    first = next(iter(graph.nodes))
+    remaining = iter(leaves)
+
+    def unpack(value: Any, node: fx.Node) -> None:
+        if isinstance(value, tuple | list):
+            pairs: list[tuple[Any, Any]] = list(enumerate(value))
+        elif isinstance(value, dict):
+            pairs = list(value.items())
+        else:
+            leaf = next(remaining)
+            leaf.replace_all_uses_with(node)
+            graph.erase_node(leaf)
+            return
+        for key, item in pairs:
+            unpack(item, graph.call_function(operator.getitem, (node, key)))
+
+    with graph.inserting_before(first):
+        placeholders = [graph.placeholder(f"arg_{name}") for name in names]
+        for name, node in zip(names, placeholders, strict=True):
+            node.target = name
+            node.meta["path"] = ""
+        for value, node in zip(values, placeholders, strict=True):
+            unpack(value, node)
+    for node in graph.nodes:
+        node.meta.setdefault("path", "")
+
+
+def _fixed_sizes(program: torch.export.ExportedProgram, inputs: Inputs) -> list[dict[int, int]]:
+    """For every input tensor, the trailing sizes that the graph has taken for constants."""
+    names = program.graph_signature.user_inputs
+    values = {n.name: n.meta.get("val") for n in program.graph.nodes if n.op == "placeholder"}
+    fixed = []
+    for name in names:
+        value = values.get(name) if isinstance(name, str) else None
+        if isinstance(value, Tensor) and value.is_floating_point():
+            fixed.append({d: int(s) for d, s in enumerate(value.shape) if d >= 2 and isinstance(s, int)})
+        elif isinstance(value, Tensor):
+            fixed.append({})
+    return fixed
+
+
+def _guard_sizes(graph: fx.Graph, inputs: Inputs, fixed: list[dict[int, int]]) -> None:
+    """Check those sizes, so that another image is refused instead of computed as if it had them."""
+    given = [*inputs.args, *inputs.kwargs.values()]
+    placeholders = [node for node in graph.nodes if node.op == "placeholder"]
+    if not all(isinstance(value, Tensor) for value in given) or len(fixed) != len(given):
+        return
+    first = next(node for node in graph.nodes if node.op != "placeholder")
+    with graph.inserting_before(first):
+        for node, sizes in zip(placeholders, fixed, strict=True):
+            for dim, size in sizes.items():
+                actual = graph.call_method("size", (node, dim))
+                holds = graph.call_function(operator.eq, (actual, size))
+                message = (
+                    f"{GUARD}: this canonical model holds where dimension {dim} of {node.target} is {size}. "
+                    "Canonize again with an input of the size you need."
+                )
+                check = graph.call_function(torch._assert, (holds, message))
+                for new in (actual, holds, check):
+                    new.meta["path"] = ""
+
+
+def _restore_output_structure(graph: fx.Graph, signature: Any, out_spec: Any) -> None:
+    from torch.export.graph_signature import OutputKind
+    from torch.utils import _pytree
+
+    output = next(node for node in reversed(list(graph.nodes)) if node.op == "output")
+    values = output.args[0]
+    assert isinstance(values, tuple | list)
+    kept = [
+        value
+        for value, spec in zip(values, signature.output_specs, strict=True)
+        if spec.kind == OutputKind.USER_OUTPUT
+    ]
+    output.args = (_pytree.tree_unflatten(kept, out_spec),)

@@ -1,0 +1,40 @@
+"""What a module may carry beside its ``forward``, and no tracer sees."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+
+from canonize.bake import is_weight_hook
+from canonize.errors import CaptureError
+
+
+def refuse_what_a_trace_would_drop(model: nn.Module) -> None:
+    """Raise where a module carries something that is not in its ``forward``.
+
+    Raises
+    ------
+    CaptureError
+        For forward hooks and backward hooks: they run around ``forward``, where no tracer sees them.
+    """
+    for name, module in model.named_modules():
+        where = name or type(model).__name__
+        for kind, hooks in (
+            ("forward pre-hook", module._forward_pre_hooks),
+            ("forward hook", module._forward_hooks),
+            ("backward hook", module._backward_hooks),
+            ("backward pre-hook", module._backward_pre_hooks),
+        ):
+            for hook in hooks.values():
+                if is_weight_hook(hook):  # bake_weights evaluates it
+                    continue
+                raise CaptureError(
+                    f"it carries a {kind} ({_describe(hook)}), which a trace would silently drop",
+                    where,
+                    "Remove the hook (its handle has .remove()) and register it on the canonical model instead.",
+                )
+
+
+def _describe(hook: Any) -> str:
+    return getattr(hook, "__qualname__", None) or type(hook).__name__

@@ -1,0 +1,265 @@
+"""Capture with ``torch.fx``: proxies that know their sizes, so that code that looks at shapes can be traced.
+
+Where Python asks a proxy for a plain number or a truth value (an ``if`` or an ``assert`` on a shape, a loop over a
+range), the answer is worked out on meta tensors. It must not depend on the batch size. Where it depends on another
+size that the model leaves free, the graph gets a check, so that the canonical model refuses inputs it was not captured
+for instead of computing something else.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import operator
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+from torch.fx.proxy import Attribute, TraceError
+
+from canonize.capture.captured import GUARD, Captured, input_names, path_of
+from canonize.inputs import Inputs
+from canonize.shapes import Shapes, Unknown
+
+# What a subclass of a torch layer may define and still be the layer it inherits from.
+_HARMLESS = {
+    "__init__", "__module__", "__doc__", "__qualname__", "__annotations__", "__constants__", "__static_attributes__",
+    "__firstlineno__", "__parameters__", "__annotations_cache__", "__annotate_func__", "extra_repr", "__repr__",
+    "reset_parameters",
+}  # fmt: skip
+# Functions that make a tensor from sizes, and do not look whether a size is a proxy.
+_FACTORIES = ("zeros", "ones", "full", "empty", "arange", "linspace", "eye", "rand", "randn", "as_tensor", "tensor")
+# Functions that look into their arguments.
+_SEQUENCES = ("pack_padded_sequence", "pad_packed_sequence", "pack_sequence", "pad_sequence")
+
+
+# What torch.fx replaces while it traces; values must be worked out with the real ones.
+_CALL, _GETATTR = nn.Module.__call__, nn.Module.__getattr__
+
+
+@contextlib.contextmanager
+def _untraced() -> Iterator[None]:
+    """Run modules for real in the middle of a trace."""
+    patched = nn.Module.__call__, nn.Module.__getattr__
+    nn.Module.__call__, nn.Module.__getattr__ = _CALL, _GETATTR  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        nn.Module.__call__, nn.Module.__getattr__ = patched  # type: ignore[method-assign]
+
+
+class _Sized:
+    """What Python may ask a proxy: its length, its items, its value as a number."""
+
+    def __getattr__(self, name: str) -> Any:
+        return _SizedAttribute(self, name)  # type: ignore[arg-type]
+
+    def __len__(self) -> int:
+        return len(_plain(self))
+
+    def __index__(self) -> int:
+        return operator.index(_plain(self))
+
+    def __int__(self) -> int:
+        return int(_plain(self))
+
+    def __float__(self) -> float:
+        return float(_plain(self))
+
+
+class _SizedProxy(_Sized, fx.Proxy):
+    """A value of the graph."""
+
+
+class _SizedAttribute(_Sized, Attribute):
+    """An attribute of a value (``x.shape``)."""
+
+
+def _plain(proxy: Any) -> Any:
+    tracer = proxy.tracer
+    assert isinstance(tracer, _Tracer)
+    return tracer.decide(proxy.node)
+
+
+class _Tracer(fx.Tracer):
+    """Leaves are torch's own layers and canonize's; buffers become nodes; only the given inputs are inputs."""
+
+    proxy_buffer_attributes = True
+
+    def __init__(self, inputs: Inputs) -> None:
+        super().__init__(autowrap_functions=tuple(_sequence_functions().values()))
+        self.inputs = inputs
+        self.sizes: Shapes | None = None
+        self.guarded: dict[fx.Node, Any] = {}
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        return is_leaf(m)
+
+    def proxy(self, node: fx.Node) -> fx.Proxy:
+        return _SizedProxy(node, self)
+
+    def create_args_for_root(
+        self, root_fn: Callable[..., Any], is_module: bool, concrete_args: Any = None
+    ) -> tuple[Any, list[Any]]:
+        names = list(input_names(root_fn, self.inputs))
+        given = [*self.inputs.args, *self.inputs.kwargs.values()]
+        proxies = [self.create_proxy("placeholder", name, (), {}) for name in names]
+        # A flag or a number is part of what is captured; only tensors, alone or nested, vary from call to call.
+        values = [p if _holds_tensor(value) else value for p, value in zip(proxies, given, strict=True)]
+        count = len(self.inputs.args)
+        keywords = list(self.inputs.kwargs)
+
+        def call(root: nn.Module, *values: Any) -> Any:
+            return root_fn(root, *values[:count], **dict(zip(keywords, values[count:], strict=True)))
+
+        return call, [self.root, *values]
+
+    # ------------------------------------------------------------------ what Python asks
+
+    def to_bool(self, obj: fx.Proxy) -> bool:
+        """An ``if``, ``while`` or ``assert`` on a value of the graph."""
+        return bool(self.decide(obj.node))
+
+    def iter(self, obj: fx.Proxy) -> Iterator[Any]:
+        """Unpacking: as many items as the value has, each still a value of the graph."""
+        with _untraced():
+            value = self._own_value(obj.node)
+        if isinstance(value, Tensor):
+            self.decide(obj.shape[0].node)
+            return iter([obj[i] for i in range(value.shape[0])])
+        if not isinstance(value, tuple | list):
+            raise TraceError(f"{obj.node.name} cannot be unpacked while tracing")
+        return iter([obj[i] for i in range(len(value))])
+
+    def decide(self, node: fx.Node) -> Any:
+        """The plain value of a node that only computes with sizes.
+
+        Raises
+        ------
+        TraceError
+            If it depends on the data or on the batch size.
+        """
+        with _untraced():
+            value = self._own_value(node)
+            if isinstance(value, Tensor | fx.Proxy) or value is Unknown:
+                raise TraceError(f"{node.name} is decided by the data, not by shapes")
+            shapes = self._shapes()
+            if any(shapes.value_in(node, env) not in (value, Unknown) for env in shapes.batch_variants):
+                raise TraceError(f"{node.name} depends on the batch size")
+            guard = node not in self.guarded and self._depends_on_size(node)
+        if guard:
+            self.guarded[node] = value
+            self._guard(node, value)
+        return value
+
+    def _shapes(self) -> Shapes:
+        if self.sizes is None:
+            self.sizes = Shapes(self.graph, self.inputs, self._find)
+        return self.sizes
+
+    def _find(self, target: str) -> Any:
+        found: Any = self.root
+        for part in target.split("."):
+            found = getattr(found, part)
+        return found
+
+    def _own_value(self, node: fx.Node) -> Any:
+        return self._shapes().value(node)
+
+    def _depends_on_size(self, node: fx.Node) -> bool:
+        """Whether any number behind a decision differs for another batch or image size."""
+        shapes = self._shapes()
+        todo, seen = [node], {node}
+        while todo:
+            current = todo.pop()
+            own = shapes.value(current)
+            if isinstance(own, Tensor):
+                continue
+            for env in (*shapes.batch_variants, *shapes.size_variants):
+                other = shapes.value_in(current, env)
+                if other is not Unknown and other != own:
+                    return True
+            for source in current.all_input_nodes:
+                if source not in seen:
+                    seen.add(source)
+                    todo.append(source)
+        return False
+
+    def _guard(self, node: fx.Node, value: Any) -> None:
+        if isinstance(value, bool):
+            holds = node if value else self.graph.call_function(operator.not_, (node,))
+        else:
+            holds = self.graph.call_function(operator.eq, (node, value))
+        message = f"{GUARD}: this canonical model holds where {node.name} is {value}. Canonize again with such an input."
+        self.graph.call_function(torch._assert, (holds, message))
+
+
+def _holds_tensor(value: Any) -> bool:
+    if isinstance(value, tuple | list):
+        return any(_holds_tensor(item) for item in value)
+    if isinstance(value, dict):
+        return any(_holds_tensor(item) for item in value.values())
+    return isinstance(value, Tensor)
+
+
+def _sequence_functions() -> dict[str, Callable[..., Any]]:
+    from torch.nn.utils import rnn
+
+    return {name: getattr(rnn, name) for name in _SEQUENCES}
+
+
+def _factory_functions() -> dict[str, Callable[..., Any]]:
+    return {name: getattr(torch, name) for name in _FACTORIES}
+
+
+class _PatchedModule:
+    """Replace functions in a namespace by versions that record a call when handed a proxy."""
+
+    def __init__(self, namespace: Any, functions: dict[str, Callable[..., Any]]) -> None:
+        self.namespace, self.functions = namespace, functions
+
+    def __enter__(self) -> None:
+        for name, function in self.functions.items():
+            setattr(self.namespace, name, _recording(function))
+
+    def __exit__(self, *_: object) -> None:
+        for name, function in self.functions.items():
+            setattr(self.namespace, name, function)
+
+
+def _recording(function: Callable[..., Any]) -> Callable[..., Any]:
+    def wrapper(*args: Any, **kwargs: Any) -> Any:
+        for value in (*args, *kwargs.values()):
+            if isinstance(value, fx.Proxy):
+                return value.tracer.create_proxy("call_function", function, args, kwargs)
+        return function(*args, **kwargs)
+
+    return wrapper
+
+
+def symbolic_trace(root: nn.Module, inputs: Inputs) -> Captured:
+    """Trace with ``torch.fx``; nothing is executed, every size stays free."""
+    from torch.nn.utils import rnn
+
+    tracer = _Tracer(inputs)
+    with _PatchedModule(rnn, _sequence_functions()), _PatchedModule(torch, _factory_functions()):
+        graph = tracer.trace(root)
+    for node in graph.nodes:
+        node.meta["path"] = path_of(node)
+    return Captured(graph, root, "symbolic_trace")
+
+
+def is_leaf(module: nn.Module) -> bool:
+    """Whether a module is one operation: a layer of torch or of canonize, as its class defines it."""
+    if "forward" in vars(module) or isinstance(module, nn.Sequential | fx.GraphModule):
+        return False
+    own: set[str] = set()
+    for cls in type(module).__mro__:
+        if cls.__module__.startswith(("torch.nn", "torch.ao.nn")) or cls.__module__ == "canonize.nn":
+            return cls is not nn.Module and not (own - _HARMLESS) & set(_attributes(cls))
+        own |= set(vars(cls))
+    return False
+
+
+def _attributes(cls: type) -> set[str]:
+    return {name for base in cls.__mro__ if base is not object for name in vars(base)}

@@ -1,0 +1,1 @@
+"""Small hard models, one file a theme; `tests.models` gathers them."""
