@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 
-from torch import fx, nn
+from torch import Tensor, fx, nn
 
 from canonize.capture import capture
 from canonize.errors import CaptureError
@@ -20,6 +20,7 @@ from canonize.inputs import Inputs
 from canonize.linear import LINEAR
 from canonize.nn import Offset
 from canonize.normalize.translate import BATCH_NORM, DROPOUT, operation_name
+from canonize.patterns.stacked_linear import refusal
 from canonize.report import Finding, Report
 
 WHY = {
@@ -102,14 +103,16 @@ def _loose_affines(module: fx.GraphModule) -> Iterator[Finding]:
 
 
 def _stacked(module: fx.GraphModule) -> Iterator[Finding]:
-    from canonize.patterns.stacked import mergeable
-
-    layers = dict(module.named_modules())
     for node in module.graph.nodes:
-        pair = mergeable(layers, node)
-        if pair is not None:
-            first, second = pair
-            yield _finding("C2", second, f"{first} and {second} are one linear layer")
+        source = node.args[0] if node.args else None
+        if not isinstance(source, fx.Node) or len(source.users) != 1:
+            continue
+        first, second = _module(module, source), _module(module, node)
+        if not isinstance(first, LINEAR) or not isinstance(second, LINEAR):
+            continue
+        biased = isinstance(first.bias, Tensor) and bool(first.bias.detach().any())
+        if refusal(first, second, biased) is None:
+            yield _finding("C2", _where(node), f"{source.target} and {node.target} are one linear layer")
 
 
 def _calls(module: fx.GraphModule) -> Iterator[Finding]:

@@ -122,6 +122,12 @@ class PendingWeights:
             self.bias_touched = True
         self.in_scale = scale if self.in_scale is None else self.in_scale * scale
 
+    def set(self, weight: Tensor, bias: Tensor | None) -> None:
+        """Exchange weight and bias (float64) for others."""
+        self.weight, self.bias = weight, bias
+        self.in_scale = self.out_scale = None
+        self.baked, self.bias_touched = True, bias is not None
+
     def write(self, module: nn.Module, dtype: torch.dtype | None) -> None:
         """Give ``module`` new parameters with everything pending applied, rounded once to ``dtype``."""
         if self.rescaled:

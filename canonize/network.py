@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import keyword
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -101,7 +102,7 @@ class Network:
     def fresh_name(self, wanted: str) -> str:
         """A qualified name that neither is taken nor contains, nor lies in, another layer."""
         wanted = re.sub(r"[^0-9A-Za-z_.]", "_", wanted).strip(".") or "layer"
-        wanted = ".".join(part if part[0].isalpha() or part[0] in "_" or part.isdigit() else f"_{part}" for part in wanted.split(".") if part)
+        wanted = ".".join(_usable(part) for part in wanted.split(".") if part)
         parts = wanted.split(".")
         # A name below a layer would make the layer a container: put it beside the layer instead.
         for cut in range(1, len(parts)):
@@ -206,6 +207,13 @@ class Network:
         built = fx.GraphModule(root, graph, self.name)
         built.eval()
         return built
+
+
+def _usable(part: str) -> str:
+    """A part of a qualified name that Python and ``nn.Module`` accept as an attribute."""
+    if hasattr(nn.Module, part) or keyword.iskeyword(part):
+        return f"{part}_call"
+    return part if part[0].isalpha() or part[0] == "_" or part.isdigit() else f"_{part}"
 
 
 def shell(module: nn.Module) -> nn.Module:

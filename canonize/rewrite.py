@@ -10,8 +10,8 @@ from torch import fx
 from canonize.errors import RewriteError
 from canonize.flow import Plan, Refused
 from canonize.flow.plan import label
-from canonize.network import Network, Origin
-from canonize.patterns import Pattern, chosen
+from canonize.network import FrozenAffine, Network, Origin
+from canonize.patterns import MergePattern, Pattern, chosen, chosen_merges
 from canonize.patterns.last_resort import ExplicitLinearLayer, keep_as_it_is
 from canonize.report import AffineFate, Outcome, Refusal, Rewrite
 
@@ -71,6 +71,7 @@ def rewrite(
     patterns = chosen(strategy, skip)
     early = [p for p in patterns if not isinstance(p, ExplicitLinearLayer)]
     late = [p for p in patterns if isinstance(p, ExplicitLinearLayer)]
+    merges = chosen_merges(skip)
     total = len(network.affines())
     bound = 20 * (len(network.modules) + 1)
     changed = True
@@ -85,6 +86,10 @@ def rewrite(
                     progress("rewrite", total - len(network.affines()), total)
                 if len(journal.rewrites) > bound:
                     raise RewriteError("the rewriting does not come to an end", label(network, node))
+        for merge in merges:
+            for node in list(network.graph.nodes):
+                if node.op == "call_module" and str(node.target) in network.modules and merge.match(network, node):
+                    changed |= _merge(network, merge, node, journal)
     for node in network.affines():
         if not any(_try(network, pattern, node, journal) for pattern in late):
             _leave(network, node, journal)
@@ -113,6 +118,28 @@ def _try(network: Network, pattern: Pattern, node: fx.Node, journal: Journal) ->
         course.patterns.append(pattern.name)
         if last:
             course.outcome = "last resort"
+    return True
+
+
+def _merge(network: Network, pattern: MergePattern, node: fx.Node, journal: Journal) -> bool:
+    name = label(network, node)
+    merge = pattern.check(network, node)
+    if isinstance(merge, Refused):
+        journal.refusals[pattern.name, name] = Refusal(pattern.name, name, merge.reason, merge.nodes)
+        return False
+    gone = network.module(merge.first)
+    origins = gone.origins if isinstance(gone, FrozenAffine) else ()
+    lost = label(network, merge.first)
+    into = pattern.rewrite(network, node, merge)
+    journal.rewrites.append(Rewrite(pattern.name, lost, (into,)))
+    for course in journal.courses.values():
+        # What an earlier fold has put into the layer that is gone now lies in the merged one.
+        course.into[:] = [into if layer == lost else layer for layer in course.into]
+    for origin in origins:
+        journal.courses[origin].into.append(into)
+        journal.courses[origin].patterns.append(pattern.name)
+    for key in [key for key in journal.refusals if key[1] == lost]:
+        del journal.refusals[key]
     return True
 
 

@@ -38,7 +38,7 @@ class Step:
     module_of : int or None
         Index of an earlier step whose module this one calls again.
     outputs, kernel, stride, padding, dilation, groups, mode, bias, eps
-        Options of the operation; those it does not know keep their defaults.
+        Options of the operation; it ignores those it does not know. For ``relu``, `bias` means in place.
     """
 
     operation: str
@@ -267,7 +267,8 @@ def _steps(draw: st.DrawFn, steps: list[Step], shapes: list[Shape]) -> Step:
             return dataclasses.replace(steps[owner], sources=(source,), module_of=owner)
     operation = draw(st.sampled_from(_UNARY))
     if operation not in ("conv", "transposed", "average", "maximum"):
-        return Step(operation, (source,), bias=draw(st.booleans()), eps=draw(st.sampled_from((1e-5, 1e-3, 0.5))))
+        flag = draw(st.booleans()) and (operation != "relu" or _may_be_overwritten(source, steps))
+        return Step(operation, (source,), bias=flag, eps=draw(st.sampled_from((1e-5, 1e-3, 0.5))))
     groups = draw(st.sampled_from([g for g in (1, 1, 2, channels) if channels % g == 0]))
     return Step(
         operation,
@@ -284,4 +285,11 @@ def _steps(draw: st.DrawFn, steps: list[Step], shapes: list[Shape]) -> Step:
 
 
 def _reusable(step: Step) -> bool:
-    return step.operation in MODULES and step.module_of is None
+    in_place = step.operation == "relu" and step.bias
+    return step.operation in MODULES and step.module_of is None and not in_place
+
+
+def _may_be_overwritten(source: int, steps: list[Step]) -> bool:
+    """Whether a rectifier may work in place on a value: torch refuses the backward pass where it was saved before."""
+    kept = ("conv", "transposed", "norm", "sum", "concat")
+    return source == len(steps) > 0 and steps[-1].operation in kept

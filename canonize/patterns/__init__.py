@@ -12,8 +12,11 @@ from canonize.patterns.concat_bn import BatchNormOverConcat
 from canonize.patterns.concat_linear import BranchThenConcatThenLinear
 from canonize.patterns.last_resort import ExplicitLinearLayer
 from canonize.patterns.linear_bn import LinearThenBatchNorm
+from canonize.patterns.merge import MergePattern
+from canonize.patterns.parallel_linear import ParallelLinear
 from canonize.patterns.pattern import Pattern
 from canonize.patterns.split_concat import SplitOverConcat
+from canonize.patterns.stacked_linear import StackedLinear
 from canonize.patterns.untangle import Untangle
 
 PATTERNS: tuple[Pattern, ...] = (
@@ -26,11 +29,18 @@ PATTERNS: tuple[Pattern, ...] = (
     SplitOverConcat(),
     ExplicitLinearLayer(),
 )
+# Tried between the affine's patterns: each makes one linear layer of two.
+MERGES: tuple[MergePattern, ...] = (ParallelLinear(), StackedLinear())
 
 
-def catalogue() -> tuple[Pattern, ...]:
+def catalogue() -> tuple[Pattern | MergePattern, ...]:
     """Every pattern, in the order in which they are tried."""
-    return PATTERNS
+    return (*PATTERNS[:-1], *MERGES, PATTERNS[-1])
+
+
+def chosen_merges(skip: tuple[str, ...] = ()) -> tuple[MergePattern, ...]:
+    """The patterns that make one linear layer of two, without those to skip."""
+    return tuple(p for p in MERGES if p.name not in skip)
 
 
 def chosen(strategy: str, skip: tuple[str, ...] = ()) -> tuple[Pattern, ...]:
@@ -38,4 +48,4 @@ def chosen(strategy: str, skip: tuple[str, ...] = ()) -> tuple[Pattern, ...]:
     return tuple(p for p in PATTERNS if p.name not in skip and p.strategy in ("always", strategy))
 
 
-__all__ = ["PATTERNS", "Pattern", "catalogue", "chosen"]
+__all__ = ["MERGES", "PATTERNS", "MergePattern", "Pattern", "catalogue", "chosen", "chosen_merges"]

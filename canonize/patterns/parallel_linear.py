@@ -1,0 +1,165 @@
+r"""Parallel linear layers of one input whose outputs are added are one (RepVGG, MobileOne, identity-BN branches).
+
+.. math:: (W_1 x + b_1) + (W_2 x + b_2) = (W_1 + W_2) x + (b_1 + b_2)
+
+::
+
+    have   x -> Conv3x3 -> (+) -> y        want   x -> Conv3x3' -> y
+           x -> Conv1x1 ----^
+           x -> BN(s, t) ---^
+
+A smaller kernel is a larger one with zeros around it, where padding and stride say the same positions. An affine is
+the pointwise kernel :math:`\mathrm{diag}(s)` with bias :math:`t`. All layers must have the same groups.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, fx, nn
+
+from canonize.flow.plan import Refused, label
+from canonize.linear import CONVOLUTION, LINEAR
+from canonize.network import FrozenAffine, Network
+from canonize.nn import ChannelLinear, Sum
+from canonize.patterns.merge import Merge, MergePattern, exact_parts, fill, is_linear, like, pair
+
+
+class ParallelLinear(MergePattern):
+    """Merge the linear branches of a sum."""
+
+    name = "parallel_linear"
+    summary = "Conv3x3 + Conv1x1 + BN of one input (RepVGG): one convolution"
+
+    def match(self, network: Network, node: fx.Node) -> bool:
+        """A sum of two linear branches, at least one of them a layer, that read one value."""
+        if not isinstance(network.module(node), Sum) or len(node.args) != 2:
+            return False
+        left, right = node.args
+        if not isinstance(left, fx.Node) or not isinstance(right, fx.Node) or left is right:
+            return False
+        layers = [is_linear(network, branch) for branch in (left, right)]
+        either = [layer or _is_affine(network, branch) for layer, branch in zip(layers, (left, right), strict=True)]
+        return any(layers) and all(either) and left.args[0] is right.args[0]
+
+    def check(self, network: Network, node: fx.Node) -> Merge | Refused:
+        """Add the two up, the smaller kernel inside the larger one."""
+        total = network.module(node)
+        assert isinstance(total, Sum)
+        branches = [(branch, weight) for branch, weight in zip(node.args, total.weights, strict=True)]
+        # The larger kernel first; an affine last.
+        branches.sort(key=lambda item: -_kernel_size(network, item[0]))
+        (big, w1), (small, w2) = branches
+        assert isinstance(big, fx.Node) and isinstance(small, fx.Node)
+        names = (label(network, big), label(network, small))
+        for branch in (big, small):
+            others = [reader for reader in network.readers(branch) if reader is not node]
+            if others:
+                return Refused(f"{label(network, branch)} is also read by {label(network, others[0])}", names)
+        found = _inside(network, big, small)
+        if isinstance(found, str):
+            return Refused(found, names)
+        weight2, bias2 = found
+        weight1, bias1 = exact_parts(network, big)
+        weight = w1 * weight1 + w2 * weight2
+        parts = [w * b for w, b in ((w1, bias1), (w2, bias2)) if b is not None]
+        bias = sum(parts[1:], parts[0]) if parts else None
+        module = like(network.modules[str(big.target)], bias=bias is not None)
+        return Merge(small, big, module, weight, bias)
+
+    def rewrite(self, network: Network, node: fx.Node, merge: Merge) -> str:
+        """The larger layer takes the place of the sum."""
+        node.replace_all_uses_with(merge.second)
+        network.remove(node)
+        network.remove(merge.first)
+        fill(network, merge.second, merge)
+        return str(merge.second.target)
+
+
+def _is_affine(network: Network, node: fx.Node) -> bool:
+    return isinstance(network.module(node), FrozenAffine)
+
+
+def _kernel_size(network: Network, node: Any) -> int:
+    if _is_affine(network, node):
+        return 0
+    size = 1
+    for length in network.weights(node).weight.shape[2:]:
+        size *= length
+    return size
+
+
+def _inside(network: Network, big: fx.Node, small: fx.Node) -> tuple[Tensor, Tensor | None] | str:
+    """The smaller branch as a kernel of the larger layer's shape, or why it is none."""
+    layer: Any = network.modules[str(big.target)]
+    if isinstance(layer, ChannelLinear) or not isinstance(layer, (nn.Linear, *CONVOLUTION)):
+        return "only dense layers, and convolutions that are not transposed, are merged"
+    if _is_affine(network, small):
+        return _affine_inside(network, layer, big, small)
+    other: Any = network.modules[str(small.target)]
+    if type_of(other) is not type_of(layer) or isinstance(other, ChannelLinear):
+        return "the two are layers of different kinds"
+    weight, bias = exact_parts(network, small)
+    if isinstance(layer, nn.Linear):
+        return weight, bias
+    if other.groups != layer.groups or other.weight.shape[:2] != layer.weight.shape[:2]:
+        return "the two have different groups"
+    if other.stride != layer.stride:
+        return "the two have different strides"
+    return _placed(weight, bias, layer, other)
+
+
+def _placed(weight: Tensor, bias: Tensor | None, layer: Any, other: Any) -> tuple[Tensor, Tensor | None] | str:
+    dims = len(layer.kernel_size)
+    if isinstance(layer.padding, str) or isinstance(other.padding, str):
+        return "padding is given by name"
+    pointwise = all(size == 1 for size in other.kernel_size)
+    if layer.padding_mode != other.padding_mode and not (pointwise and not any(other.padding)):
+        return "the two pad differently"
+    if not pointwise and layer.dilation != other.dilation:
+        return "the two have different dilations"
+    around: list[int] = []
+    for d in reversed(range(dims)):
+        offset = layer.padding[d] - other.padding[d]
+        step = layer.dilation[d]
+        start, rest = divmod(offset, step)
+        end = layer.kernel_size[d] - start - other.kernel_size[d]
+        if rest or start < 0 or end < 0:
+            return "their kernels look at different positions"
+        # Both must give outputs of one size, which the sum has already checked.
+        around += [start, end]
+    return F.pad(weight, around), bias
+
+
+def _affine_inside(network: Network, layer: Any, big: fx.Node, small: fx.Node) -> tuple[Tensor, Tensor | None] | str:
+    weights = network.weights(big)
+    channels = weights.out_channels
+    affine = network.affine(small).affine.compress()
+    dim = affine.ndim - 1 if isinstance(layer, nn.Linear) else 1
+    if weights.in_channels != channels:
+        return "a layer that changes the number of channels has no place for an affine of its input"
+    if affine.varying() - {dim}:
+        return "the affine differs along another dimension than the layer's channels"
+    scale, shift = affine.vectors(dim, channels)
+    if isinstance(layer, nn.Linear):
+        return torch.diag(scale), shift
+    if isinstance(layer.padding, str) or any(step != 1 for step in layer.stride):
+        return "the layer has a stride, or a padding given by name"
+    per_group = channels // layer.groups
+    kernel = torch.zeros(weights.weight.shape, dtype=torch.float64, device=scale.device)
+    centre = []
+    for d, padding in enumerate(pair(layer.padding, len(layer.kernel_size))):
+        position, rest = divmod(padding, layer.dilation[d])
+        if rest or position >= layer.kernel_size[d]:
+            return "their kernels look at different positions"
+        centre.append(position)
+    index = torch.arange(channels)
+    kernel[(index, index % per_group, *centre)] = scale
+    return kernel, shift
+
+
+def type_of(module: nn.Module) -> type:
+    """Which of torch's linear layers a module is."""
+    return next(cls for cls in LINEAR if isinstance(module, cls))
