@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from canonize.report import Report, Verdict
     from canonize.verify import assert_equivalent, check_equivalence
 
-# Imported when first asked for: the command line answers --help without torch, and nobody pays for what they do not use.
+# Imported when first asked for: the command line answers --help without torch, nobody pays for what they do not use.
 _WHERE = {
     "canonize": "canonize.api",
     "inspect": "canonize.api",

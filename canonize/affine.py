@@ -93,7 +93,7 @@ class Affine:
         largest = min(limits.max, LARGEST_ACTIVATION)
         overflows = shift.abs() > scale.abs() * (limits.max / 4)
         drowns = scale.abs() * largest <= limits.eps * shift.abs()
-        return (scale == 0) | (overflows & drowns)
+        return torch.logical_or(scale == 0, overflows & drowns)
 
     def zero(self, dtype: torch.dtype) -> Tensor | None:
         r"""The value :math:`z = -t / s` that the map takes to zero; ``None`` where ``dtype`` cannot hold it."""

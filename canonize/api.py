@@ -165,16 +165,21 @@ def _prove(model: nn.Module, network: Network, inputs: Inputs) -> Verdict:
 def _finish(network: Network, report: Report, copy: bool) -> fx.GraphModule:
     built = network.build()
     if copy:
-        for module in built.modules():
-            for table in (module._parameters, module._buffers):
-                for name, tensor in table.items():
-                    if tensor is not None:
-                        fresh = tensor.detach().clone()
-                        is_parameter = isinstance(tensor, nn.Parameter)
-                        table[name] = nn.Parameter(fresh, tensor.requires_grad) if is_parameter else fresh
+        _detach(built)
     report.findings = findings(built, report)
     attach_report(built, report)
     return built
+
+
+def _detach(built: fx.GraphModule) -> None:
+    """Give a model tensors of its own."""
+    for module in built.modules():
+        for name, parameter in module._parameters.items():
+            if parameter is not None:
+                module._parameters[name] = nn.Parameter(parameter.detach().clone(), parameter.requires_grad)
+        for name, buffer in module._buffers.items():
+            if buffer is not None:
+                module._buffers[name] = buffer.detach().clone()
 
 
 def attach_report(module: fx.GraphModule, report: Report) -> None:

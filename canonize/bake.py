@@ -60,7 +60,10 @@ def _evaluate_exactly(parametrization: nn.Module) -> Tensor:
 
 def _bake_hook(module: nn.Module, key: int, hook: Any) -> None:
     name = hook._tensor_name if isinstance(hook, BasePruningMethod) else hook.name
-    cast = {n: p.detach().to(EXACT) for n, p in (*module.named_parameters(recurse=False), *module.named_buffers(recurse=False))}
+    cast = {
+        n: p.detach().to(EXACT)
+        for n, p in (*module.named_parameters(recurse=False), *module.named_buffers(recurse=False))
+    }
     stand_in = nn.Module()
     for other, value in cast.items():
         stand_in.register_buffer(other, value)

@@ -19,7 +19,8 @@ from canonize.errors import CaptureError
 from canonize.inputs import Inputs
 from canonize.linear import LINEAR
 from canonize.nn import Offset
-from canonize.normalize.translate import BATCH_NORM, DROPOUT, operation_name
+from canonize.normalize.naming import operation_name
+from canonize.normalize.translate import BATCH_NORM, DROPOUT
 from canonize.patterns.stacked_linear import refusal
 from canonize.report import Finding, Report
 
@@ -153,7 +154,9 @@ def _gives_tuple(node: object) -> bool:
     if node.op == "call_module" and owner is not None:
         layer = owner.get_submodule(str(node.target))
         return isinstance(layer, nn.RNNBase | nn.RNNCellBase | nn.MultiheadAttention) or type(layer).__name__ == "Call"
-    return node.op == "call_function" and getattr(node.target, "__name__", "") == "getitem" and _gives_tuple(node.args[0])
+    return (
+        node.op == "call_function" and getattr(node.target, "__name__", "") == "getitem" and _gives_tuple(node.args[0])
+    )
 
 
 def _is_size(node: object) -> bool:

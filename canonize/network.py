@@ -127,7 +127,9 @@ class Network:
         node.meta["path"] = like.meta.get("path", "")
         return node
 
-    def insert_after(self, node: fx.Node, name: str, module: nn.Module, readers: Iterable[fx.Node] | None = None) -> fx.Node:
+    def insert_after(
+        self, node: fx.Node, name: str, module: nn.Module, readers: Iterable[fx.Node] | None = None
+    ) -> fx.Node:
         """Put a module behind a node, in front of all its readers (or of those given)."""
         chosen = list(node.users) if readers is None else list(readers)
         with self.graph.inserting_after(node):
@@ -229,21 +231,23 @@ def shell(module: nn.Module) -> nn.Module:
 
 def cast(module: nn.Module, dtype: torch.dtype | None, own: torch.dtype) -> None:
     """Cast a module's floating tensors: all to ``dtype``; or, by default, what is kept in float64 to ``own``."""
+
+    def convert(tensor: Tensor) -> Tensor:
+        if dtype is not None:
+            return getattr(tensor, "exact", tensor).detach().to(dtype)
+        return tensor.detach().to(own)
+
     for part in module.modules():
-        for table in (part._parameters, part._buffers):
-            for name, tensor in table.items():
-                if tensor is None or not tensor.is_floating_point():
-                    continue
-                if dtype is not None:
-                    value = getattr(tensor, "exact", tensor).detach().to(dtype)
-                elif getattr(tensor, "kept_exact", False):
-                    value = tensor.detach().to(own)
-                else:
-                    continue
-                if isinstance(tensor, nn.Parameter):
-                    table[name] = nn.Parameter(value, requires_grad=tensor.requires_grad)
-                else:
-                    table[name] = value
+        for name, parameter in part._parameters.items():
+            if parameter is not None and _to_cast(parameter, dtype):
+                part._parameters[name] = nn.Parameter(convert(parameter), requires_grad=parameter.requires_grad)
+        for name, buffer in part._buffers.items():
+            if buffer is not None and _to_cast(buffer, dtype):
+                part._buffers[name] = convert(buffer)
+
+
+def _to_cast(tensor: Tensor, dtype: torch.dtype | None) -> bool:
+    return tensor.is_floating_point() and (dtype is not None or getattr(tensor, "kept_exact", False))
 
 
 def keep_exact(tensor: Tensor) -> Tensor:

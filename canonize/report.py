@@ -114,7 +114,7 @@ class Check:
 
 @dataclass(frozen=True)
 class Verdict:
-    """Are two models the same function?"""
+    """Whether two models are the same function, and how that was found out."""
 
     passed: bool
     checks: tuple[Check, ...] = ()

@@ -57,7 +57,7 @@ def rewrite(
     """Absorb every frozen affine of a network, or say why not.
 
     Every rewrite takes one affine out of the graph, or turns it into parts that are final, so that the number of
-    rewrites is bounded by the number of affines and their branches; going beyond that is an error, not a reason to stop.
+    rewrites is bounded by the number of affines and their branches; going beyond that is an error.
 
     Raises
     ------

@@ -104,7 +104,11 @@ class Shapes:
         if name.startswith(("sym_", "_assert")) or node.target in (torch._assert, torch.Size):
             return True
         inputs = node.all_input_nodes
-        return bool(inputs) and all(not isinstance(self.value(i), Tensor) for i in inputs) and not _holds_tensor(self.value(node))
+        return (
+            bool(inputs)
+            and all(not isinstance(self.value(i), Tensor) for i in inputs)
+            and not _holds_tensor(self.value(node))
+        )
 
     def forget(self, node: fx.Node) -> None:
         """Drop what is known about a node (it is gone, or computes something else now)."""

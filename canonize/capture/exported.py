@@ -13,7 +13,6 @@ from canonize.errors import CaptureError
 from canonize.inputs import Inputs
 
 
-
 def export_trace(root: nn.Module, inputs: Inputs) -> Captured:
     """Trace with ``torch.export``, with the batch size free where the model allows."""
     program = _export(root, inputs).run_decompositions({})
@@ -89,7 +88,7 @@ def _dynamic_shapes(inputs: Inputs, trailing: bool) -> dict[str, Any] | tuple[An
             free = {0} if value.ndim > 0 and value.shape[0] == batch else set()
             if trailing and value.is_floating_point():
                 free |= set(range(2, value.ndim))
-            return {dim: torch.export.Dim.AUTO for dim in free}
+            return dict.fromkeys(free, torch.export.Dim.AUTO)
         if isinstance(value, tuple | list):
             return type(value)(shape_of(item) for item in value)
         if isinstance(value, dict):
@@ -188,8 +187,6 @@ def _restore_output_structure(graph: fx.Graph, signature: Any, out_spec: Any) ->
     values = output.args[0]
     assert isinstance(values, tuple | list)
     kept = [
-        value
-        for value, spec in zip(values, signature.output_specs, strict=True)
-        if spec.kind == OutputKind.USER_OUTPUT
+        value for value, spec in zip(values, signature.output_specs, strict=True) if spec.kind == OutputKind.USER_OUTPUT
     ]
     output.args = (_pytree.tree_unflatten(kept, out_spec),)

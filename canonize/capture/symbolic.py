@@ -125,11 +125,14 @@ class _Tracer(fx.Tracer):
         with _untraced():
             value = self._own_value(obj.node)
         if isinstance(value, Tensor):
-            self.decide(obj.shape[0].node)
-            return iter([obj[i] for i in range(value.shape[0])])
+            self.decide(self.create_proxy("call_method", "size", (obj, 0), {}).node)
+            return self._items(obj, value.shape[0])
         if not isinstance(value, tuple | list):
             raise TraceError(f"{obj.node.name} cannot be unpacked while tracing")
-        return iter([obj[i] for i in range(len(value))])
+        return self._items(obj, len(value))
+
+    def _items(self, obj: fx.Proxy, count: int) -> Iterator[Any]:
+        return iter([self.create_proxy("call_function", operator.getitem, (obj, i), {}) for i in range(count)])
 
     def decide(self, node: fx.Node) -> Any:
         """The plain value of a node that only computes with sizes.
@@ -190,8 +193,33 @@ class _Tracer(fx.Tracer):
             holds = node if value else self.graph.call_function(operator.not_, (node,))
         else:
             holds = self.graph.call_function(operator.eq, (node, value))
-        message = f"{GUARD}: this canonical model holds where {node.name} is {value}. Canonize again with such an input."
+        condition = _expression(node) if value is True else f"{_expression(node)} is {value}"
+        message = f"{GUARD}: this canonical model holds where {condition}. Canonize again with an input like yours."
         self.graph.call_function(torch._assert, (holds, message))
+
+
+_SYMBOLS = {"eq": "==", "ne": "!=", "lt": "<", "le": "<=", "gt": ">", "ge": ">=", "add": "+", "sub": "-", "mul": "*",
+            "floordiv": "//", "truediv": "/", "mod": "%"}  # fmt: skip
+
+
+def _expression(value: Any) -> str:
+    """A computation with sizes, as a reader would write it."""
+    if not isinstance(value, fx.Node):
+        return repr(value)
+    if value.op == "call_function":
+        name = getattr(value.target, "__name__", str(value.target))
+        parts = [_expression(argument) for argument in value.args]
+        if name in _SYMBOLS and len(parts) == 2:
+            return f"{parts[0]} {_SYMBOLS[name]} {parts[1]}"
+        if name == "getattr":
+            return f"{parts[0]}.{value.args[1]}"
+        if name == "getitem":
+            return f"{parts[0]}[{parts[1]}]"
+        return f"{name}({', '.join(parts)})"
+    if value.op == "call_method":
+        first, *rest = (_expression(argument) for argument in value.args)
+        return f"{first}.{value.target}({', '.join(rest)})"
+    return str(value.target)
 
 
 def _holds_tensor(value: Any) -> bool:

@@ -51,8 +51,9 @@ def capture(model: nn.Module, inputs: Inputs, tracer: str | None = None) -> Capt
     except CaptureError:
         raise
     except Exception as error:
+        told = f"torch.fx: {_first_line(first_failure)}; torch.export: {_first_line(error)}"
         raise CaptureError(
-            f"neither tracer can capture it (torch.fx: {_first_line(first_failure)}; torch.export: {_first_line(error)})",
+            f"neither tracer can capture it ({told})",
             _source_line(error) or type(model).__name__,
             "Rewrite the control flow that looks at values, or canonize the submodules that hold no such code.",
         ) from error

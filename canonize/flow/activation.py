@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from canonize.affine import EXACT, Affine
-from canonize.flow.plan import Refuse, Step, forward_rule
+from canonize.flow.plan import RefusedError, Step, forward_rule
 from canonize.network import keep_exact
 from canonize.nn import ThreshLeakyReLU, ThreshReLU
 
@@ -25,7 +25,7 @@ def _channels(step: Step, incoming: list[Affine | None]) -> tuple[Tensor, Tensor
     """Scale, shift and the mask of dead channels, broadcast against each other."""
     affine = incoming[0]
     if affine is None:
-        raise Refuse(f"{step.label()} is not reached")
+        raise RefusedError(f"{step.label()} is not reached")
     step.pass_through("activation")
     scale, shift = torch.broadcast_tensors(affine.scale, affine.shift)
     dead = affine.dead(step.dtype)
@@ -104,7 +104,7 @@ def leaky_rectifier_passes(step: Step, incoming: list[Affine | None]) -> Affine:
     r"""Two slopes, :math:`(f(s x + t) - t) / s = z + r \max(x - z, 0) + l \min(x - z, 0)`."""
     module = step.module
     if isinstance(module, ThreshLeakyReLU):
-        raise Refuse(f"{step.label()} has moved already")
+        raise RefusedError(f"{step.label()} has moved already")
     scale, shift, dead = _channels(step, incoming)
     slope = _slope(step, module, scale)
     scale, shift, dead, slope = torch.broadcast_tensors(scale, shift, dead, slope)
@@ -121,7 +121,11 @@ def leaky_rectifier_passes(step: Step, incoming: list[Affine | None]) -> Affine:
     moved = ThreshLeakyReLU(
         *(
             keep_exact(_tight(part))
-            for part in (torch.where(dead, constant, kink), torch.where(dead, zero, left), torch.where(dead, zero, right))
+            for part in (
+                torch.where(dead, constant, kink),
+                torch.where(dead, zero, left),
+                torch.where(dead, zero, right),
+            )
         )
     )
     step.edit(lambda net, node: net.replace(node, moved))

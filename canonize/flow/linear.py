@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from canonize.affine import Affine
-from canonize.flow.plan import Refuse, Step, backward_rule, forward_rule
+from canonize.flow.plan import RefusedError, Step, backward_rule, forward_rule
 from canonize.linear import CONVOLUTION, TRANSPOSED
 from canonize.network import FrozenAffine, Network, keep_exact
 from canonize.nn import ChannelLinear, ChannelPad
@@ -33,7 +33,7 @@ def channel_vectors(step: Step, affine: Affine, dim: int, node: fx.Node, size: i
 
 def _only(incoming: list[Affine | None], step: Step) -> Affine:
     if len(incoming) != 1 or incoming[0] is None:
-        raise Refuse(f"{step.label()} has more than one input")
+        raise RefusedError(f"{step.label()} has more than one input")
     return incoming[0]
 
 
@@ -135,9 +135,7 @@ def transposed_convolution_takes_input(step: Step, incoming: list[Affine | None]
     value = step.living_zero(affine)
     rims = [
         max(0, d * (k - 1) - p, d * (k - 1) - p + o)
-        for d, k, p, o in zip(
-            module.dilation, module.kernel_size, module.padding, module.output_padding, strict=True
-        )
+        for d, k, p, o in zip(module.dilation, module.kernel_size, module.padding, module.output_padding, strict=True)
     ]
 
     def pad(net: Network, node: fx.Node) -> None:

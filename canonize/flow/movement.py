@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from canonize.affine import EXACT, Affine
-from canonize.flow.plan import Refuse, Step, backward_rule, forward_rule
+from canonize.flow.plan import RefusedError, Step, backward_rule, forward_rule
 from canonize.nn import Rearrange
 
 # Casts and gradient stops keep every element where it is.
@@ -58,9 +58,9 @@ def _move(step: Step, tensor: Tensor) -> Tensor:
     try:
         moved = step.module(tensor, *others)
     except Exception as error:
-        raise Refuse(f"{step.label()} cannot be followed ({type(error).__name__})") from error
+        raise RefusedError(f"{step.label()} cannot be followed ({type(error).__name__})") from error
     if not isinstance(moved, Tensor) or tuple(moved.shape) != step.shape():
-        raise Refuse(f"{step.label()} cannot be followed")
+        raise RefusedError(f"{step.label()} cannot be followed")
     return moved
 
 
@@ -69,7 +69,7 @@ def moves_forward(step: Step, incoming: list[Affine | None]) -> Affine:
     """Scale and shift take the way of the data."""
     affine = incoming[0]
     if affine is None or any(other is not None for other in incoming[1:]):
-        raise Refuse(f"{step.label()} uses the value for something else than moving it")
+        raise RefusedError(f"{step.label()} uses the value for something else than moving it")
     step.pass_through("movement")
     if _keeps_places(step.module):
         return affine
@@ -103,7 +103,9 @@ def _collect(step: Step, values: Tensor, places: Tensor, shape: tuple[int, ...])
         count *= size
     found = torch.full((count,), float("nan"), dtype=EXACT)
     found[places] = values
-    step.require(torch.equal(found[places], values), f"{step.label()} shows one element in places that need different affines")
+    step.require(
+        torch.equal(found[places], values), f"{step.label()} shows one element in places that need different affines"
+    )
     return found.reshape(shape)
 
 

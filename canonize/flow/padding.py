@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
 from canonize.affine import EXACT, Affine
-from canonize.flow.plan import Refuse, Step, backward_rule, forward_rule
+from canonize.flow.plan import RefusedError, Step, backward_rule, forward_rule
 from canonize.network import Network, keep_exact
 from canonize.nn import ChannelPad
 
@@ -36,7 +36,7 @@ def pad_forward(step: Step, incoming: list[Affine | None]) -> Affine:
     """Pad with what the affine maps to the old constant."""
     affine = incoming[0]
     if affine is None:
-        raise Refuse(f"{step.label()} is not reached")
+        raise RefusedError(f"{step.label()} is not reached")
     step.pass_through("padding")
     module: Any = step.module
     padding = tuple(module.padding)
@@ -67,7 +67,8 @@ def pad_backward(step: Step, affine: Affine) -> list[Affine | None]:
     module: Any = step.module
     padding = tuple(module.padding)
     step.require(
-        not affine.varying() & _padded_dims(padding, affine.ndim), f"it differs along a dimension that {step.label()} pads"
+        not affine.varying() & _padded_dims(padding, affine.ndim),
+        f"it differs along a dimension that {step.label()} pads",
     )
     _replace(step, padding, affine.scale * _value(step, affine.ndim) + affine.shift)
     return [affine]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import heapq
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
@@ -16,7 +16,7 @@ from canonize.nn import ThreshReLU
 Edit = Callable[[Network, fx.Node], None]
 
 
-class Refuse(Exception):
+class RefusedError(Exception):
     """Raised by a rule: the affine cannot pass here, and why."""
 
     def __init__(self, reason: str) -> None:
@@ -24,7 +24,7 @@ class Refuse(Exception):
         self.reason = reason
 
 
-class NeedsLivingChannels(Exception):
+class DeadChannelError(Exception):
     """Raised by a rule that divides by the scale where the scale is zero."""
 
 
@@ -102,7 +102,7 @@ class Step:
         """Shape of a node's value (by default: of this one's)."""
         shape = self.network.shapes.shape(node or self.node)
         if shape is None:
-            raise Refuse(f"the shape at {self.label(node)} cannot be inferred")
+            raise RefusedError(f"the shape at {self.label(node)} cannot be inferred")
         return shape
 
     def label(self, node: fx.Node | None = None) -> str:
@@ -110,15 +110,15 @@ class Step:
         return label(self.network, node or self.node)
 
     def require(self, condition: bool, reason: str) -> None:
-        """Refuse unless a condition holds."""
+        """RefusedError unless a condition holds."""
         if not condition:
-            raise Refuse(reason)
+            raise RefusedError(reason)
 
     def pass_through(self, kind: str) -> None:
         """Say what kind of operation is passed; refuse where the pattern does not pass it."""
         self.plan.passed.add(kind)
         if kind not in self.allowed:
-            raise Refuse(f"it would have to pass {self.label()} ({type(self.module).__name__})")
+            raise RefusedError(f"it would have to pass {self.label()} ({type(self.module).__name__})")
 
     def edit(self, change: Edit) -> None:
         """Note a change to this node."""
@@ -134,8 +134,10 @@ class Step:
         zero = affine.zero(self.dtype)
         if zero is None:
             if bool(affine.dead(self.dtype).any()):
-                raise NeedsLivingChannels
-            raise Refuse(f"its scale is so small that the threshold -t/s overflows {self.dtype} at {self.label()}")
+                raise DeadChannelError
+            raise RefusedError(
+                f"its scale is so small that the threshold -t/s overflows {self.dtype} at {self.label()}"
+            )
         return zero
 
 
@@ -182,11 +184,11 @@ def plan_forward(network: Network, anchor: fx.Node, allowed: frozenset[str]) -> 
     affine = network.affine(anchor).affine
     try:
         return _walk_forward(network, anchor, affine, allowed, None)
-    except NeedsLivingChannels:
+    except DeadChannelError:
         living, clamp = revive(affine, network.dtype)
         try:
             return _walk_forward(network, anchor, living, allowed, clamp)
-        except NeedsLivingChannels:
+        except DeadChannelError:
             return Refused("a scale became zero on the way", (label(network, anchor),))
 
 
@@ -195,12 +197,8 @@ def revive(affine: Affine, dtype: torch.dtype) -> tuple[Affine, ThreshReLU]:
     dead = affine.dead(dtype)
     scale, shift = torch.broadcast_tensors(affine.scale, affine.shift)
     infinite = torch.full_like(shift, float("inf"))
-    clamp = ThreshReLU(
-        keep_exact(torch.where(dead, shift, -infinite)), keep_exact(torch.where(dead, shift, infinite))
-    )
-    living = Affine(
-        torch.where(dead, torch.ones_like(scale), scale), torch.where(dead, torch.zeros_like(shift), shift)
-    )
+    clamp = ThreshReLU(keep_exact(torch.where(dead, shift, -infinite)), keep_exact(torch.where(dead, shift, infinite)))
+    living = Affine(torch.where(dead, torch.ones_like(scale), scale), torch.where(dead, torch.zeros_like(shift), shift))
     return living.compress(), clamp
 
 
@@ -222,14 +220,17 @@ def _walk_forward(
         incoming = [pending.get(source) for source in network.data_inputs(node)]
         try:
             outgoing = _forward(step, incoming)
-        except Refuse as refusal:
+        except RefusedError as refusal:
             return Refused(refusal.reason, (step.label(),))
         if outgoing is None:
             continue
         outgoing = outgoing.compress()
         loose = outgoing.varying() & network.shapes.free_dims(node)
         if loose:
-            return Refused(f"behind {step.label()} it differs along dimension {min(loose)}, which has no fixed size", (step.label(),))
+            return Refused(
+                f"behind {step.label()} it differs along dimension {min(loose)}, which has no fixed size",
+                (step.label(),),
+            )
         pending[node] = outgoing
         for reader in network.readers(node):
             if reader not in seen:
@@ -245,13 +246,13 @@ def _insert_clamp(network: Network, anchor: fx.Node, clamp: ThreshReLU) -> None:
 def _forward(step: Step, incoming: list[Affine | None]) -> Affine | None:
     node = step.node
     if node.op == "output":
-        raise Refuse("the model returns it as it is")
+        raise RefusedError("the model returns it as it is")
     if node.op != "call_module":
-        raise Refuse(f"{node.name} needs the value as it is")
+        raise RefusedError(f"{node.name} needs the value as it is")
     for types, rule in _FORWARD:
         if isinstance(step.module, types):
             return rule(step, incoming)
-    raise Refuse(f"no affine passes {step.label()} ({type(step.module).__name__})")
+    raise RefusedError(f"no affine passes {step.label()} ({type(step.module).__name__})")
 
 
 # ------------------------------------------------------------------------------------------------- backward
@@ -283,10 +284,10 @@ def plan_backward(
             _agree(step, wanted[node])
             others = [r for r in network.readers(node) if r not in wanted[node] or r in plan.clones]
             if others and not duplicate:
-                raise Refuse(f"{step.label()} is also read by {step.label(others[0])}")
+                raise RefusedError(f"{step.label()} is also read by {step.label(others[0])}")
             inputs = _backward(step, affine)
             _fixed_sizes(step, inputs)
-        except Refuse as refusal:
+        except RefusedError as refusal:
             if not stay or node is source:
                 return Refused(refusal.reason, (step.label(),))
             del plan.edits[edits:], plan.into[into:], plan.merged[merged:]
@@ -321,7 +322,7 @@ def _agree(step: Step, wanted: dict[fx.Node, list[Affine]]) -> None:
     every = [affine for affines in wanted.values() for affine in affines]
     for other in every[1:]:
         if not (torch.equal(every[0].scale, other.scale) and torch.equal(every[0].shift, other.shift)):
-            raise Refuse(f"{step.label()} would need two different affines")
+            raise RefusedError(f"{step.label()} would need two different affines")
 
 
 def _fixed_sizes(step: Step, inputs: list[Affine | None]) -> None:
@@ -331,18 +332,20 @@ def _fixed_sizes(step: Step, inputs: list[Affine | None]) -> None:
             continue
         loose = affine.compress().varying() & step.network.shapes.free_dims(argument)
         if loose:
-            raise Refuse(f"before {step.label()} it differs along dimension {min(loose)}, which has no fixed size")
+            raise RefusedError(
+                f"before {step.label()} it differs along dimension {min(loose)}, which has no fixed size"
+            )
 
 
 def _backward(step: Step, affine: Affine) -> list[Affine | None]:
     if step.node.op == "placeholder":
-        raise Refuse(f"it acts on {step.label()} of the model")
+        raise RefusedError(f"it acts on {step.label()} of the model")
     if step.node.op != "call_module":
-        raise Refuse(f"{step.node.name} is not a layer")
+        raise RefusedError(f"{step.node.name} is not a layer")
     for types, rule in _BACKWARD:
         if isinstance(step.module, types):
             return rule(step, affine)
-    raise Refuse(f"no affine passes {step.label()} ({type(step.module).__name__})")
+    raise RefusedError(f"no affine passes {step.label()} ({type(step.module).__name__})")
 
 
 # --------------------------------------------------------------------------------------------------- commit

@@ -8,11 +8,10 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from torch import fx, nn
 
 from canonize.affine import Affine
-from canonize.flow.plan import Refuse, Step, backward_rule, forward_rule
+from canonize.flow.plan import RefusedError, Step, backward_rule, forward_rule
 from canonize.network import Network, keep_exact
 from canonize.nn import Call, ChannelPad, Mean, SumOver
 
@@ -40,7 +39,7 @@ def _same_everywhere(step: Step, affine: Affine) -> None:
 
 def _single(step: Step, incoming: list[Affine | None]) -> Affine:
     if len(incoming) != 1 or incoming[0] is None:
-        raise Refuse(f"{step.label()} has more than one input")
+        raise RefusedError(f"{step.label()} has more than one input")
     return incoming[0]
 
 
@@ -110,7 +109,8 @@ def _explicit_padding(step: Step, affine: Affine, value_of: Any) -> None:
     if not any(padding) or not module.count_include_pad:
         return
     step.require(
-        not module.ceil_mode, f"{step.label()} counts its padding and rounds its size up, which explicit padding cannot do"
+        not module.ceil_mode,
+        f"{step.label()} counts its padding and rounds its size up, which explicit padding cannot do",
     )
     value = value_of()
 
@@ -166,7 +166,8 @@ def reduce_forward(step: Step, incoming: list[Affine | None]) -> Affine:
     shape = step.shape(step.network.data_inputs(step.node)[0])
     across = affine.scale
     step.require(
-        all(across.shape[d] == 1 for d in module.dim), f"its scale differs along a dimension that {step.label()} adds up"
+        all(across.shape[d] == 1 for d in module.dim),
+        f"its scale differs along a dimension that {step.label()} adds up",
     )
     shift = affine.shift
     if isinstance(module, SumOver) and not affine.is_linear:
@@ -220,7 +221,7 @@ def call_forward(step: Step, incoming: list[Affine | None]) -> Affine:
     step.require(_is_resizing(step), f"no affine passes {step.label()} ({getattr(step.module, 'target', '')})")
     affine = _single(step, incoming[:1]) if all(a is None for a in incoming[1:]) else None
     if affine is None:
-        raise Refuse(f"{step.label()} has more than one input")
+        raise RefusedError(f"{step.label()} has more than one input")
     _same_everywhere(step, affine)
     step.pass_through("average")
     return affine
@@ -233,5 +234,3 @@ def call_backward(step: Step, affine: Affine) -> list[Affine | None]:
     _same_everywhere(step, affine)
     step.pass_through("average")
     return [affine, *([None] * (len(step.network.data_inputs(step.node)) - 1))]
-
-

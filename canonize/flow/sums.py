@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from canonize.affine import Affine
-from canonize.flow.plan import Refuse, Step, backward_rule, forward_rule
+from canonize.flow.plan import RefusedError, Step, backward_rule, forward_rule
 from canonize.linear import LINEAR
 from canonize.nn import Concat, Gate, Sum
 
@@ -32,7 +32,8 @@ def sum_forward(step: Step, incoming: list[Affine | None]) -> Affine:
     scale = affines[0].scale
     if len(affines) < len(incoming):
         step.require(
-            all(bool((a.scale == 1).all()) for a in affines), f"only one side of the sum {step.label()} carries its scale"
+            all(bool((a.scale == 1).all()) for a in affines),
+            f"only one side of the sum {step.label()} carries its scale",
         )
     for other in affines[1:]:
         step.require(
@@ -74,9 +75,7 @@ def _narrowed(step: Step, affine: Affine, shape: tuple[int, ...], node: Any) -> 
     for dim in affine.varying():
         size = shape[dim - extra] if dim >= extra else 1
         step.require(size > 1, f"{step.label(node)} is broadcast along a dimension along which the affine differs")
-    return Affine(
-        affine.scale.reshape(affine.scale.shape[extra:]), affine.shift.reshape(affine.shift.shape[extra:])
-    )
+    return Affine(affine.scale.reshape(affine.scale.shape[extra:]), affine.shift.reshape(affine.shift.shape[extra:]))
 
 
 # ------------------------------------------------------------------------------------------------------ Gate
@@ -140,7 +139,7 @@ def concat_backward(step: Step, affine: Affine) -> list[Affine | None]:
     if affine.varies_along(dim):
         for node in inputs:
             if dim in step.network.shapes.free_dims(node):
-                raise Refuse(f"{step.label(node)} has no fixed number of channels")
+                raise RefusedError(f"{step.label(node)} has no fixed number of channels")
     needed: list[Affine | None] = []
     start = 0
     for node in inputs:

@@ -86,7 +86,11 @@ def _evaluate(node: fx.Node, fixed: dict[fx.Node, FixedValue]) -> FixedValue | N
             exact = _run(node, lambda n: _as_exact(fixed[n].exact))
     except Exception:
         exact = value
-    if isinstance(exact, Tensor) and isinstance(value, Tensor) and exact.is_floating_point() != value.is_floating_point():
+    if (
+        isinstance(exact, Tensor)
+        and isinstance(value, Tensor)
+        and exact.is_floating_point() != value.is_floating_point()
+    ):
         exact = value
     names = [fixed[n].name for n in node.all_input_nodes if fixed[n].name]
     return FixedValue(value, exact, names[0] if names else "")

@@ -17,7 +17,7 @@ def _activation(make: Any, *names: str) -> Builder:
     def build(ctx: Context, input: Any, *args: Any, **named: Any) -> Built:
         options = dict(zip(names, args, strict=False)) | named
         options.pop("inplace", None)
-        options = {key: value for key, value in options.items() if not (key == "_stacklevel")}
+        options = {key: value for key, value in options.items() if key != "_stacklevel"}
         if not is_node(input) or not plain(*options.values()) or options.pop("dtype", None) is not None:
             return None
         if "training" in options and options.pop("training"):
@@ -146,9 +146,7 @@ for _d in (1, 2, 3):
     operation(f"avg_pool{_d}d")(_pool(getattr(nn, f"AvgPool{_d}d"), *_average))
     operation(f"max_pool{_d}d")(_pool(getattr(nn, f"MaxPool{_d}d"), *_maximum))
     operation(f"adaptive_avg_pool{_d}d")(_pool(getattr(nn, f"AdaptiveAvgPool{_d}d"), "output_size"))
-    operation(f"adaptive_max_pool{_d}d")(
-        _pool(getattr(nn, f"AdaptiveMaxPool{_d}d"), "output_size", "return_indices")
-    )
+    operation(f"adaptive_max_pool{_d}d")(_pool(getattr(nn, f"AdaptiveMaxPool{_d}d"), "output_size", "return_indices"))
 
 _PADDINGS = {"reflect": "ReflectionPad", "replicate": "ReplicationPad", "circular": "CircularPad"}
 

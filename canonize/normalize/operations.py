@@ -106,7 +106,7 @@ def _owner(*values: Any) -> str:
 
 
 def _parameter(value: Any) -> nn.Parameter | None:
-    """A fixed value as a parameter: the model's own where it is one, else a new one that remembers its float64 value."""
+    """A fixed value as a parameter: the model's own, or a new one that remembers its float64 value."""
     if not isinstance(value, FixedValue) or not value.is_tensor:
         return None
     if isinstance(value.value, nn.Parameter):
@@ -144,7 +144,7 @@ def matmul(ctx: Context, input: Any, other: Any) -> Built:
     return _with_weights(ctx, nn.Linear(inputs, outputs, bias=False, device="meta"), input, turned, None)
 
 
-def _with_weights(ctx: Context, module: nn.Module, input: fx.Node, weight: Any, bias: Any) -> Layer:
+def _with_weights(ctx: Context, module: Any, input: fx.Node, weight: Any, bias: Any) -> Layer:
     module.weight = _parameter(weight)
     if bias is not None:
         module.bias = _parameter(bias)
@@ -155,10 +155,8 @@ def _convolution(dims: int, transposed: bool) -> Builder:
     cls: Any = getattr(nn, f"Conv{'Transpose' if transposed else ''}{dims}d")
 
     def build(ctx: Context, input: Any, weight: Any, bias: Any = None, *rest: Any, **named: Any) -> Built:
-        names = ("stride", "padding", "output_padding", "groups", "dilation")
-        if not transposed:
-            names = ("stride", "padding", "dilation", "groups")
-        options: dict[str, Any] = dict(zip(names, rest, strict=False)) | named
+        order = "stride padding output_padding groups dilation" if transposed else "stride padding dilation groups"
+        options: dict[str, Any] = dict(zip(order.split(), rest, strict=False)) | named
         if not is_node(input) or not isinstance(weight, FixedValue) or not _fixed_or_none(bias):
             return None
         if not plain(*options.values()) or len(ctx.shapes.shape(input) or ()) != dims + 2:
@@ -221,8 +219,8 @@ def _batch_norm(ctx: Context, input: Any, weight: Any, bias: Any, mean: Any, var
     shape = ctx.shapes.shape(input)
     if shape is None:
         return None
-    exact = [None if value is None else value.exact for value in (weight, bias, mean, var)]
-    affine = batch_norm(*exact, eps, len(shape))  # type: ignore[arg-type]
+    gamma, beta = (None if value is None else value.exact for value in (weight, bias))
+    affine = batch_norm(gamma, beta, mean.exact, var.exact, eps, len(shape))
     owner = _owner(mean, weight) or ctx.path
     return Layer(FrozenAffine(affine, [Origin(owner or ctx.node.name, ctx.kind)]), (input,), owner)
 
@@ -377,7 +375,7 @@ def feature_dropout(ctx: Context, input: Any, p: float = 0.5, train: bool = True
 
 @operation("stochastic_depth")
 def stochastic_depth(ctx: Context, input: Any, p: float, mode: str, training: bool = True) -> Built:
-    """torchvision's stochastic depth that is switched off."""
+    """Torchvision's stochastic depth that is switched off."""
     return Same(input) if is_node(input) and (not training or p == 0) else None
 
 
@@ -396,7 +394,7 @@ def mean(ctx: Context, input: Any, dim: Any = None, keepdim: bool = False, *, dt
     shape = ctx.shapes.shape(input) if is_node(input) else None
     if shape is None or dtype is not None or not plain(dim, keepdim) or not ctx.shapes.is_floating(input):
         return None
-    dims = _dims(dim, len(shape))
+    dims = _reduced(dim, len(shape))
     if keepdim and len(shape) in (3, 4, 5) and dims == tuple(range(2, len(shape))):
         pool: Any = getattr(nn, f"AdaptiveAvgPool{len(shape) - 2}d")
         return Layer(pool(1), (input,))
@@ -409,10 +407,10 @@ def sum_over(ctx: Context, input: Any, dim: Any = None, keepdim: bool = False, *
     shape = ctx.shapes.shape(input) if is_node(input) else None
     if shape is None or dtype is not None or not plain(dim, keepdim) or not ctx.shapes.is_floating(input):
         return None
-    return Layer(cnn.SumOver(_dims(dim, len(shape)), bool(keepdim)), (input,))
+    return Layer(cnn.SumOver(_reduced(dim, len(shape)), bool(keepdim)), (input,))
 
 
-def _dims(dim: Any, ndim: int) -> tuple[int, ...]:
+def _reduced(dim: Any, ndim: int) -> tuple[int, ...]:
     if dim is None or dim in ((), []):
         return tuple(range(ndim))
     return tuple(sorted(d % ndim for d in (dim if isinstance(dim, tuple | list) else (dim,))))

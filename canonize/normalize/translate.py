@@ -9,7 +9,6 @@ import operator
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
 from canonize import nn as cnn
@@ -22,6 +21,7 @@ from canonize.network import FrozenAffine, Network, Origin, keep_exact, shell
 from canonize.normalize import layers as _layers  # noqa: F401  (fills OPERATIONS)
 from canonize.normalize.constants import FixedValue, fixed_values, lookup
 from canonize.normalize.functionalize import functionalize
+from canonize.normalize.naming import kind_of, operation_name, target_name
 from canonize.normalize.operations import OPERATIONS, Context, Layer, Same
 from canonize.shapes import Shapes
 
@@ -31,14 +31,17 @@ INSTANCE_NORM = (nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d)
 DROPOUT = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout)
 # Functions and methods whose outputs are copies of the elements of their first argument.
 MOVEMENT = {
-    "view", "reshape", "permute", "transpose", "t", "swapaxes", "swapdims", "movedim", "moveaxis", "squeeze", "unsqueeze",
-    "expand", "expand_as", "repeat", "tile", "repeat_interleave", "getitem", "select", "narrow", "slice", "index_select",
-    "flip", "roll", "unflatten", "view_as", "reshape_as", "broadcast_to", "numpy_T", "mT", "T", "diagonal", "rot90",
-    "detach", "to", "type_as", "float", "double", "half", "bfloat16", "_to_copy", "ravel", "flatten", "squeeze_copy",
-    "_unsafe_view", "cpu", "cuda", "type", "unfold",
+    "view", "reshape", "permute", "transpose", "t", "swapaxes", "swapdims", "movedim", "moveaxis", "squeeze",
+    "unsqueeze", "expand", "expand_as", "repeat", "tile", "repeat_interleave", "getitem", "select", "narrow", "slice",
+    "index_select", "flip", "roll", "unflatten", "view_as", "reshape_as", "broadcast_to", "numpy_T", "mT", "T",
+    "diagonal", "rot90", "detach", "to", "type_as", "float", "double", "half", "bfloat16", "_to_copy", "ravel",
+    "flatten", "squeeze_copy", "_unsafe_view", "cpu", "cuda", "type", "unfold",
+}  # fmt: skip
+# Those that may do nothing at all.
+_RESHAPES = {
+    "view", "reshape", "expand", "expand_as", "squeeze", "flatten", "view_as", "reshape_as", "unflatten", "_unsafe_view",
 }  # fmt: skip
 _SPLITS = {"chunk", "split", "split_with_sizes", "tensor_split", "unbind", "hsplit", "vsplit", "dsplit"}
-_NAMESPACES = (F, torch, torch._C._nn, operator)
 
 
 def normalize(captured: Captured, inputs: Inputs, name: str) -> Network:
@@ -126,8 +129,7 @@ class _Translation:
         if fixed.computed and isinstance(fixed.exact, Tensor) and fixed.exact.dtype != value.dtype:
             value = keep_exact(fixed.exact)
         name = (fixed.name or f"{node.meta.get('path', '')}.constant").strip(".")
-        made = self.network.call(name, cnn.Constant(value), (), node)
-        return made
+        return self.network.call(name, cnn.Constant(value), (), node)
 
     # ------------------------------------------------------------------ modules
 
@@ -156,11 +158,11 @@ class _Translation:
         new.args, new.kwargs = args, kwargs
         return new
 
-    def _batch_norm(self, node: fx.Node, module: nn.Module, ndim: int) -> fx.Node:
-        mean, var = module.running_mean, module.running_var
-        assert isinstance(mean, Tensor) and isinstance(var, Tensor)
-        affine = batch_norm(module.weight, module.bias, mean, var, float(module.eps), ndim)
-        return self._affine(str(node.target), affine.compress(), [Origin(str(node.target), type(module).__name__)], node)
+    def _batch_norm(self, node: fx.Node, module: Any, ndim: int) -> fx.Node:
+        affine = batch_norm(module.weight, module.bias, module.running_mean, module.running_var, module.eps, ndim)
+        return self._affine(
+            str(node.target), affine.compress(), [Origin(str(node.target), type(module).__name__)], node
+        )
 
     def _affine(self, name: str, affine: Affine, origins: list[Origin], node: fx.Node) -> fx.Node:
         if not affine.is_finite:
@@ -177,7 +179,7 @@ class _Translation:
         name = operation_name(node)
         builder = OPERATIONS.get(name or "")
         if builder is not None and isinstance(self.shapes.value(node), Tensor | tuple):
-            context = Context(self.shapes, node, node.meta.get("path", ""), _kind(node))
+            context = Context(self.shapes, node, node.meta.get("path", ""), kind_of(node))
             args = tuple(self._argument(a) for a in node.args)
             kwargs = {key: self._argument(a) for key, a in node.kwargs.items()}
             try:
@@ -247,17 +249,21 @@ class _Translation:
             return cnn.Slot(inputs.index(value))
 
         args, kwargs = _map(node.args, slot), _map(node.kwargs, slot)
-        target = _target_name(node)
-        moves = name in MOVEMENT and inputs and node.args and isinstance(node.args[0], fx.Node) and inputs[0] is self._value_of(node.args[0])
+        target = target_name(node)
         # A view of what used to be contiguous: operations that only changed the layout are gone.
         if target in ("torch.ops.aten.view.default", "torch.ops.aten._unsafe_view.default"):
             target = "torch.ops.aten.reshape.default"
         elif target == ".view" and not isinstance(node.args[1], torch.dtype):
             target = ".reshape"
-        cls = cnn.Rearrange if moves else cnn.Call
-        if cls is cnn.Rearrange and not isinstance(self.shapes.value(node), Tensor):
-            cls = cnn.Call
+        cls = cnn.Rearrange if self._only_moves(node, name, inputs) else cnn.Call
         return self.network.call(self._name(node, name or "call"), cls(target, args, kwargs), inputs, node)
+
+    def _only_moves(self, node: fx.Node, name: str | None, inputs: list[fx.Node]) -> bool:
+        """Whether a call moves the elements of its first argument and makes nothing else of them."""
+        first = node.args[0] if node.args else None
+        if name not in MOVEMENT or not inputs or not isinstance(first, fx.Node):
+            return False
+        return inputs[0] is self._value_of(first) and isinstance(self.shapes.value(node), Tensor)
 
     # ----------------------------------------------------------- tuples of slices
 
@@ -305,7 +311,7 @@ class _Translation:
     def _is_idle(self, node: fx.Node) -> bool:
         """Whether a rearrangement gives back what it got, whatever the input size."""
         name = operation_name(node) if node.op != "call_module" else "flatten"
-        if name not in ("view", "reshape", "expand", "expand_as", "squeeze", "flatten", "view_as", "reshape_as", "unflatten", "_unsafe_view"):
+        if name not in _RESHAPES:
             return False
         source = _first(node)
         before, after = self.shapes.shape(source), self.shapes.shape(node)
@@ -346,59 +352,16 @@ def _is_assertion(node: fx.Node) -> bool:
     )
 
 
-def operation_name(node: fx.Node) -> str | None:
-    """The common name of an operation, whichever way it is spelt; ``None`` for foreign functions."""
-    if node.op == "call_method":
-        return str(node.target).rstrip("_") or str(node.target)
-    if node.op != "call_function":
-        return None
-    target: Any = node.target
-    if isinstance(target, torch._ops.OpOverload):
-        namespace, _, name = target._schema.name.partition("::")
-        return name if namespace == "aten" else None
-    if target is getattr:
-        return str(node.args[1])
-    name = str(getattr(target, "__name__", ""))
-    if any(getattr(space, name, None) is target for space in _NAMESPACES):
-        return name.rstrip("_") if not name.startswith("_") else name
-    if name == "stochastic_depth":
-        return name
-    return None
-
-
-def _target_name(node: fx.Node) -> str:
-    if node.op == "call_method":
-        name = str(node.target)
-        return "." + (name.rstrip("_") if name.endswith("_") and not name.endswith("__") else name)
-    target: Any = node.target
-    if isinstance(target, torch._ops.OpOverload):
-        namespace, _, name = target._schema.name.partition("::")
-        return f"torch.ops.{namespace}.{name}.{target._overloadname}"
-    if target is getattr:
-        return "builtins.getattr"
-    name = str(getattr(target, "__name__", target))
-    for space, prefix in ((torch, "torch"), (F, "torch.nn.functional"), (operator, "operator"), (torch._C._nn, "torch._C._nn")):
-        if getattr(space, name, None) is target:
-            if name.endswith("_") and hasattr(space, name.rstrip("_")):
-                name = name.rstrip("_")
-            return f"{prefix}.{name}"
-    return f"{target.__module__}.{getattr(target, '__qualname__', name)}"
-
-
-def _kind(node: fx.Node) -> str:
-    name = operation_name(node) or ""
-    if "batch_norm" in name:
-        return "F.batch_norm"
-    return {"add": "+ constant", "sub": "- constant", "mul": "* constant", "div": "/ constant"}.get(name, f"{name} constant")
-
-
 def _map(arguments: Any, function: Any) -> Any:
+    """Replace the nodes in a nested argument structure."""
     if isinstance(arguments, fx.Node):
         return function(arguments)
     if isinstance(arguments, tuple | list):
-        return type(arguments)(_map(item, function) for item in arguments) if type(arguments) in (tuple, list) else tuple(_map(item, function) for item in arguments)
+        items = [_map(item, function) for item in arguments]
+        return items if type(arguments) is list else tuple(items)
     if isinstance(arguments, dict):
         return {key: _map(item, function) for key, item in arguments.items()}
     if isinstance(arguments, slice):
-        return slice(_map(arguments.start, function), _map(arguments.stop, function), _map(arguments.step, function))
+        parts = (arguments.start, arguments.stop, arguments.step)
+        return slice(*(_map(part, function) for part in parts))
     return arguments

@@ -1,6 +1,7 @@
 r"""BN -> ReLU -> Linear: the kink moves to a threshold, the layers behind take the affine.
 
-.. math:: \mathrm{ReLU}(s x + t) = s\,\mathrm{ThreshReLU}_z(x) + t, \qquad z = -t/s = \mu - \beta\sqrt{\sigma^2+\epsilon}/\gamma
+.. math:: \mathrm{ReLU}(s x + t) = s\,\mathrm{ThreshReLU}_z(x) + t, \qquad
+          z = -t/s = \mu - \beta\sqrt{\sigma^2+\epsilon}/\gamma
 
 (Eq. 7 of Pahde et al. 2023.) The affine then goes on through pooling, flattening and concatenation to the linear
 layers behind, as in ``bn_linear``.

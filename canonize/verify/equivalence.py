@@ -89,7 +89,8 @@ def check_equivalence(
         if gradients and any(isinstance(outcome, Check) for outcome in outcomes):
             outcomes += gradient_checks(oracle, candidate, inputs, seed, draws=5 if thorough else 3)
         if precision is None and candidate.wide_enough:
-            judge = Judge(oracle, Candidate(other, None, oracle, inputs, narrow=True))
+            proven = exact is not None and all(o.passed for o in outcomes if isinstance(o, Check))
+            judge = Judge(oracle, Candidate(other, None, oracle, inputs, narrow=True), proven)
             draws = _draws(inputs, seed)
             judge.learn_noise(draws)
             outcomes += [judge.judge(case) for case in draws[:2]]

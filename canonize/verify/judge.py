@@ -9,8 +9,8 @@ from typing import Any
 import torch
 
 from canonize.capture.captured import GUARD
-from canonize.report import Check
 from canonize.inputs import Inputs
+from canonize.report import Check
 from canonize.verify import measure, run
 from canonize.verify.candidate import Candidate
 from canonize.verify.measure import Difference
@@ -24,6 +24,9 @@ _RESPONSE_FACTOR, _LOOSEST_EXACT = 64.0, 1e-7
 # In its own precision the candidate may be this much further from the truth than the reference's own rounding takes
 # the reference, plus these many rounding steps for the few outputs on which the reference happens to round well.
 _NOISE_FACTOR, _FLOOR_STEPS = 4.0, 8.0
+# Where float64 has proven the function, and each weight to be rounded once, only noise is left to look at: a threshold
+# leaves a rounding step of W s z + W t where a rectifier gives zero, several times the reference's noise in a DenseNet.
+_PROVEN_NOISE_FACTOR = 16.0
 # In float64 with rounded weights less: only the weights were rounded, no value on the way was.
 _ROUNDED_FACTOR, _ROUNDED_STEPS = 3.0, 3.0
 # Share of integer outputs (an argmax, say) that may differ where values are rounded: near ties fall either way.
@@ -44,9 +47,12 @@ class Judge:
     ----------
     oracle : Oracle
     candidate : Candidate
+    proven : bool
+        Whether its function has been compared in float64 with weights that were never rounded.
     """
 
-    def __init__(self, oracle: Oracle, candidate: Candidate) -> None:
+    def __init__(self, oracle: Oracle, candidate: Candidate, proven: bool = False) -> None:
+        self.proven = proven
         self.oracle = oracle
         self.candidate = candidate
         self._normal_noise: list[float] = []
@@ -136,7 +142,8 @@ class Judge:
 
     def _tolerance(self, difference: Difference, noise: float) -> float:
         rounded = self.candidate.dtype == torch.float64
-        factor, steps = (_ROUNDED_FACTOR, _ROUNDED_STEPS) if rounded else (_NOISE_FACTOR, _FLOOR_STEPS)
+        noise_factor = _PROVEN_NOISE_FACTOR if self.proven else _NOISE_FACTOR
+        factor, steps = (_ROUNDED_FACTOR, _ROUNDED_STEPS) if rounded else (noise_factor, _FLOOR_STEPS)
         floor = steps * torch.finfo(self._coarsest()).eps
         if difference.counted:
             floor = max(floor, _COUNTED_FLOOR)
