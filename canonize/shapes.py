@@ -21,6 +21,13 @@ _SIZE_METHODS = {"size", "dim", "numel", "ndimension", "stride", "is_floating_po
 _SIZE_ATTRIBUTES = {"shape", "ndim", "device", "dtype", "is_cuda", "requires_grad", "names"}
 
 
+# Modules whose output has the shape and dtype of their input.
+_KEEP_SHAPE = (
+    nn.BatchNorm2d, nn.BatchNorm3d, nn.ReLU, nn.ReLU6, nn.Hardtanh, nn.SiLU, nn.Sigmoid, nn.GELU, nn.Hardswish,
+    nn.LeakyReLU, nn.ELU, nn.Tanh, nn.Identity, nn.Dropout, nn.Dropout2d,
+)  # fmt: skip
+
+
 class Environment:
     """One set of input sizes, and the values the nodes have under it."""
 
@@ -184,7 +191,7 @@ class Shapes:
             assert callable(node.target)
             return node.target(*args, **kwargs)
         module = self.lookup(str(node.target))
-        if type(module).__name__ == "FrozenAffine":
+        if isinstance(module, _KEEP_SHAPE) or type(module).__name__ == "FrozenAffine":
             return args[0]
         if real:
             return module(*args, **kwargs)

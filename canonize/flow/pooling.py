@@ -44,9 +44,15 @@ def _single(step: Step, incoming: list[Affine | None]) -> Affine:
 
 
 def _batched(step: Step) -> None:
-    dims = int(type(step.module).__name__[-2]) if type(step.module).__name__[-1] == "d" else None
+    dims = _dims(step.module)
     rank = len(step.shape(step.network.data_inputs(step.node)[0]))
     step.require(dims is None or rank == dims + 2, f"{step.label()} is called without a batch dimension")
+
+
+def _dims(module: nn.Module) -> int | None:
+    """Number of dimensions that a layer pools over, as the name of its class in torch says."""
+    cls = next(cls for cls in (*AVERAGE, *WEIGHTED, *MAXIMUM) if isinstance(module, cls))
+    return int(cls.__name__[-2]) if cls.__name__.endswith("d") else None
 
 
 # --------------------------------------------------------------------------------------------------- averages
@@ -96,7 +102,7 @@ def window_backward(step: Step, affine: Affine) -> list[Affine | None]:
 
 def _explicit_padding(step: Step, affine: Affine, value_of: Any) -> None:
     module: Any = step.module
-    dims = int(type(module).__name__[-2])
+    dims = _dims(step.module) or 1
     padding = _tuple(module.padding, dims)
     if getattr(module, "divisor_override", None) is not None:
         kernel = 1

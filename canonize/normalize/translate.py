@@ -39,7 +39,8 @@ MOVEMENT = {
 }  # fmt: skip
 # Those that may do nothing at all.
 _RESHAPES = {
-    "view", "reshape", "expand", "expand_as", "squeeze", "flatten", "view_as", "reshape_as", "unflatten", "_unsafe_view",
+    "view", "reshape", "expand", "expand_as", "squeeze", "flatten", "view_as", "reshape_as", "unflatten",
+    "_unsafe_view",
 }  # fmt: skip
 _SPLITS = {"chunk", "split", "split_with_sizes", "tensor_split", "unbind", "hsplit", "vsplit", "dsplit"}
 
@@ -139,15 +140,24 @@ class _Translation:
         if isinstance(module, (*DROPOUT, nn.Identity)):
             return self.values.get(_first(node)) if _first(node) in self.values else self._value_of(_first(node))
         if isinstance(module, (*BATCH_NORM, *INSTANCE_NORM)) and module.running_mean is not None:
-            shape = self.shapes.shape(_first(node))
-            if shape is not None and (isinstance(module, BATCH_NORM) or len(shape) == _dims_of(module) + 2):
-                return self._batch_norm(node, module, len(shape))
+            ndim = self._rank(node, module)
+            if ndim is not None:
+                return self._batch_norm(node, module, ndim)
         if isinstance(module, cnn.Rearrange | nn.Flatten) and self._is_idle(node):
             return self._value_of(_first(node))
         own = shell(module)
         if getattr(own, "inplace", False) is True:
             own.inplace = False  # type: ignore[assignment]
         return self._place(target, own, node)
+
+    def _rank(self, node: fx.Node, module: nn.Module) -> int | None:
+        """Number of dimensions of a normalisation's input: its class says it, or its input does."""
+        if isinstance(module, nn.BatchNorm2d | nn.BatchNorm3d):
+            return _dims_of(module, (nn.BatchNorm2d, nn.BatchNorm3d)) + 2
+        shape = self.shapes.shape(_first(node))
+        if shape is None or (isinstance(module, INSTANCE_NORM) and len(shape) != _dims_of(module, INSTANCE_NORM) + 2):
+            return None
+        return len(shape)
 
     def _place(self, name: str, module: nn.Module, node: fx.Node) -> fx.Node:
         """Call a module of the model with the arguments it was called with."""
@@ -330,8 +340,9 @@ class _Translation:
                 self.network.remove(node)
 
 
-def _dims_of(module: nn.Module) -> int:
-    return int(type(module).__name__[-2])
+def _dims_of(module: nn.Module, classes: tuple[type, ...]) -> int:
+    """Number of spatial dimensions that a class of torch carries in its name."""
+    return int(next(cls for cls in classes if isinstance(module, cls)).__name__[-2])
 
 
 def _first(node: fx.Node) -> fx.Node:

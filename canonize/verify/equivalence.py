@@ -85,7 +85,8 @@ def check_equivalence(
         outcomes: list[Check | str] = []
         judge = Judge(oracle, candidate)
         judge.learn_noise(_draws(inputs, seed))
-        outcomes += [judge.judge(case) for case in regimes.cases(inputs, batch_sizes, seed, thorough)]
+        single = _single_row(oracle, inputs)
+        outcomes += [judge.judge(case) for case in regimes.cases(inputs, batch_sizes, seed, thorough, single)]
         if gradients and any(isinstance(outcome, Check) for outcome in outcomes):
             outcomes += gradient_checks(oracle, candidate, inputs, seed, draws=5 if thorough else 3)
         if precision is None and candidate.wide_enough:
@@ -135,6 +136,18 @@ def _oracle(model: nn.Module, inputs: Inputs) -> Oracle:
             f"the reference model does not run on the example inputs ({inputs.describe()}): {error}",
             hint="Pass example_inputs that fit it: a tensor, a tuple, or (args, kwargs)",
         ) from error
+
+
+def _single_row(oracle: Oracle, inputs: Inputs) -> Inputs | None:
+    """The example inputs with batch size 1, if the reference takes them and they are fewer."""
+    single = inputs.with_batch(1)
+    if single is None or (inputs.batch_size or 1) <= 1:
+        return None
+    try:
+        oracle.truth(single)
+    except run.FailedRunError:
+        return None
+    return single
 
 
 def _draws(inputs: Inputs, seed: int) -> list[regimes.Case]:

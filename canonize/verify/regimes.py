@@ -115,7 +115,9 @@ def enlarge(inputs: Inputs) -> Inputs | None:
     return larger if grown else None
 
 
-def cases(inputs: Inputs, batch_sizes: Sequence[int], seed: int, thorough: bool = True) -> Iterator[Case]:
+def cases(
+    inputs: Inputs, batch_sizes: Sequence[int], seed: int, thorough: bool = True, single: Inputs | None = None
+) -> Iterator[Case]:
     """Every input that both models are to be fed, the most telling first.
 
     Parameters
@@ -127,6 +129,9 @@ def cases(inputs: Inputs, batch_sizes: Sequence[int], seed: int, thorough: bool 
     seed : int
     thorough : bool
         Whether to feed all regimes and a larger image too.
+    single : Inputs, optional
+        The example inputs with one row, where the reference takes that: enough for the other regimes and for the
+        larger image, and cheaper.
 
     Yields
     ------
@@ -144,9 +149,11 @@ def cases(inputs: Inputs, batch_sizes: Sequence[int], seed: int, thorough: bool 
             yield Case(f"normal, batch {size}", fill(NORMAL, resized, generator), "normal")
     if not thorough:
         return
+    rows = single or inputs
+    size_name = "" if rows.batch_size is None else f", batch {rows.batch_size}"
     for regime in REGIMES[1:]:
-        yield Case(f"{regime.name}{base}", fill(regime, inputs, generator), regime.name)
-    larger = enlarge(inputs)
+        yield Case(f"{regime.name}{size_name}", fill(regime, rows, generator), regime.name)
+    larger = enlarge(rows)
     if larger is not None:
         shape = next(t for t in larger.tensors() if t.is_floating_point() and t.dim() >= 3).shape
         name = f"normal, size {'x'.join(map(str, shape[2:]))}"

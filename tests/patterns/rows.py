@@ -128,9 +128,7 @@ def canonized(row: Row, model: nn.Module, *, skip: tuple[str, ...] = (), batch_n
     """Canonize without self-verification, and assert that the function is the same and the original untouched."""
     example = checks.draw(row.inputs, 2)
     before = checks.snapshot(model)
-    canonical = canonize.canonize(
-        model, example, strategy=row.strategy, skip=tuple({*row.skip, *skip}), verify=False
-    )
+    canonical = canonize.canonize(model, example, strategy=row.strategy, skip=tuple({*row.skip, *skip}), verify=False)
     checks.assert_untouched(model, before)
     checks.assert_same_function(model, canonical, row.inputs, tolerance=1e-10)
     assert checks.count_batch_norms(canonical, example) == batch_norms, str(canonical.report)
@@ -167,7 +165,9 @@ def assert_refuses(row: Refuses, pattern: str) -> None:
     model = row.model()
     others = tuple(name for name in NAMES if name not in (pattern, "last_resort"))
     alone = canonized(row, model, skip=others)
-    (refusal,) = (r for r in alone.report.refusals if (r.pattern, r.anchor) == (pattern, row.affine))
+    # A constant of the model becomes a layer of its own, below the constant's name.
+    anchors = (row.affine, f"{row.affine}.affine")
+    (refusal,) = (r for r in alone.report.refusals if r.pattern == pattern and r.anchor in anchors)
     assert re.fullmatch(row.because, refusal.reason), refusal.reason
     assert refusal.nodes, "a refusal names the layer concerned"
     fate = fate_of(alone, row.affine)
@@ -190,7 +190,9 @@ def assert_alone(row: Alone, pattern: str) -> fx.GraphModule:
 
 def layers_with_weights(canonical: fx.GraphModule) -> list[str]:
     """Qualified names of the layers of a canonical model that hold a weight."""
-    return [name for name, layer in canonical.named_modules() if isinstance(getattr(layer, "weight", None), nn.Parameter)]
+    return [
+        name for name, layer in canonical.named_modules() if isinstance(getattr(layer, "weight", None), nn.Parameter)
+    ]
 
 
 def assert_weights_shared(model: nn.Module, canonical: fx.GraphModule, names: set[str]) -> None:

@@ -40,7 +40,9 @@ def leaky(value: Any, slope: Any) -> Any:
     return value if value.is_positive else slope * value if value.is_negative else sympy.S.Zero
 
 
-def convolution(signal: Sequence[Any], kernel: Sequence[Any], bias: Any = 0, padding: int = 0, value: Any = 0) -> list[Any]:
+def convolution(
+    signal: Sequence[Any], kernel: Sequence[Any], bias: Any = 0, padding: int = 0, value: Any = 0
+) -> list[Any]:
     """One channel, one dimension, cross-correlation as in torch."""
     padded = [value] * padding + list(signal) + [value] * padding
     size = len(kernel)

@@ -51,7 +51,10 @@ FOLDS = rows(
     _layer("depthwise", 2, 4, 8, groups=4),
     _layer("reflect", 2, 3, 6, padding=1, padding_mode="reflect"),
     Folds(
-        name="dense", build=lambda: Sequential(nn.Linear(4, 6), norm(6, 1), nn.Tanh()), inputs=vector(4), into={"1": ("0",)}
+        name="dense",
+        build=lambda: Sequential(nn.Linear(4, 6), norm(6, 1), nn.Tanh()),
+        inputs=vector(4),
+        into={"1": ("0",)},
     ),
     Folds(
         name="an-eps-that-matters",
@@ -151,13 +154,13 @@ FOLDS = rows(
     Folds(
         name="through-a-sum-whose-first-side-is-broadcast",
         build=lambda: wired(
-            lambda m, x: m.bn(m.code(x.mean((2, 3)))[:, :, None, None] + m.conv(x)).sigmoid(),
-            code=nn.Linear(3, 6),
+            lambda m, x: m.bn(m.question(x.mean((2, 3)))[:, :, None, None] + m.conv(x)).sigmoid(),
+            question=nn.Linear(3, 6),
             conv=conv(3, 6),
             bn=norm(6),
         ),
         inputs=image(3),
-        into={"bn": ("code", "conv")},
+        into={"bn": ("question", "conv")},
     ),
     Folds(
         name="a-scale-through-a-gate",
@@ -285,8 +288,8 @@ REFUSES = rows(
     ),
     _explicit(
         "one-side-of-a-sum-is-no-layer",
-        r"it acts on the input x of the model",
-        lambda m, x: m.bn(m.conv(x) + x).sigmoid(),
+        r"no affine passes sigmoid \(Sigmoid\)",
+        lambda m, x: m.bn(m.conv(x) + x.sigmoid()).sigmoid(),
         conv=lambda: conv(3, 3, padding=1),
         bn=lambda: norm(3),
     ),
@@ -323,6 +326,16 @@ REFUSES = rows(
     _explicit(
         "flattened-image",
         "it differs along dimension 2, which is not the one that conv mixes",
+        lambda m, x: m.fc(m.bn(m.conv(x).flatten(1)).sigmoid()),
+        image(3, 4, 4),
+        conv=lambda: conv(3, 5),
+        fc=lambda: nn.Linear(20, 3),
+        bn=lambda: norm(20, 1),
+    ),
+    # Nothing in this model says how large the image is, so that the weights could hold one number per position.
+    _explicit(
+        "flattened-image-of-any-size",
+        "before flatten it differs along dimension 2, which has no fixed size",
         lambda m, x: m.bn(m.conv(x).flatten(1)).sigmoid(),
         image(3, 4, 4),
         conv=lambda: conv(3, 5),
@@ -339,7 +352,7 @@ REFUSES = rows(
         affine="gamma",
         because="conv is called without a batch dimension",
         goes="last_resort",
-        into=("gamma",),
+        into=("gamma.affine",),
     ),
     # Refused here, taken elsewhere.
     _explicit(
@@ -407,13 +420,17 @@ ALONE = rows(
     ),
     Alone(
         name="a-factor-that-depends-on-the-input",
-        build=lambda: wired(lambda m, x: (lambda y: y * y.mean((2, 3), keepdim=True).sigmoid())(m.conv(x)), conv=conv(3, 6)),
+        build=lambda: wired(
+            lambda m, x: (lambda y: y * y.mean((2, 3), keepdim=True).sigmoid())(m.conv(x)), conv=conv(3, 6)
+        ),
         inputs=image(3),
         untouched=("conv",),
     ),
     Alone(
         name="one-number-per-position",
-        build=lambda: wired(lambda m, x: (m.conv(x) + m.pos).tanh(), conv=conv(3, 6), pos=nn.Parameter(torch.randn(6, 3, 5))),
+        build=lambda: wired(
+            lambda m, x: (m.conv(x) + m.pos).tanh(), conv=conv(3, 6), pos=nn.Parameter(torch.randn(6, 3, 5))
+        ),
         inputs=image(3),
         untouched=("conv",),
     ),
@@ -427,7 +444,10 @@ ALONE = rows(
     Alone(
         name="a-bystander",
         build=lambda: wired(
-            lambda m, x: m.bn(m.conv(x)).tanh() + m.bystander(x).tanh(), conv=conv(3, 6), bn=norm(6), bystander=conv(3, 6)
+            lambda m, x: m.bn(m.conv(x)).tanh() + m.bystander(x).tanh(),
+            conv=conv(3, 6),
+            bn=norm(6),
+            bystander=conv(3, 6),
         ),
         inputs=image(3),
         skip=(PATTERN,),

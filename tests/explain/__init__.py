@@ -1,0 +1,1 @@
+"""Heatmaps: what rule-based explainers make of a canonical model."""
