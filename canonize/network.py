@@ -14,6 +14,7 @@ from torch import Tensor, fx, nn
 
 from canonize.affine import Affine
 from canonize.linear import LINEAR, PendingWeights
+from canonize.nn import Rearrange
 from canonize.shapes import Shapes
 
 
@@ -91,7 +92,12 @@ class Network:
 
     def readers(self, node: fx.Node) -> list[fx.Node]:
         """Nodes that read a node's value (asking only for its size is not reading)."""
-        return [user for user in node.users if not self.shapes.is_bookkeeping(user)]
+        return [u for u in node.users if not self.shapes.is_bookkeeping(u) and not self._only_measures(u, node)]
+
+    def _only_measures(self, reader: fx.Node, node: fx.Node) -> bool:
+        """Whether a reader wants to know a value's shape or dtype only (``x.reshape_as(value)``)."""
+        module = self.module(reader)
+        return isinstance(module, Rearrange) and module.measures and reader.args[0] is not node
 
     def data_inputs(self, node: fx.Node) -> list[fx.Node]:
         """The nodes whose values a node reads, in argument order, with repetitions."""

@@ -68,7 +68,8 @@ def _move(step: Step, tensor: Tensor) -> Tensor:
 def moves_forward(step: Step, incoming: list[Affine | None]) -> Affine:
     """Scale and shift take the way of the data."""
     affine = incoming[0]
-    if affine is None or any(other is not None for other in incoming[1:]):
+    measures = isinstance(step.module, Rearrange) and step.module.measures
+    if affine is None or (any(other is not None for other in incoming[1:]) and not measures):
         raise RefusedError(f"{step.label()} uses the value for something else than moving it")
     step.pass_through("movement")
     if _keeps_places(step.module):

@@ -11,7 +11,7 @@ from torch import Tensor, fx, nn
 
 from canonize.affine import Affine
 from canonize.network import FrozenAffine, Network, keep_exact
-from canonize.nn import ThreshReLU
+from canonize.nn import Rearrange, ThreshReLU
 
 Edit = Callable[[Network, fx.Node], None]
 
@@ -143,15 +143,15 @@ class Step:
 
 ForwardRule = Callable[[Step, list[Affine | None]], Affine | None]
 BackwardRule = Callable[[Step, Affine], list[Affine | None]]
-_FORWARD: list[tuple[tuple[type, ...], ForwardRule]] = []
-_BACKWARD: list[tuple[tuple[type, ...], BackwardRule]] = []
+_FORWARD: dict[type, ForwardRule] = {}
+_BACKWARD: dict[type, BackwardRule] = {}
 
 
 def forward_rule(*types: type) -> Callable[[ForwardRule], ForwardRule]:
     """Register what happens to affines on the inputs of an operation: the affine on its output, or None if absorbed."""
 
     def register(rule: ForwardRule) -> ForwardRule:
-        _FORWARD.append((types, rule))
+        _FORWARD.update(dict.fromkeys(types, rule))
         return rule
 
     return register
@@ -161,7 +161,7 @@ def backward_rule(*types: type) -> Callable[[BackwardRule], BackwardRule]:
     """Register which affines an operation's inputs need so that its output carries the given one."""
 
     def register(rule: BackwardRule) -> BackwardRule:
-        _BACKWARD.append((types, rule))
+        _BACKWARD.update(dict.fromkeys(types, rule))
         return rule
 
     return register
@@ -249,9 +249,9 @@ def _forward(step: Step, incoming: list[Affine | None]) -> Affine | None:
         raise RefusedError("the model returns it as it is")
     if node.op != "call_module":
         raise RefusedError(f"{node.name} needs the value as it is")
-    for types, rule in _FORWARD:
-        if isinstance(step.module, types):
-            return rule(step, incoming)
+    for cls in type(step.module).__mro__:  # the most specific rule
+        if cls in _FORWARD:
+            return _FORWARD[cls](step, incoming)
     raise RefusedError(f"no affine passes {step.label()} ({type(step.module).__name__})")
 
 
@@ -280,9 +280,14 @@ def plan_backward(
         step = Step(network, node, plan, allowed)
         affine = next(iter(wanted[node].values()))[0]
         edits, into, merged = len(plan.edits), len(plan.into), len(plan.merged)
+        if not _agree(wanted[node]):
+            return Refused(f"{step.label()} would need two different affines", (step.label(),))
         try:
-            _agree(step, wanted[node])
-            others = [r for r in network.readers(node) if r not in wanted[node] or r in plan.clones]
+            others = [
+                reader
+                for reader in network.readers(node)
+                if reader in plan.clones or (reader not in wanted[node] and _notices(step, reader, affine))
+            ]
             if others and not duplicate:
                 raise RefusedError(f"{step.label()} is also read by {step.label(others[0])}")
             inputs = _backward(step, affine)
@@ -307,6 +312,19 @@ def plan_backward(
     return plan
 
 
+def _notices(step: Step, reader: fx.Node, affine: Affine) -> bool:
+    """Whether a reader would see a difference: a slice of channels that the affine leaves alone does not."""
+    network = step.network
+    if not isinstance(network.module(reader), Rearrange) or network.data_inputs(reader) != [step.node]:
+        return True
+    look = Step(network, reader, Plan(step.plan.anchor), step.allowed | {"movement"})
+    try:
+        seen = _forward(look, [affine])
+    except (RefusedError, DeadChannelError):
+        return True
+    return seen is None or not seen.is_identity
+
+
 class _Latest:
     """Order nodes from the end of the graph to its start."""
 
@@ -317,12 +335,10 @@ class _Latest:
         return bool(other.node < self.node)
 
 
-def _agree(step: Step, wanted: dict[fx.Node, list[Affine]]) -> None:
-    """Everybody who reads a value must want the same affine on it."""
-    every = [affine for affines in wanted.values() for affine in affines]
-    for other in every[1:]:
-        if not (torch.equal(every[0].scale, other.scale) and torch.equal(every[0].shift, other.shift)):
-            raise RefusedError(f"{step.label()} would need two different affines")
+def _agree(wanted: dict[fx.Node, list[Affine]]) -> bool:
+    """Whether everybody who reads a value wants the same affine on it."""
+    first, *others = [affine for affines in wanted.values() for affine in affines]
+    return all(torch.equal(first.scale, other.scale) and torch.equal(first.shift, other.shift) for other in others)
 
 
 def _fixed_sizes(step: Step, inputs: list[Affine | None]) -> None:
@@ -342,9 +358,9 @@ def _backward(step: Step, affine: Affine) -> list[Affine | None]:
         raise RefusedError(f"it acts on {step.label()} of the model")
     if step.node.op != "call_module":
         raise RefusedError(f"{step.node.name} is not a layer")
-    for types, rule in _BACKWARD:
-        if isinstance(step.module, types):
-            return rule(step, affine)
+    for cls in type(step.module).__mro__:  # the most specific rule
+        if cls in _BACKWARD:
+            return _BACKWARD[cls](step, affine)
     raise RefusedError(f"no affine passes {step.label()} ({type(step.module).__name__})")
 
 

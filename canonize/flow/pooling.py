@@ -13,7 +13,7 @@ from torch import fx, nn
 from canonize.affine import Affine
 from canonize.flow.plan import RefusedError, Step, backward_rule, forward_rule
 from canonize.network import Network, keep_exact
-from canonize.nn import Call, ChannelPad, Mean, SumOver
+from canonize.nn import ChannelPad, Mean, SumOver
 
 AVERAGE = (nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d)
 WEIGHTED = (
@@ -32,12 +32,14 @@ MAXIMUM = (
 )
 
 
-def _same_everywhere(step: Step, affine: Affine) -> None:
+def same_everywhere(step: Step, affine: Affine) -> None:
+    """Refuse an affine that differs from position to position."""
     spatial = affine.varying() - {0, 1}
     step.require(not spatial, f"it differs along dimension {min(spatial, default=0)}, over which {step.label()} pools")
 
 
-def _single(step: Step, incoming: list[Affine | None]) -> Affine:
+def only_input(step: Step, incoming: list[Affine | None]) -> Affine:
+    """The affine on an operation's only input."""
     if len(incoming) != 1 or incoming[0] is None:
         raise RefusedError(f"{step.label()} has more than one input")
     return incoming[0]
@@ -61,9 +63,9 @@ def _dims(module: nn.Module) -> int | None:
 @forward_rule(*WEIGHTED)
 def average_forward(step: Step, incoming: list[Affine | None]) -> Affine:
     """Global and adaptive average pooling, resizing."""
-    affine = _single(step, incoming)
+    affine = only_input(step, incoming)
     _batched(step)
-    _same_everywhere(step, affine)
+    same_everywhere(step, affine)
     step.pass_through("average")
     return affine
 
@@ -72,7 +74,7 @@ def average_forward(step: Step, incoming: list[Affine | None]) -> Affine:
 def average_backward(step: Step, affine: Affine) -> list[Affine | None]:
     """Global and adaptive average pooling, resizing."""
     _batched(step)
-    _same_everywhere(step, affine)
+    same_everywhere(step, affine)
     step.pass_through("average")
     return [affine]
 
@@ -80,9 +82,9 @@ def average_backward(step: Step, affine: Affine) -> list[Affine | None]:
 @forward_rule(*AVERAGE)
 def window_forward(step: Step, incoming: list[Affine | None]) -> Affine:
     """Average pooling; zeros of its padding that count must be what the affine maps to zero."""
-    affine = _single(step, incoming)
+    affine = only_input(step, incoming)
     _batched(step)
-    _same_everywhere(step, affine)
+    same_everywhere(step, affine)
     step.pass_through("average")
     if not affine.is_linear:
         _explicit_padding(step, affine, lambda: step.living_zero(affine))
@@ -93,7 +95,7 @@ def window_forward(step: Step, incoming: list[Affine | None]) -> Affine:
 def window_backward(step: Step, affine: Affine) -> list[Affine | None]:
     """Average pooling; zeros of its padding that count become what the affine maps zero to, its shift."""
     _batched(step)
-    _same_everywhere(step, affine)
+    same_everywhere(step, affine)
     step.pass_through("average")
     if not affine.is_linear:
         _explicit_padding(step, affine, lambda: affine.shift)
@@ -139,7 +141,7 @@ def _tuple(value: Any, dims: int) -> tuple[int, ...]:
 @forward_rule(*MAXIMUM)
 def maximum_forward(step: Step, incoming: list[Affine | None]) -> Affine:
     """Max pooling keeps the order that a negative scale would reverse."""
-    affine = _single(step, incoming)
+    affine = only_input(step, incoming)
     _check_maximum(step, affine)
     return affine
 
@@ -155,7 +157,7 @@ def _check_maximum(step: Step, affine: Affine) -> None:
     module: Any = step.module
     _batched(step)
     step.require(not module.return_indices, f"{step.label()} also returns where its maxima are")
-    _same_everywhere(step, affine)
+    same_everywhere(step, affine)
     step.require(bool((affine.scale >= 0).all()), f"a negative scale does not pass {step.label()}, which takes maxima")
     step.pass_through("maximum")
 
@@ -166,7 +168,7 @@ def _check_maximum(step: Step, affine: Affine) -> None:
 @forward_rule(Mean, SumOver)
 def reduce_forward(step: Step, incoming: list[Affine | None]) -> Affine:
     """A mean keeps the shift's mean; a sum multiplies a shift by the number of positions."""
-    affine = _single(step, incoming)
+    affine = only_input(step, incoming)
     module: Any = step.module
     step.pass_through("average")
     shape = step.shape(step.network.data_inputs(step.node)[0])
@@ -211,32 +213,3 @@ def reduce_backward(step: Step, affine: Affine) -> list[Affine | None]:
 def _require_fixed_count(step: Step, dims: tuple[int, ...]) -> None:
     free = step.network.shapes.free_dims(step.network.data_inputs(step.node)[0]) & set(dims)
     step.require(not free, f"{step.label()} adds up a number of positions that is not fixed, and with it the shift")
-
-
-# ---------------------------------------------------------------------------------------- resizing as a call
-
-
-def _is_resizing(step: Step) -> bool:
-    module = step.module
-    return isinstance(module, Call) and ("interpolate" in module.target or "aten.upsample_" in module.target)
-
-
-@forward_rule(Call)
-def call_forward(step: Step, incoming: list[Affine | None]) -> Affine:
-    """Resizing to a size that is computed; nothing else that is only a call lets an affine through."""
-    step.require(_is_resizing(step), f"no affine passes {step.label()} ({getattr(step.module, 'target', '')})")
-    affine = _single(step, incoming[:1]) if all(a is None for a in incoming[1:]) else None
-    if affine is None:
-        raise RefusedError(f"{step.label()} has more than one input")
-    _same_everywhere(step, affine)
-    step.pass_through("average")
-    return affine
-
-
-@backward_rule(Call)
-def call_backward(step: Step, affine: Affine) -> list[Affine | None]:
-    """Resizing to a size that is computed."""
-    step.require(_is_resizing(step), f"no affine passes {step.label()} ({getattr(step.module, 'target', '')})")
-    _same_everywhere(step, affine)
-    step.pass_through("average")
-    return [affine, *([None] * (len(step.network.data_inputs(step.node)) - 1))]

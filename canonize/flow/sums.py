@@ -10,7 +10,7 @@ from torch import Tensor
 from canonize.affine import Affine
 from canonize.flow.plan import RefusedError, Step, backward_rule, forward_rule
 from canonize.linear import LINEAR
-from canonize.nn import Concat, Gate, Sum
+from canonize.nn import Call, Concat, Gate, Sum
 
 
 def _widened(affine: Affine, ndim: int) -> Affine:
@@ -105,6 +105,44 @@ def gate_backward(step: Step, affine: Affine) -> list[Affine | None]:
     signal, gate = step.network.data_inputs(step.node)
     step.require(signal is not gate, f"{step.label()} multiplies a value with itself")
     return [_narrowed(step, affine, step.shape(signal), signal), None]
+
+
+# --------------------------------------------------------------------------------------------------- matmul
+
+
+def is_product(module: object) -> bool:
+    """Whether a call is a matrix product of two values."""
+    names = ("torch.matmul", "torch.bmm", "operator.matmul", ".matmul", ".bmm", "__matmul__")
+    aten = ("torch.ops.aten.matmul.default", "torch.ops.aten.bmm.default")
+    return isinstance(module, Call) and module.target in (*names, *aten)
+
+
+def product_forward(step: Step, incoming: list[Affine | None]) -> Affine:
+    """A matrix product passes one number that scales everything (an attention's temperature)."""
+    step.pass_through("gate")
+    ndim = len(step.shape())
+    scale: Tensor | None = None
+    for affine in incoming:
+        if affine is not None:
+            _require_one_number(step, affine)
+            scale = affine.scale.reshape(()) if scale is None else scale * affine.scale.reshape(())
+    assert scale is not None
+    return Affine(scale.reshape((1,) * ndim), torch.zeros((1,) * ndim, dtype=scale.dtype, device=scale.device))
+
+
+def product_backward(step: Step, affine: Affine) -> list[Affine | None]:
+    """The first factor takes the number."""
+    step.pass_through("gate")
+    _require_one_number(step, affine)
+    first, *rest = step.network.data_inputs(step.node)
+    step.require(first not in rest, f"{step.label()} multiplies a value with itself")
+    shape = (1,) * len(step.shape(first))
+    return [Affine(affine.scale.reshape(shape), affine.shift.reshape(shape)), *([None] * len(rest))]
+
+
+def _require_one_number(step: Step, affine: Affine) -> None:
+    step.require(affine.is_linear, f"a shift does not pass the product {step.label()}")
+    step.require(not affine.varying(), f"only one number for all passes the product {step.label()}")
 
 
 # ---------------------------------------------------------------------------------------------------- Concat

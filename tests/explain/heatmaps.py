@@ -39,13 +39,13 @@ def heatmap(model: nn.Module, composite: Composite, input: Tensor, targets: Tens
 
 def difference(got: Tensor, wanted: Tensor) -> float:
     """Largest norm of the difference over the norm of `wanted`, over samples."""
-    gap = (got - wanted).flatten(1).norm(dim=1) / wanted.flatten(1).norm(dim=1)
-    return float(gap.max())
+    gap = (got - wanted).detach().flatten(1).norm(dim=1) / wanted.flatten(1).norm(dim=1)
+    return gap.max().item()
 
 
 def cosine(got: Tensor, wanted: Tensor) -> float:
     """Smallest cosine similarity over samples."""
-    return float(F.cosine_similarity(got.flatten(1), wanted.flatten(1)).min())
+    return F.cosine_similarity(got.flatten(1), wanted.flatten(1)).min().item()
 
 
 class SumNorm(Hook):

@@ -1,0 +1,42 @@
+"""Calls without a module of their own: resizing to a computed size and matrix products let an affine through."""
+
+from __future__ import annotations
+
+from canonize.affine import Affine
+from canonize.flow.plan import RefusedError, Step, backward_rule, forward_rule
+from canonize.flow.pooling import only_input, same_everywhere
+from canonize.flow.sums import is_product, product_backward, product_forward
+from canonize.nn import Call
+
+
+def _is_resizing(module: object) -> bool:
+    return isinstance(module, Call) and ("interpolate" in module.target or "aten.upsample_" in module.target)
+
+
+def _refusal(step: Step) -> RefusedError:
+    return RefusedError(f"no affine passes {step.label()} ({getattr(step.module, 'target', '')})")
+
+
+@forward_rule(Call)
+def call_forward(step: Step, incoming: list[Affine | None]) -> Affine:
+    """Resizing is an average with weights that sum to one."""
+    if is_product(step.module):
+        return product_forward(step, incoming)
+    if not _is_resizing(step.module) or any(affine is not None for affine in incoming[1:]):
+        raise _refusal(step)
+    affine = only_input(step, incoming[:1])
+    same_everywhere(step, affine)
+    step.pass_through("average")
+    return affine
+
+
+@backward_rule(Call)
+def call_backward(step: Step, affine: Affine) -> list[Affine | None]:
+    """Resizing is an average with weights that sum to one."""
+    if is_product(step.module):
+        return product_backward(step, affine)
+    if not _is_resizing(step.module):
+        raise _refusal(step)
+    same_everywhere(step, affine)
+    step.pass_through("average")
+    return [affine, *([None] * (len(step.network.data_inputs(step.node)) - 1))]
