@@ -93,7 +93,10 @@ def moves_backward(step: Step, affine: Affine) -> list[Affine | None]:
     places = _move(step, numbers).long().flatten()
     scale, shift = affine.expanded(step.shape())
     sources = [_collect(step, part.cpu().flatten(), places, shape) for part in (scale, shift)]
-    needed = Affine(_fill(sources[0], 1.0).to(scale.device), _fill(sources[1], 0.0).to(scale.device))
+    # Elements that this operation does not show are free to choose, unless somebody else looks at them.
+    shared = len(step.network.readers(_data(step))) > 1
+    filled = [_fill(part, neutral, shared) for part, neutral in zip(sources, (1.0, 0.0), strict=True)]
+    needed = Affine(*(part.to(scale.device) for part in filled))
     return [needed, *rest]
 
 
@@ -110,8 +113,11 @@ def _collect(step: Step, values: Tensor, places: Tensor, shape: tuple[int, ...])
     return found.reshape(shape)
 
 
-def _fill(tensor: Tensor, neutral: float) -> Tensor:
-    """Shrink to size 1 along every dimension along which the known elements agree; the rest becomes neutral."""
+def _fill(tensor: Tensor, neutral: float, shared: bool) -> Tensor:
+    """Shrink to size 1 along every dimension along which the known elements agree; the rest becomes neutral.
+
+    Where the tensor is shared, unknown elements must become neutral: they take no part in the shrinking.
+    """
     for dim, size in enumerate(tensor.shape):
         if size == 1:
             continue
@@ -119,6 +125,8 @@ def _fill(tensor: Tensor, neutral: float) -> Tensor:
         largest = torch.where(unknown, -torch.inf, tensor).amax(dim, keepdim=True)
         smallest = torch.where(unknown, torch.inf, tensor).amin(dim, keepdim=True)
         agree = (largest == smallest) | unknown.all(dim, keepdim=True)
+        if shared:
+            agree = agree & (unknown.all(dim, keepdim=True) | ~unknown.any(dim, keepdim=True))
         if bool(agree.all()):
             tensor = torch.where(unknown.all(dim, keepdim=True), torch.nan, largest)
     return torch.where(tensor.isnan(), neutral, tensor)

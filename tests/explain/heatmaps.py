@@ -10,6 +10,8 @@ from torch.nn import functional as F
 from zennit.attribution import Gradient
 from zennit.core import Composite, Hook
 
+from canonize.nn import Sum
+
 
 def heatmap(model: nn.Module, composite: Composite, input: Tensor, targets: Tensor) -> Tensor:
     """Relevance of every input value for one output of each sample, by zennit.
@@ -34,13 +36,13 @@ def heatmap(model: nn.Module, composite: Composite, input: Tensor, targets: Tens
     assert output.shape[0] == relevance.shape[0]
     assert relevance.isfinite().all()
     assert (relevance.flatten(1).abs().amax(1) > 0).all(), "an empty heatmap proves nothing"
-    return relevance.detach()
+    return torch.as_tensor(relevance).detach()
 
 
 def difference(got: Tensor, wanted: Tensor) -> float:
     """Largest norm of the difference over the norm of `wanted`, over samples."""
     gap = (got - wanted).detach().flatten(1).norm(dim=1) / wanted.flatten(1).norm(dim=1)
-    return gap.max().item()
+    return float(gap.max().item())
 
 
 def cosine(got: Tensor, wanted: Tensor) -> float:
@@ -52,15 +54,27 @@ class SumNorm(Hook):
     """The rule of zennit's ``Norm`` for a module that adds several arguments: each gets relevance by its share.
 
     ``zennit.rules.Norm`` knows modules of one argument only.
+
+    Parameters
+    ----------
+    stabilizer : float
+        Added to the sum, away from zero.
     """
 
-    def forward(self, module: nn.Module, input: tuple[Tensor, ...], output: Tensor) -> None:
+    def __init__(self, stabilizer: float = 1e-6) -> None:
+        super().__init__()
+        self.stabilizer = stabilizer
+
+    def copy(self) -> SumNorm:
+        return SumNorm(self.stabilizer)
+
+    def forward(self, module: Sum, input: tuple[Tensor, ...], output: Tensor) -> None:
         self.stored_tensors["input"] = input
         self.stored_tensors["output"] = output
 
-    def backward(self, module: nn.Module, grad_input: Any, grad_output: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    def backward(self, module: Sum, grad_input: Any, grad_output: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         output = self.stored_tensors["output"].detach()
-        stable = output + torch.where(output < 0, -1e-6, 1e-6).to(output)
+        stable = output + self.stabilizer * torch.where(output < 0, -1.0, 1.0).to(output)
         shares = [
             w * part.detach() / stable for w, part in zip(module.weights, self.stored_tensors["input"], strict=True)
         ]

@@ -48,7 +48,8 @@ class Block(nn.Module):
         self.relu2 = nn.ReLU()
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.relu2(self.bn2(self.conv2(self.relu1(self.bn1(self.conv1(x))))) + self.downsample(x))
+        output: Tensor = self.relu2(self.bn2(self.conv2(self.relu1(self.bn1(self.conv1(x))))) + self.downsample(x))
+        return output
 
 
 class StackedSumBlock(Block):
@@ -58,7 +59,8 @@ class StackedSumBlock(Block):
 
     def forward(self, x: Tensor) -> Tensor:
         branches = (self.bn2(self.conv2(self.relu1(self.bn1(self.conv1(x))))), self.downsample(x))
-        return self.relu2(self.sum(torch.stack(branches, -1)))
+        output: Tensor = self.relu2(self.sum(torch.stack(branches, -1)))
+        return output
 
 
 class Residual(nn.Sequential):
@@ -87,7 +89,8 @@ class Reused(nn.Module):
         x = self.relu(self.stem(x))
         x = self.relu(self.bn1(self.conv(x)))
         x = self.relu(self.bn2(self.conv(x)))
-        return self.head(x.mean((2, 3)))
+        output: Tensor = self.head(x.mean((2, 3)))
+        return output
 
 
 class Unshared(nn.Sequential):
@@ -122,7 +125,10 @@ def _merged(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> nn.Conv2d:
 
 def dense() -> nn.Module:
     """A torchvision DenseNet of four blocks, small; no concatenation has as many channels as a layer grows."""
-    return DenseNet(growth_rate=6, block_config=(2, 3, 2, 2), num_init_features=16, bn_size=2, num_classes=CLASSES)
+    model: nn.Module = DenseNet(
+        growth_rate=6, block_config=(2, 3, 2, 2), num_init_features=16, bn_size=2, num_classes=CLASSES
+    )
+    return model
 
 
 def ready(

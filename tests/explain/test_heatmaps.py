@@ -1,4 +1,4 @@
-"""Heatmaps on canonical models: equal to the published canonization's, and to the original's where that is a theorem."""
+"""Heatmaps of canonical models: the published canonization's, and the original's where that is a theorem."""
 
 from __future__ import annotations
 
@@ -163,7 +163,8 @@ def test_guided_backprop_and_deeplift_are_kept_where_no_activation_moved(build: 
 
 
 def _deeplift(model: nn.Module, images: Tensor, targets: Tensor) -> Tensor:
-    return captum.attr.DeepLift(model).attribute(images.clone(), torch.zeros_like(images), targets).detach()
+    contributions: Tensor = captum.attr.DeepLift(model).attribute(images.clone(), torch.zeros_like(images), targets)
+    return contributions.detach()
 
 
 def _dense_without_max_pooling() -> nn.Module:
@@ -178,20 +179,29 @@ def _incompleteness(model: nn.Module, images: Tensor, targets: Tensor) -> float:
     with torch.no_grad():
         change = (model(images) - model(torch.zeros_like(images))).gather(1, targets[:, None])[:, 0]
     gap = _deeplift(model, images, targets).sum((1, 2, 3)) - change
-    return (gap.abs() / change.abs()).max().item()
+    return float((gap.abs() / change.abs()).max().item())
 
 
 def test_deeplift_that_knows_thresholds_is_complete_on_a_canonical_densenet(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The last ReLU of a torchvision DenseNet is functional, so captum cannot see it before canonizing.
+    """Two things keep captum's DeepLIFT from being complete there, both curable from outside.
 
-    captum looks rules up by the exact type of a module: it must be told that a ``ThreshReLU`` is a rectifier.
+    captum looks rules up by the exact type of a module, so it must be told that a ``ThreshReLU`` is a rectifier. And it
+    overwrites the gradient of the tensor that a rectifier reads, other readers' share included, so a rectifier that
+    reads what a concatenation reads, too, must be given a copy.
     """
     model, images, targets = ready(_dense_without_max_pooling)
     canonical = canonize.canonize(model, images)
-    assert _incompleteness(model, images, targets) > 0.01
+    assert _incompleteness(model, images, targets) > 0.01, "its last ReLU is functional: captum cannot see it"
     assert _incompleteness(canonical, images, targets) > 0.01
     monkeypatch.setitem(deep_lift.SUPPORTED_NON_LINEAR, ThreshReLU, deep_lift.nonlinear)
+    for layer in canonical.modules():
+        if isinstance(layer, nn.ReLU):
+            layer.register_forward_pre_hook(_copy_input)
     assert _incompleteness(canonical, images, targets) < 1e-9
+
+
+def _copy_input(layer: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    return tuple(value.clone() for value in inputs)
 
 
 # -- Re-used modules

@@ -9,6 +9,7 @@ slowly and obviously, and shares no code with canonize.
 from __future__ import annotations
 
 import copy
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -50,7 +51,8 @@ class HandCanonizedDenseNet(nn.Module):
         assert all(_is_identity(layer) for layer in self.modules() if isinstance(layer, nn.BatchNorm2d))
 
     def forward(self, input: Tensor) -> Tensor:
-        return self.classifier(torch.flatten(self.features(input), 1))
+        output: Tensor = self.classifier(torch.flatten(self.features(input), 1))
+        return output
 
 
 def _leaves(model: nn.Module) -> list[tuple[str, nn.Module]]:
@@ -85,7 +87,7 @@ def _add_to_bias(layer: nn.Conv2d | nn.Linear, amount: Tensor) -> None:
 def _merge_behind_linear(model: nn.Module) -> None:
     """Eq. 3: a convolution followed by a BatchNorm of as many channels takes it up."""
     leaves = _leaves(model)
-    for (_, conv), (_, norm) in zip(leaves, leaves[1:], strict=False):
+    for (_, conv), (_, norm) in pairwise(leaves):
         if not (isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d)):
             continue
         if conv.out_channels != norm.num_features:

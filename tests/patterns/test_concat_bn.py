@@ -18,7 +18,9 @@ from tests.zoo.case import conv, image, norm, wired
 PATTERN = "concat_bn"
 
 
-def _folds(name: str, forward: Any, sample: Any = None, into: tuple[str, ...] = ("left", "right"), **options: Any) -> Folds:
+def _folds(
+    name: str, forward: Any, sample: Any = None, into: tuple[str, ...] = ("left", "right"), **options: Any
+) -> Folds:
     layers = options.pop("layers", {})
     hardening = options.pop("hardening", {})
     modules = {"left": lambda: conv(3, 2), "right": lambda: conv(3, 4), "bn": lambda: norm(6)} | options
@@ -108,7 +110,11 @@ def test_each_branch_takes_its_own_slice() -> None:
 
 def _refuses(name: str, because: str, forward: Any, **options: Any) -> Refuses:
     rest = {key: options.pop(key) for key in ("goes", "into", "inputs", "hardening") if key in options}
-    modules = {"left": lambda: conv(3, 2, padding=1), "right": lambda: conv(3, 4, padding=1), "bn": lambda: norm(6)} | options
+    modules = {
+        "left": lambda: conv(3, 2, padding=1),
+        "right": lambda: conv(3, 4, padding=1),
+        "bn": lambda: norm(6),
+    } | options
     return Refuses(
         name=name,
         build=lambda: wired(forward, **{key: make() for key, make in modules.items()}),
@@ -120,8 +126,12 @@ def _refuses(name: str, because: str, forward: Any, **options: Any) -> Refuses:
 
 REFUSES = rows(
     _refuses(
-        "no-concatenation", "no concatenation lies before it", lambda m, x: m.bn(m.left(x)).sigmoid(),
-        bn=lambda: norm(2), goes="linear_bn", into=("left",),
+        "no-concatenation",
+        "no concatenation lies before it",
+        lambda m, x: m.bn(m.left(x)).sigmoid(),
+        bn=lambda: norm(2),
+        goes="linear_bn",
+        into=("left",),
     ),  # fmt: skip
     _refuses(
         "the-models-input-is-a-branch",

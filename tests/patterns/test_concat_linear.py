@@ -43,7 +43,11 @@ FOLDS = rows(
     _folds("with-the-raw-input", lambda m, x: m.conv(torch.cat([m.bn(x), x], 1))),
     _folds("behind-the-raw-input", lambda m, x: m.conv(torch.cat([x, m.bn(x)], -3))),
     _folds("with-itself", lambda m, x: (lambda y: m.conv(torch.cat([y, y], 1)))(m.bn(x))),
-    _folds("side-by-side", lambda m, x: (lambda y: m.conv(torch.cat([y, y.flip(3)], 3)))(m.bn(x)), conv=lambda: conv(4, 5, 2)),
+    _folds(
+        "side-by-side",
+        lambda m, x: (lambda y: m.conv(torch.cat([y, y.flip(3)], 3)))(m.bn(x)),
+        conv=lambda: conv(4, 5, 2),
+    ),
     _folds(
         "padded",
         lambda m, x: m.conv(torch.cat([m.bn(x), x], 1)),
