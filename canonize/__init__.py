@@ -38,6 +38,8 @@ _WHERE = {
     "NotEquivalentError": "canonize.errors",
 }
 
+_MODULES = ("errors", "inputs", "nn", "patterns", "report", "verify")
+
 __all__ = [
     "CanonizeError",
     "CaptureError",
@@ -62,6 +64,8 @@ def __getattr__(name: str) -> Any:
         value = getattr(importlib.import_module(_WHERE[name]), name)
         globals()[name] = value
         return value
+    if name in _MODULES:
+        return importlib.import_module(f"canonize.{name}")
     raise AttributeError(f"module 'canonize' has no attribute {name!r}")
 
 

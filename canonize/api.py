@@ -10,7 +10,7 @@ import torch
 from torch import fx, nn
 
 from canonize.capture import capture
-from canonize.errors import CanonizeError, CaptureError, NotEquivalentError
+from canonize.errors import CanonizeError, CaptureError, InputError, NotEquivalentError, RewriteError
 from canonize.form import findings
 from canonize.inputs import Inputs, infer, normalise
 from canonize.network import Network
@@ -74,22 +74,43 @@ def canonize(
     _check_arguments(model, strategy, skip)
     inputs = infer(model) if example_inputs is None else normalise(example_inputs)
     tell = progress or (lambda stage, done, total: None)
+    # Layers that are made on the way draw initial weights; nobody's random numbers may depend on that.
+    with torch.random.fork_rng(devices=[]):
+        network, report = _captured_and_rewritten(model, inputs, strategy, tuple(skip), verify, tell)
+        return _finish(network, report, copy)
+
+
+def _captured_and_rewritten(
+    model: nn.Module, inputs: Inputs, strategy: str, skip: tuple[str, ...], verify: bool, tell: Progress
+) -> tuple[Network, Report]:
+    """Try the tracers in turn, until what one has seen is rewritten and proven."""
     failure: CanonizeError | None = None
     for tracer in ("symbolic_trace", "torch.export"):
         try:
             tell("capture", 0, 1)
-            network, report = _rewritten(model, inputs, tracer, strategy, tuple(skip), tell)
+            network, report = _rewritten(model, inputs, tracer, strategy, skip, tell)
             if verify:
                 tell("verify", 0, 1)
                 report.verdict = _prove(model, network, inputs)
                 tell("verify", 1, 1)
-            return _finish(network, report, copy)
-        except (CaptureError, NotEquivalentError) as error:
+            return network, report
+        except Exception as error:
             # A trace can silently take another branch than the model does. Only torch.export's word is final.
-            if tracer == "torch.export":
-                raise _more_telling(failure, error) from None
-            failure = error
+            told = error if isinstance(error, CanonizeError) else _unexpected(model, error)
+            if tracer == "torch.export" or isinstance(error, InputError):
+                raise _more_telling(failure, told) from (None if told is error else error)
+            failure = told
     raise AssertionError("unreachable")
+
+
+def _unexpected(model: nn.Module, error: Exception) -> RewriteError:
+    """What to say when canonize itself stumbles: never a bare traceback, always a refusal."""
+    lines = str(error).strip().splitlines() or [""]
+    return RewriteError(
+        f"canonize could not rewrite it ({type(error).__name__}: {lines[0]})",
+        type(model).__name__,
+        "Please report this model; nothing was changed.",
+    )
 
 
 def _more_telling(first: CanonizeError | None, second: CanonizeError) -> CanonizeError:
@@ -152,14 +173,17 @@ def _prove(model: nn.Module, network: Network, inputs: Inputs) -> Verdict:
     candidate = network.build()
     exact = network.build(torch.float64)
     verdict: Verdict = check_equivalence(model, candidate, inputs, exact=exact)
-    if not verdict.passed:
-        raise NotEquivalentError(
-            f"the canonical model does not compute what the model computes ({verdict.reason})",
-            verdict,
-            type(model).__name__,
-            "Please report this model: canonize writes nothing that it cannot prove.",
-        )
-    return verdict
+    if verdict.passed:
+        return verdict
+    if "not deterministic" in verdict.reason:
+        hint = "Make its eval mode deterministic (a dropout that is always on, noise that is added), then canonize it."
+        raise NotEquivalentError(verdict.reason, verdict, type(model).__name__, hint)
+    raise NotEquivalentError(
+        f"the canonical model does not compute what the model computes ({verdict.reason})",
+        verdict,
+        type(model).__name__,
+        "Please report this model: canonize writes nothing that it cannot prove.",
+    )
 
 
 def _finish(network: Network, report: Report, copy: bool) -> fx.GraphModule:

@@ -266,6 +266,13 @@ class Constant(nn.Module):
         return self.value
 
 
+def assign(input: Tensor, index: Any, value: Any) -> Tensor:
+    """A copy of a tensor with some items replaced: ``input[index] = value`` out of place."""
+    output = input.clone()
+    output[index] = value
+    return output
+
+
 class Slot:
     """Marks, in the arguments of a ``Call``, where the i-th input goes."""
 
@@ -291,11 +298,19 @@ class Call(nn.Module):
         ``torch.cumsum`` (an importable name), or ``.cumsum`` (a method of the first argument).
     args, kwargs
         Arguments, with a ``Slot`` where an input goes.
+    function : callable, optional
+        The function itself, where its name alone does not find it (it was defined inside another function).
     """
 
-    def __init__(self, target: str, args: tuple[Any, ...], kwargs: dict[str, Any] | None = None) -> None:
+    def __init__(
+        self,
+        target: str,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any] | None = None,
+        function: Callable[..., Any] | None = None,
+    ) -> None:
         super().__init__()
-        self.target, self.args, self.kwargs = target, args, dict(kwargs or {})
+        self.target, self.args, self.kwargs, self.function = target, args, dict(kwargs or {}), function
 
     def forward(self, *inputs: Any) -> Any:
         """Call the function with the inputs in their slots."""
@@ -303,7 +318,7 @@ class Call(nn.Module):
         kwargs = fill(self.kwargs, inputs)
         if self.target.startswith("."):
             return getattr(args[0], self.target[1:])(*args[1:], **kwargs)
-        return resolve(self.target)(*args, **kwargs)
+        return (self.function or resolve(self.target))(*args, **kwargs)
 
     def extra_repr(self) -> str:
         """Show the call."""

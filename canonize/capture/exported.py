@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
+import logging
 import operator
+import warnings
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -54,10 +59,6 @@ def export_trace(root: nn.Module, inputs: Inputs) -> Captured:
 
 
 def _export(root: nn.Module, inputs: Inputs) -> torch.export.ExportedProgram:
-    import logging
-    import warnings
-
-    logging.getLogger("torch.export").setLevel(logging.ERROR)
     batch = inputs.batch_size
     attempts: list[tuple[Inputs, Any]] = []
     sample = inputs if batch is None or batch > 1 else (inputs.with_batch(2) or inputs)
@@ -68,8 +69,8 @@ def _export(root: nn.Module, inputs: Inputs) -> torch.export.ExportedProgram:
     failure: Exception | None = None
     for example, shapes in attempts:
         try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
+            # Without gradients, so that code which writes into its arguments can be followed too.
+            with _quiet(), torch.no_grad():
                 return torch.export.export(
                     root, example.args, example.kwargs or None, dynamic_shapes=shapes, strict=False
                 )
@@ -77,6 +78,23 @@ def _export(root: nn.Module, inputs: Inputs) -> torch.export.ExportedProgram:
             failure = failure or error
     assert failure is not None
     raise failure
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep torch.export's pages about a model that it cannot follow off the terminal."""
+    names = ("torch.export", "torch._dynamo", "torch.fx.experimental.symbolic_shapes", "torch.fx")
+    loggers = [logging.getLogger(name) for name in names]
+    levels = [logger.level for logger in loggers]
+    try:
+        for logger in loggers:
+            logger.setLevel(logging.CRITICAL)
+        with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
 
 
 def _dynamic_shapes(inputs: Inputs, trailing: bool) -> dict[str, Any] | tuple[Any, ...]:
@@ -152,10 +170,24 @@ def _fixed_sizes(program: torch.export.ExportedProgram, inputs: Inputs) -> list[
     for name in names:
         value = values.get(name) if isinstance(name, str) else None
         if isinstance(value, Tensor) and value.is_floating_point():
-            fixed.append({d: int(s) for d, s in enumerate(value.shape) if d >= 2 and isinstance(s, int)})
+            may_vary = [d for d in range(value.ndim) if d != 1 or value.ndim == 3]
+            fixed.append(_constants(value, may_vary))
         elif isinstance(value, Tensor):
-            fixed.append({})
+            fixed.append(_constants(value, [0] if value.ndim else []))
     return fixed
+
+
+def _constants(value: Tensor, dims: list[int]) -> dict[int, int]:
+    """Those of a traced tensor's sizes that are plain numbers."""
+    found = {}
+    for dim in dims:
+        size: Any = value.shape[dim]
+        if isinstance(size, torch.SymInt):
+            size = size.node.expr
+            if not size.is_number:
+                continue
+        found[dim] = int(size)
+    return found
 
 
 def _guard_sizes(graph: fx.Graph, inputs: Inputs, fixed: list[dict[int, int]]) -> None:

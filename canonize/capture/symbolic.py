@@ -54,8 +54,20 @@ class _Sized:
     def __getattr__(self, name: str) -> Any:
         return _SizedAttribute(self, name)  # type: ignore[arg-type]
 
+    def __setitem__(self, index: Any, value: Any) -> None:
+        # The call writes into its first argument; ``functionalize`` makes everybody behind it read the result instead.
+        self.tracer.create_proxy("call_function", operator.setitem, (self, index, value), {})
+
     def __len__(self) -> int:
-        return len(_plain(self))
+        # A length is a number of dimensions or of outputs; unlike a size it does not vary from call to call.
+        proxy: Any = self
+        with _untraced():
+            value = proxy.tracer._own_value(proxy.node)
+        if isinstance(value, Tensor):
+            return int(_plain(proxy.tracer.create_proxy("call_method", "size", (proxy, 0), {})))
+        if not isinstance(value, tuple | list):
+            raise TraceError(f"{proxy.node.name} has no length while tracing")
+        return len(value)
 
     def __index__(self) -> int:
         return operator.index(_plain(self))
@@ -103,9 +115,18 @@ class _Tracer(fx.Tracer):
     ) -> tuple[Any, list[Any]]:
         names = list(input_names(root_fn, self.inputs))
         given = [*self.inputs.args, *self.inputs.kwargs.values()]
-        proxies = [self.create_proxy("placeholder", name, (), {}) for name in names]
-        # A flag or a number is part of what is captured; only tensors, alone or nested, vary from call to call.
-        values = [p if _holds_tensor(value) else value for p, value in zip(proxies, given, strict=True)]
+        # A flag or a number is part of what is captured; only tensors, alone or nested, vary from call to call. Flags
+        # at the end keep their captured value as the default; any other value is refused when the model is called.
+        last = max((i for i, value in enumerate(given) if _holds_tensor(value)), default=-1)
+        values = []
+        for i, (name, value) in enumerate(zip(names, given, strict=True)):
+            default = () if i <= last else (value,)
+            proxy = self.create_proxy("placeholder", name, default, {})
+            if _holds_tensor(value):
+                values.append(proxy)
+                continue
+            values.append(value)
+            self._guard_flag(proxy.node, name, value)
         count = len(self.inputs.args)
         keywords = list(self.inputs.kwargs)
 
@@ -113,6 +134,19 @@ class _Tracer(fx.Tracer):
             return root_fn(root, *values[:count], **dict(zip(keywords, values[count:], strict=True)))
 
         return call, [self.root, *values]
+
+    def create_node(self, *args: Any, **kwargs: Any) -> fx.Node:
+        """Remember what was computed under ``torch.no_grad``."""
+        node = super().create_node(*args, **kwargs)
+        node.meta["no_grad"] = not torch.is_grad_enabled()
+        return node
+
+    def _guard_flag(self, node: fx.Node, name: str, value: Any) -> None:
+        if not isinstance(value, bool | int | float | str | None):
+            raise TraceError(f"the argument {name} is neither a tensor nor a plain value")
+        holds = self.graph.call_function(operator.eq, (node, value))
+        message = f"{GUARD}: this canonical model holds for {name}={value!r}. Canonize again with the value you need."
+        self.graph.call_function(torch._assert, (holds, message))
 
     # ------------------------------------------------------------------ what Python asks
 
@@ -255,6 +289,40 @@ class _PatchedModule:
             setattr(self.namespace, name, function)
 
 
+@contextlib.contextmanager
+def _recorded_autograd_functions() -> Iterator[None]:
+    """Keep calls of custom autograd functions whole: their backward is not in their forward."""
+    base = torch.autograd.Function
+    original = base.__dict__["apply"]
+
+    def apply(cls: type, *args: Any, **kwargs: Any) -> Any:
+        real = original.__get__(None, cls)
+        for value in (*args, *kwargs.values()):
+            if isinstance(value, fx.Proxy):
+                return value.tracer.create_proxy("call_function", real, args, kwargs)
+        return real(*args, **kwargs)
+
+    base.apply = classmethod(apply)  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        base.apply = original  # type: ignore[method-assign]
+
+
+def _detach_what_had_no_gradient(graph: fx.Graph) -> None:
+    """Where a value leaves a ``torch.no_grad`` block, it is detached."""
+    for node in list(graph.nodes):
+        if not node.meta.get("no_grad"):
+            continue
+        outside = [user for user in node.users if not user.meta.get("no_grad")]
+        if outside:
+            with graph.inserting_after(node):
+                detached = graph.call_method("detach", (node,))
+            detached.meta.update(node.meta)
+            for user in outside:
+                user.replace_input_with(node, detached)
+
+
 def _recording(function: Callable[..., Any]) -> Callable[..., Any]:
     def wrapper(*args: Any, **kwargs: Any) -> Any:
         for value in (*args, *kwargs.values()):
@@ -270,8 +338,14 @@ def symbolic_trace(root: nn.Module, inputs: Inputs) -> Captured:
     from torch.nn.utils import rnn
 
     tracer = _Tracer(inputs)
-    with _PatchedModule(rnn, _sequence_functions()), _PatchedModule(torch, _factory_functions()):
+    with (
+        torch.enable_grad(),
+        _PatchedModule(rnn, _sequence_functions()),
+        _PatchedModule(torch, _factory_functions()),
+        _recorded_autograd_functions(),
+    ):
         graph = tracer.trace(root)
+    _detach_what_had_no_gradient(graph)
     for node in graph.nodes:
         node.meta["path"] = path_of(node)
     return Captured(graph, root, "symbolic_trace")

@@ -32,31 +32,38 @@ def capture(model: nn.Module, inputs: Inputs, tracer: str | None = None) -> Capt
         If neither can, or the model carries hooks.
     """
     refuse_what_a_trace_would_drop(model)
-    if tracer == "torch.export":
+    failures: list[tuple[str, Exception]] = []
+    for name, trace in (("torch.fx", symbolic_trace), ("torch.export", export_trace)):
+        if tracer is not None and (tracer == "torch.export") != (name == "torch.export"):
+            continue
         root = eval_copy(model)
         bake_weights(root)
-        return export_trace(root, inputs)
-    root = eval_copy(model)
-    bake_weights(root)
-    try:
-        return symbolic_trace(root, inputs)
-    except Exception as error:
-        if tracer == "symbolic_trace":
-            raise CaptureError(f"torch.fx cannot trace it ({_first_line(error)})", type(model).__name__) from error
-        first_failure = error
-    root = eval_copy(model)
-    bake_weights(root)
-    try:
-        return export_trace(root, inputs)
-    except CaptureError:
-        raise
-    except Exception as error:
-        told = f"torch.fx: {_first_line(first_failure)}; torch.export: {_first_line(error)}"
-        raise CaptureError(
-            f"neither tracer can capture it ({told})",
-            _source_line(error) or type(model).__name__,
-            "Rewrite the control flow that looks at values, or canonize the submodules that hold no such code.",
-        ) from error
+        try:
+            return trace(root, inputs)
+        except CaptureError as error:
+            if name == "torch.export":
+                raise
+            failures.append((name, error))
+        except Exception as error:
+            failures.append((name, error))
+    raise _cannot(model, failures) from failures[-1][1]
+
+
+def _cannot(model: nn.Module, failures: list[tuple[str, Exception]]) -> CaptureError:
+    """What to say when no tracer can capture a model."""
+    where = next((line for line in (_source_line(error) for _, error in failures) if line), type(model).__name__)
+    if any("DataDependent" in type(error).__name__ or "data-dependent" in str(error) for _, error in failures):
+        return CaptureError(
+            "its control flow depends on the values of a tensor, not only on shapes",
+            where,
+            "Canonize the submodules around it, or rewrite the branch with torch.where.",
+        )
+    told = "; ".join(f"{name}: {_first_line(error)}" for name, error in failures)
+    return CaptureError(
+        f"it cannot be captured ({told})",
+        where,
+        "Check that the model runs on these inputs; rewrite code in forward that tracers cannot follow.",
+    )
 
 
 def _first_line(error: BaseException) -> str:

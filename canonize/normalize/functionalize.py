@@ -12,6 +12,7 @@ import operator
 from torch import fx, nn
 
 from canonize.errors import CaptureError
+from canonize.nn import assign
 
 _IN_PLACE_OPERATORS = {
     operator.iadd: operator.add,
@@ -109,7 +110,7 @@ def _written(node: fx.Node, root: nn.Module) -> fx.Node | None:
     if "out" in node.kwargs and node.kwargs["out"] is not None:
         raise CaptureError(f"{node.name} writes into its argument out=", node.meta.get("path") or None)
     name = _name(node)
-    if node.op == "call_function" and node.target in _IN_PLACE_OPERATORS:
+    if node.op == "call_function" and (node.target in _IN_PLACE_OPERATORS or node.target is operator.setitem):
         return first
     if name.endswith("_") and not name.endswith("__"):
         return first
@@ -139,3 +140,5 @@ def _flag(node: fx.Node, flag: str) -> bool:
 def _make_out_of_place(node: fx.Node) -> None:
     if node.op == "call_function" and node.target in _IN_PLACE_OPERATORS:
         node.target = _IN_PLACE_OPERATORS[node.target]
+    elif node.target is operator.setitem:
+        node.target = assign

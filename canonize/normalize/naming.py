@@ -59,6 +59,9 @@ def target_name(node: fx.Node) -> str:
             if name.endswith("_") and hasattr(space, name.rstrip("_")):
                 name = name.rstrip("_")
             return f"{prefix}.{name}"
+    owner = getattr(target, "__self__", None)
+    if isinstance(owner, type):  # a custom autograd function's apply
+        return f"{owner.__module__}.{owner.__qualname__}.{name}"
     return f"{target.__module__}.{getattr(target, '__qualname__', name)}"
 
 

@@ -11,11 +11,13 @@ not, and returns what the call is:
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
 from canonize import nn as cnn
@@ -197,10 +199,26 @@ def functional_batch_norm(
     eps: float = 1e-5,
     cudnn_enabled: bool = True,
 ) -> Built:
-    """``F.batch_norm`` with running statistics is an affine along dimension 1."""
+    """``F.batch_norm`` with running statistics is an affine along dimension 1.
+
+    ``torch.batch_norm`` and ATen take the same arguments in another order: weight and bias first.
+    """
+    if ctx.node.target is not F.batch_norm:
+        running_mean, running_var, weight, bias = weight, bias, running_mean, running_var
     if training or running_mean is None or not is_node(input):
         return None
     return _batch_norm(ctx, input, weight, bias, running_mean, running_var, eps)
+
+
+@operation("native_batch_norm")
+def native_batch_norm_call(
+    ctx: Context, input: Any, weight: Any, bias: Any, mean: Any, var: Any, training: Any, momentum: Any, eps: Any
+) -> Built:
+    """``torch.native_batch_norm`` in eval mode; only its first output means anything then."""
+    only_first = all(user.target is operator.getitem and user.args[1] == 0 for user in ctx.node.users)
+    if training is not False or mean is None or not only_first:
+        return None
+    return _batch_norm(ctx, input, weight, bias, mean, var, eps)
 
 
 @operation("_native_batch_norm_legit_no_training")

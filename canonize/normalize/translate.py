@@ -266,7 +266,9 @@ class _Translation:
         elif target == ".view" and not isinstance(node.args[1], torch.dtype):
             target = ".reshape"
         cls = cnn.Rearrange if self._only_moves(node, name, inputs) else cnn.Call
-        return self.network.call(self._name(node, name or "call"), cls(target, args, kwargs), inputs, node)
+        function: Any = node.target if node.op == "call_function" and "<" in target else None
+        module = cls(target, args, kwargs, function)
+        return self.network.call(self._name(node, name or "call"), module, inputs, node)
 
     def _only_moves(self, node: fx.Node, name: str | None, inputs: list[fx.Node]) -> bool:
         """Whether a call moves the elements of its first argument and makes nothing else of them."""
@@ -301,8 +303,8 @@ class _Translation:
         if isinstance(self.shapes.value(source), Tensor):
             return None
         name = operation_name(source)
-        if name == "_native_batch_norm_legit_no_training" and node.args[1] == 0:
-            return self.values[source]
+        if self._is_module(source) and name in ("_native_batch_norm_legit_no_training", "native_batch_norm"):
+            return self.values[source] if node.args[1] == 0 else self._copy(node)
         if name in _SPLITS and self._splits_statically(source):
             pieces, dim, index = self.shapes.value(source), self._split_dim(source), node.args[1]
             assert isinstance(index, int) and dim is not None
@@ -315,6 +317,11 @@ class _Translation:
                 module = cnn.Rearrange("torch.narrow", (slot, dim, start, pieces[index].shape[dim]))
             return self.network.call(self._name(node, f"{name}_{index}"), module, (self.values[source],), node)
         return self._copy(node)
+
+    def _is_module(self, node: fx.Node) -> bool:
+        """Whether a node has become an affine."""
+        value = self.values.get(node)
+        return isinstance(value, fx.Node) and isinstance(self.network.module(value), FrozenAffine)
 
     # ------------------------------------------------------------------ clean-up
 

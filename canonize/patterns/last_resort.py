@@ -46,6 +46,8 @@ class ExplicitLinearLayer(Pattern):
         varying = affine.varying()
         if shape is None or len(varying) > 1:
             return None
+        if 0 in shape:
+            return None
         if varying:
             return varying.pop()
         free = network.shapes.free_dims(node)

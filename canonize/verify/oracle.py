@@ -45,7 +45,7 @@ class Oracle:
     def __init__(self, model: nn.Module, inputs: Inputs) -> None:
         self.dtype = floating_dtype(model) or _floating_input_dtype(inputs)
         self.own = eval_twin(model)
-        self.wide: nn.Module = self.own if self.dtype == torch.float64 else float64_twin(model)
+        self.wide: nn.Module = float64_twin(model) if _has_narrow(model) else self.own
         self.in_float64, self.problem = True, ""
         try:
             found = self.truth(inputs)
@@ -125,6 +125,11 @@ class Oracle:
         # A thousandth of a float32 step in float64; some steps in a precision of its own.
         limit = 1e-10 if self.in_float64 else 64 * torch.finfo(self.dtype).eps
         return difference.mismatch or (difference.where if difference.error > limit else "")
+
+
+def _has_narrow(model: nn.Module) -> bool:
+    tensors = (*model.parameters(), *model.buffers())
+    return any(t.is_floating_point() and t.dtype != torch.float64 for t in tensors)
 
 
 def representable(inputs: Inputs, dtype: torch.dtype) -> Inputs:

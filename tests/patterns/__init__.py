@@ -1,1 +1,1 @@
-"""One test file a pattern: what it folds, what it refuses and why, what it leaves alone, and its identity in symbols."""
+"""One test file a pattern: what it folds, refuses and why, leaves alone; and its identity, proven for symbols."""

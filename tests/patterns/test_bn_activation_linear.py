@@ -294,7 +294,8 @@ REFUSES = rows(
     ),
     _refuses(
         "a-transposed-convolution-with-a-stride",
-        "conv is a transposed convolution with a stride: what a shift adds to its output differs from position to position",
+        "conv is a transposed convolution with a stride: "
+        "what a shift adds to its output differs from position to position",
         lambda m, x: m.conv(m.bn(x).relu()),
         conv=lambda: conv(4, 5, transposed=True, stride=2),
     ),

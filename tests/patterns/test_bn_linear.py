@@ -341,7 +341,8 @@ REFUSES = rows(
     ),
     _refuses(
         "transposed-convolution-with-a-stride",
-        "up is a transposed convolution with a stride: what a shift adds to its output differs from position to position",
+        "up is a transposed convolution with a stride: "
+        "what a shift adds to its output differs from position to position",
         lambda m, x: m.up(m.bn(x)),
         bn=lambda: norm(4),
         up=lambda: conv(4, 5, transposed=True, stride=2),

@@ -132,7 +132,7 @@ REFUSES = rows(
         bn=lambda: norm(2),
         goes="linear_bn",
         into=("left",),
-    ),  # fmt: skip
+    ),
     _refuses(
         "the-models-input-is-a-branch",
         "it acts on the input x of the model",

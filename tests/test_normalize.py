@@ -1,0 +1,419 @@
+"""Graph -> network: one vocabulary, one module a call, nothing in place, nothing random, nothing idle."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, fx, nn
+
+import canonize
+from canonize import nn as cnn
+from canonize.capture import capture
+from canonize.inputs import normalise
+from canonize.network import FrozenAffine, Network
+from canonize.normalize import normalize
+from tests import checks
+from tests.statistics import harden
+from tests.zoo.case import conv, image, norm, wired
+
+TRACERS = ("symbolic_trace", "torch.export")
+
+
+def _network(model: nn.Module, inputs: Any, tracer: str = "symbolic_trace") -> Network:
+    example = normalise(checks.draw(inputs, 2, dtype=torch.float64))
+    return normalize(capture(model, example, tracer), example, "Model")
+
+
+def _normalized(model: nn.Module, inputs: Any, tracer: str = "symbolic_trace") -> fx.GraphModule:
+    """The network as a module, the same function as the model."""
+    model = model.double().eval()
+    before = checks.snapshot(model)
+    built = _network(model, inputs, tracer).build()
+    checks.assert_same_function(model, built, inputs, tolerance=1e-12)
+    checks.assert_untouched(model, before)
+    return built
+
+
+def _layers(built: fx.GraphModule) -> list[nn.Module]:
+    return [built.get_submodule(str(node.target)) for node in built.graph.nodes if node.op == "call_module"]
+
+
+# ---------------------------------------------------------------------------------------- one vocabulary
+
+WEIGHT = torch.randn(5, 4, 3, 3)
+SPELLINGS: dict[str, tuple[Callable[[Any, Tensor], Any], type]] = {
+    "F.relu": (lambda m, x: F.relu(x), nn.ReLU),
+    "torch.relu": (lambda m, x: torch.relu(x), nn.ReLU),
+    "x.relu": (lambda m, x: x.relu(), nn.ReLU),
+    "x.clamp(min=0)": (lambda m, x: x.clamp(min=0), nn.ReLU),
+    "F.relu6": (lambda m, x: F.relu6(x), nn.Hardtanh),
+    "F.hardtanh": (lambda m, x: F.hardtanh(x, -2.0, 0.5), nn.Hardtanh),
+    "torch.clamp": (lambda m, x: torch.clamp(x, -0.2, 0.9), nn.Hardtanh),
+    "F.leaky_relu": (lambda m, x: F.leaky_relu(x, 0.3), nn.LeakyReLU),
+    "F.prelu": (lambda m, x: F.prelu(x, m.slope), nn.PReLU),
+    "F.elu": (lambda m, x: F.elu(x, 0.5), nn.ELU),
+    "F.gelu": (lambda m, x: F.gelu(x), nn.GELU),
+    "torch.sigmoid": (lambda m, x: torch.sigmoid(x), nn.Sigmoid),
+    "x.tanh": (lambda m, x: x.tanh(), nn.Tanh),
+    "F.softmax": (lambda m, x: F.softmax(x, 1), nn.Softmax),
+    "x.softmax": (lambda m, x: x.softmax(dim=-1), nn.Softmax),
+    "F.log_softmax": (lambda m, x: F.log_softmax(x, dim=1), nn.LogSoftmax),
+    "F.avg_pool2d": (lambda m, x: F.avg_pool2d(x, 2), nn.AvgPool2d),
+    "F.max_pool2d": (lambda m, x: F.max_pool2d(x, 2, stride=1), nn.MaxPool2d),
+    "F.adaptive_avg_pool2d": (lambda m, x: F.adaptive_avg_pool2d(x, 1), nn.Module),
+    "F.adaptive_max_pool2d": (lambda m, x: F.adaptive_max_pool2d(x, 2), nn.Module),
+    "F.pad": (lambda m, x: F.pad(x, (1, 2, 0, 1), value=0.5), nn.ConstantPad2d),
+    "F.pixel_shuffle": (lambda m, x: F.pixel_shuffle(x, 2), nn.PixelShuffle),
+    "x.flatten": (lambda m, x: x.flatten(1), nn.Flatten),
+    "x.view(n, -1)": (lambda m, x: x.view(x.size(0), -1), nn.Flatten),
+    "x.reshape(n, -1)": (lambda m, x: x.reshape(x.shape[0], -1), nn.Flatten),
+    "x.permute": (lambda m, x: x.permute(0, 2, 3, 1), cnn.Rearrange),
+    "x.transpose": (lambda m, x: x.transpose(1, 2), cnn.Rearrange),
+    "x[...]": (lambda m, x: x[:, 1:3], cnn.Rearrange),
+    "x.repeat": (lambda m, x: x.repeat(1, 2, 1, 1), cnn.Rearrange),
+    "F.conv2d": (lambda m, x: F.conv2d(x, m.weight, m.bias, padding=1), nn.Conv2d),
+    "F.conv_transpose2d": (lambda m, x: F.conv_transpose2d(x, m.weight.transpose(0, 1), m.bias), nn.ConvTranspose2d),
+    "F.linear": (lambda m, x: F.linear(x, m.matrix), nn.Linear),
+    "x @ W": (lambda m, x: x @ m.matrix.T, nn.Linear),
+    "torch.matmul": (lambda m, x: torch.matmul(x, m.matrix.T), nn.Linear),
+    "x + x": (lambda m, x: x + x, cnn.Sum),
+    "torch.sub": (lambda m, x: torch.sub(x, x.flip(1), alpha=0.5), cnn.Sum),
+    "x * gate": (lambda m, x: x * x.mean(1, keepdim=True), cnn.Gate),
+    "torch.cat": (lambda m, x: torch.cat([x, x], 1), cnn.Concat),
+    "x.mean(1)": (lambda m, x: x.mean(1), cnn.Mean),
+    "x.sum": (lambda m, x: x.sum((1, 2)), cnn.SumOver),
+    "F.batch_norm": (lambda m, x: F.batch_norm(x, m.mean, m.var, m.slope, eps=0.1), FrozenAffine),
+    "x * constant": (lambda m, x: x * 3, FrozenAffine),
+    "constant - x": (lambda m, x: 1.5 - x, FrozenAffine),
+    "x / constant": (lambda m, x: x / m.var[:, None, None], FrozenAffine),
+    "-x": (lambda m, x: -x, FrozenAffine),
+    "torch.addcmul": (lambda m, x: torch.addcmul(m.mean[:, None, None], x, m.var[:, None, None]), FrozenAffine),
+    "x.cumsum": (lambda m, x: x.cumsum(2), cnn.Call),
+    "torch.einsum": (lambda m, x: torch.einsum("nchw,nchw->nc", x, x), cnn.Call),
+}
+
+
+def _holder(forward: Callable[[Any, Tensor], Any]) -> nn.Module:
+    torch.manual_seed(1)
+    return wired(
+        forward,
+        weight=nn.Parameter(torch.randn(5, 4, 3, 3)),
+        bias=nn.Parameter(torch.randn(5)),
+        matrix=nn.Parameter(torch.randn(3, 6)),
+        slope=nn.Parameter(torch.rand(4)),
+        mean=torch.randn(4),
+        var=torch.rand(4) + 0.5,
+    )
+
+
+@pytest.mark.parametrize("tracer", TRACERS)
+@pytest.mark.parametrize("name", SPELLINGS)
+def test_spellings(name: str, tracer: str) -> None:
+    forward, wanted = SPELLINGS[name]
+    built = _normalized(_holder(forward), image(4, 4, 6), tracer)
+    layers = _layers(built)
+    assert any(isinstance(layer, wanted) for layer in layers), built
+    # What is only needed to write it down differently is gone.
+    exact = {type(layer) for layer in layers}
+    if wanted is not cnn.Call and name not in ("x + x", "x * gate", "torch.sub", "torch.einsum"):
+        assert cnn.Call not in exact
+        assert len(layers) == 1
+    assert all(node.op != "get_attr" for node in built.graph.nodes)
+
+
+@pytest.mark.parametrize("tracer", TRACERS)
+def test_functions_use_the_models_own_parameters(tracer: str) -> None:
+    model = _holder(lambda m, x: F.conv2d(x, m.weight, m.bias, padding=1)).double()
+    (layer,) = _layers(_normalized(model, image(4, 4, 6), tracer))
+    assert layer.weight is model.weight
+    assert layer.bias is model.bias
+
+
+def test_an_operation_with_arguments_that_depend_on_the_input_stays_a_call() -> None:
+    """A convolution whose kernel is computed is no linear layer with a weight."""
+    model = wired(lambda m, x: F.conv2d(x, x.mean(0, keepdim=True)[:, :, :2, :2]))
+    layers = _layers(_normalized(model, image(4, 4, 6)))
+    assert not any(isinstance(layer, nn.Conv2d) for layer in layers)
+
+
+def test_chunks_are_slices() -> None:
+    model = wired(lambda m, x: x.chunk(2, 1)[0] * x.chunk(2, 1)[1].sigmoid() + x.split([3, 1], dim=1)[1])
+    layers = _layers(_normalized(model, image(4)))
+    assert sum(isinstance(layer, cnn.Rearrange) for layer in layers) == 3
+    assert not any(type(layer) is cnn.Call for layer in layers)
+
+
+# ------------------------------------------------------------------------------------- nothing in place
+
+
+def _inplace_rectifier(m: Any, x: Tensor) -> Any:
+    y = m.conv(x)
+    z = F.relu(y, inplace=True)
+    return y + z  # y is rectified, too
+
+
+def _inplace_sum(m: Any, x: Tensor) -> Any:
+    y = m.conv(x)
+    z = y
+    y += m.conv2(x)
+    return y * z.sigmoid()
+
+
+def _inplace_module(m: Any, x: Tensor) -> Any:
+    y = m.conv(x)
+    m.act(y)  # its result is thrown away, its effect is not
+    return y.tanh()
+
+
+def _inplace_chain(m: Any, x: Tensor) -> Any:
+    y = m.conv(x)
+    y.mul_(2.0).add_(1.0).clamp_(min=0.0)
+    return y - m.conv2(x)
+
+
+def _inplace_on_a_view(m: Any, x: Tensor) -> Any:
+    y = m.conv(x)
+    half = y[:, :2]
+    half.relu_()
+    return y.sigmoid()
+
+
+def _inplace_seen_by_a_view(m: Any, x: Tensor) -> Any:
+    y = m.conv(x)
+    flat = y.flatten(2)
+    y.relu_()
+    return flat.sigmoid()
+
+
+def _item_assignment(m: Any, x: Tensor) -> Any:
+    y = m.conv(x)
+    y[:, 0] = 0.5
+    return y.sigmoid()
+
+
+def _inplace_behind_identity(m: Any, x: Tensor) -> Any:
+    y = m.conv(x)
+    z = m.idle(y)
+    z.relu_()
+    return y.tanh()
+
+
+IN_PLACE = (
+    _inplace_rectifier,
+    _inplace_sum,
+    _inplace_module,
+    _inplace_chain,
+    _inplace_on_a_view,
+    _inplace_seen_by_a_view,
+    _item_assignment,
+    _inplace_behind_identity,
+)
+
+
+@pytest.mark.parametrize("forward", IN_PLACE, ids=lambda forward: forward.__name__)
+def test_in_place(forward: Callable[..., Any]) -> None:
+    model = wired(forward, conv=conv(3, 4), conv2=conv(3, 4), act=nn.LeakyReLU(0.2, inplace=True), idle=nn.Identity())
+    canonical = checks.assert_canonized(model.double().eval(), image(3), verify=False)
+    for layer in canonical.modules():
+        assert getattr(layer, "inplace", False) is False
+    for node in canonical.graph.nodes:
+        name = getattr(node.target, "__name__", str(node.target))
+        assert not (name.endswith("_") and not name.endswith("__")), node
+        assert not name.startswith("iadd")
+
+
+def test_an_input_that_the_model_writes_into_stays_as_it_is() -> None:
+    model = wired(lambda m, x: m.bn(m.conv(x.mul_(2.0))), conv=conv(3, 4), bn=norm(4)).double().eval()
+    canonical = canonize.canonize(model, torch.randn(2, 3, 5, 7).double(), verify=False)
+    images = torch.randn(2, 3, 5, 7).double()
+    given = images.clone()
+    outputs = canonical(given)
+    assert torch.equal(given, images)
+    torch.testing.assert_close(outputs, model(images.clone()))
+
+
+def test_a_buffer_that_the_model_counts_with_is_refused() -> None:
+    def counting(m: Any, x: Tensor) -> Any:
+        m.steps += 1
+        return m.conv(x) * m.steps
+
+    model = wired(counting, conv=conv(3, 4), steps=torch.zeros(())).eval()
+    with pytest.raises(canonize.CanonizeError) as caught:
+        canonize.canonize(model, torch.zeros(1, 3, 5, 7))
+    assert "writes" in str(caught.value) or "mutat" in str(caught.value) or "buffer" in str(caught.value)
+    assert float(model.steps) == 0.0
+
+
+# -------------------------------------------------------------------------------------------- constants
+
+
+def test_what_does_not_depend_on_the_input_is_evaluated_once() -> None:
+    def standardised(m: Any, x: Tensor) -> Any:
+        weight = m.weight
+        weight = (weight - weight.mean((1, 2, 3), keepdim=True)) / weight.std((1, 2, 3), keepdim=True)
+        return F.conv2d(x, weight, m.bias)
+
+    model = _holder(standardised)
+    (layer,) = _layers(_normalized(model, image(4, 4, 6)))
+    assert type(layer) is nn.Conv2d
+    weight = model.weight.detach()
+    wanted = (weight - weight.mean((1, 2, 3), keepdim=True)) / weight.std((1, 2, 3), keepdim=True)
+    torch.testing.assert_close(layer.weight.detach(), wanted)
+
+
+def test_constants_are_modules() -> None:
+    def forward(m: Any, x: Tensor) -> Any:
+        places = torch.linspace(-1, 1, 7, dtype=x.dtype).expand(x.shape[0], 1, 5, 7)
+        return m.conv(torch.cat([x, places], 1)) - m.table.sum()
+
+    model = wired(forward, conv=conv(4, 3), table=torch.randn(3, 3))
+    built = _normalized(model, image(3))
+    assert any(isinstance(layer, cnn.Constant) for layer in built.modules())
+    assert all(node.op != "get_attr" for node in built.graph.nodes)
+
+
+def test_a_computed_weight_is_rounded_once() -> None:
+    """The float64 value of a computed weight survives until it is written."""
+    model = wired(
+        lambda m, x: F.linear(x, m.a * m.b) * 3.0, a=nn.Parameter(torch.randn(2, 4)), b=nn.Parameter(torch.rand(2, 4))
+    )
+    canonical = canonize.canonize(model, torch.randn(2, 4), verify=False)
+    (layer,) = (layer for layer in canonical.modules() if isinstance(layer, nn.Linear))
+    wanted = (model.a.double() * model.b.double() * 3.0).float()
+    assert torch.equal(layer.weight.detach(), wanted.detach())
+
+
+def test_random_numbers_are_no_constants() -> None:
+    model = wired(lambda m, x: x + torch.rand(4, 5, 7)).double()
+    torch.manual_seed(0)
+    built = _network(model, image(4)).build()
+    images = torch.randn(2, 4, 5, 7, dtype=torch.float64)
+    assert not torch.equal(built(images), built(images))
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_statistics_that_are_not_finite_are_refused_by_name(value: float) -> None:
+    model = nn.Sequential(nn.Sequential(conv(3, 4), norm(4))).eval()
+    model[0][1].running_mean[2] = value
+    with pytest.raises(canonize.CaptureError, match=r"^0\.1: its statistics are not finite"):
+        canonize.canonize(model, torch.zeros(1, 3, 5, 7))
+
+
+# ------------------------------------------------------------------------------------ one call, one module
+
+
+def _twice(m: Any, x: Tensor) -> Any:
+    return m.act(m.conv(m.act(m.conv(x))))
+
+
+@pytest.mark.parametrize("tracer", TRACERS)
+def test_a_module_called_twice_becomes_two(tracer: str) -> None:
+    model = wired(_twice, conv=conv(3, 3), act=nn.ReLU()).double()
+    built = _normalized(model, image(3), tracer)
+    targets = [str(node.target) for node in built.graph.nodes if node.op == "call_module"]
+    assert len(set(targets)) == len(targets) == 4
+    assert {"conv", "conv_1"} <= set(targets)
+    assert built.get_submodule("conv") is not built.get_submodule("conv_1")
+    assert built.get_submodule("conv").weight is built.get_submodule("conv_1").weight is model.conv.weight
+
+
+def test_each_call_of_a_folded_layer_has_its_own_weights() -> None:
+    def forward(m: Any, x: Tensor) -> Any:
+        return m.bn2(m.conv(m.bn1(m.conv(x)).relu())).relu()
+
+    model = harden(wired(forward, conv=conv(3, 3), bn1=norm(3), bn2=norm(3))).double().eval()
+    canonical = checks.assert_canonized(model, image(3, 7, 9), verify=False)
+    assert canonical.get_submodule("conv").weight is not canonical.get_submodule("conv_1").weight
+
+
+def test_two_modules_that_are_one_object() -> None:
+    layer = conv(3, 3)
+    model = nn.Sequential(layer, nn.ReLU(), layer).double()
+    built = _normalized(model, image(3, 7, 9))
+    assert len({id(module) for module in _layers(built)}) == 3
+
+
+# ------------------------------------------------------------------------------------------------- names
+
+
+class Block(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = conv(3, 3, padding=1)
+        self.norm = norm(3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.relu(self.norm(self.conv(x)) + x)
+
+
+@pytest.mark.parametrize("tracer", TRACERS)
+def test_names_are_kept_and_new_ones_say_where_they_come_from(tracer: str) -> None:
+    model = nn.Sequential()
+    model.add_module("features", nn.Sequential(Block(), Block()))
+    model.add_module("head", nn.Sequential(nn.Flatten(), nn.Linear(3 * 5 * 7, 2)))
+    built = _normalized(harden(model), image(3), tracer)
+    targets = [str(node.target) for node in built.graph.nodes if node.op == "call_module"]
+    assert [name for name in targets if name.endswith(("conv", "norm")) or name.startswith("head")] == [
+        "features.0.conv", "features.0.norm", "features.1.conv", "features.1.norm", "head.0", "head.1",
+    ]  # fmt: skip
+    new = [name for name in targets if name.endswith(("add", "relu"))]
+    assert new == ["features.0.add", "features.0.relu", "features.1.add", "features.1.relu"]
+
+
+def test_new_names_do_not_clash_with_old_ones() -> None:
+    model = wired(lambda m, x: m.relu(m.add(x)) + F.relu(x) + x, relu=conv(3, 3, 1), add=conv(3, 3, 1)).double()
+    built = _normalized(model, image(3))
+    assert type(built.get_submodule("relu")) is nn.Conv2d
+    assert type(built.get_submodule("add")) is nn.Conv2d
+
+
+def test_names_that_python_or_torch_keeps_for_itself() -> None:
+    """``x.float()``, ``x.half()`` and ``x.type()`` must not hide the methods of the module around them."""
+    model = wired(lambda m, x: m.bn(m.conv(x)).double().sum((2, 3)).type_as(x), conv=conv(3, 4), bn=norm(4))
+    canonical = checks.assert_canonized(harden(model).double().eval(), image(3), verify=False)
+    canonical.float().double()
+    assert callable(canonical.type)
+
+
+# -------------------------------------------------------------------------------------------------- idle
+
+IDLE: dict[str, Callable[[Any, Tensor], Any]] = {
+    "dropout-module": lambda m, x: m.drop(m.conv(x)),
+    "F.dropout": lambda m, x: F.dropout(m.conv(x), 0.5, m.training),
+    "F.dropout2d": lambda m, x: F.dropout2d(m.conv(x), training=m.training),
+    "identity": lambda m, x: m.idle(m.conv(m.idle(x))),
+    "contiguous": lambda m, x: m.conv(x.contiguous()).clone(),
+    "view-as-itself": lambda m, x: (lambda y: y.view_as(y))(m.conv(x)),
+    "times-one-plus-zero": lambda m, x: m.conv(x) * 1.0 + 0.0,
+    "no-padding": lambda m, x: m.conv(F.pad(x, (0, 0, 0, 0))),
+    "expand-to-its-own-size": lambda m, x: (lambda y: y.expand(-1, 4, -1, -1))(m.conv(x)),
+    "an-unused-branch": lambda m, x: (lambda y: (m.drop(y).sum(), y)[1])(m.conv(x)),
+    "assertions": lambda m, x: (torch._assert(x.dim() == 4, "images"), m.conv(x))[1],
+}
+
+
+@pytest.mark.parametrize("tracer", TRACERS)
+@pytest.mark.parametrize("name", IDLE)
+def test_idle_operations_are_gone(name: str, tracer: str) -> None:
+    model = wired(IDLE[name], conv=conv(3, 4), drop=nn.Dropout(0.5), idle=nn.Identity())
+    (layer,) = _layers(_normalized(model, image(3), tracer))
+    assert type(layer) is nn.Conv2d
+
+
+def test_what_only_looks_idle_stays() -> None:
+    model = wired(lambda m, x: m.conv(x).flatten(2).unflatten(2, (3, 5)).squeeze(), conv=conv(3, 4))
+    built = _normalized(model, image(3))
+    assert len(_layers(built)) == 4
+
+
+def test_dropout_that_is_never_switched_off_stays() -> None:
+    """``F.dropout(x)`` without ``training=self.training`` is random in evaluation mode: no constant, no identity."""
+    model = wired(lambda m, x: F.dropout(m.conv(x), 0.5), conv=conv(3, 4)).eval()
+    canonical = canonize.canonize(model, torch.randn(2, 3, 5, 7), verify=False)
+    images = torch.randn(2, 3, 5, 7)
+    assert not torch.equal(canonical(images), canonical(images))
+    assert "C4" in {finding.rule for finding in canonical.report.findings}
