@@ -91,10 +91,7 @@ def _loose_affines(module: fx.GraphModule) -> Iterator[Finding]:
             yield _finding("C1", _where(node), f"{type(layer).__name__} is a fixed affine")
         elif isinstance(layer, nn.LayerNorm | nn.GroupNorm | nn.InstanceNorm2d | nn.InstanceNorm1d | nn.InstanceNorm3d):
             if getattr(layer, "weight", None) is not None:
-                yield _finding(
-                    "C1", _where(node), f"{type(layer).__name__} carries an affine behind its normalisation",
-                    "the affine of an input-dependent normalisation is not folded yet",
-                )  # fmt: skip
+                yield _finding("C1", _where(node), f"{type(layer).__name__} carries an affine behind its normalisation")
         elif isinstance(layer, Offset):
             tensor = layer.scale if layer.scale is not None else layer.shift
             if tensor is not None and sum(size > 1 for size in tensor.shape) <= 1:

@@ -27,12 +27,26 @@ class Origin:
 
 
 class FrozenAffine(nn.Module):
-    """An affine that still waits for a layer to absorb it; none is left in a finished model."""
+    """An affine that still waits for a layer to absorb it; none is left in a finished model.
 
-    def __init__(self, affine: Affine, origins: Sequence[Origin]) -> None:
+    Attributes
+    ----------
+    affine : Affine
+    origins : tuple of Origin
+        What it was in the original model; several where affines have been composed.
+    whole : nn.Module or None
+        The normalisation that it was split off, with it; where nobody can take the affine, it goes back there.
+    last_resort_only : bool
+        Whether it is what a rewrite has left, to become an explicit layer.
+    """
+
+    whole: nn.Module | None
+
+    def __init__(self, affine: Affine, origins: Sequence[Origin], whole: nn.Module | None = None) -> None:
         super().__init__()
         self.affine = affine
         self.origins = tuple(origins)
+        self.__dict__["whole"] = whole  # not a submodule: it is no part of the graph
         self.last_resort_only = False
 
     def forward(self, input: Tensor) -> Tensor:

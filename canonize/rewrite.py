@@ -91,7 +91,9 @@ def rewrite(
                 if node.op == "call_module" and str(node.target) in network.modules and merge.match(network, node):
                     changed |= _merge(network, merge, node, journal)
     for node in network.affines():
-        if not any(_try(network, pattern, node, journal) for pattern in late):
+        if network.affine(node).whole is not None:
+            _give_back(network, node, journal)
+        elif not any(_try(network, pattern, node, journal) for pattern in late):
             _leave(network, node, journal)
     return journal
 
@@ -152,6 +154,17 @@ def _describe(plan: Plan) -> str:
     if plan.staying:
         words.append(f"stays on {len(plan.staying)} branches")
     return "; ".join(words)
+
+
+def _give_back(network: Network, node: fx.Node, journal: Journal) -> None:
+    """An input-dependent normalisation keeps the affine that nobody else can take."""
+    frozen = network.affine(node)
+    for origin in frozen.origins:
+        journal.courses[origin].outcome = "left"
+    source = node.args[0]
+    assert isinstance(source, fx.Node) and frozen.whole is not None
+    network.bypass(node)
+    network.replace(source, frozen.whole)
 
 
 def _leave(network: Network, node: fx.Node, journal: Journal) -> None:

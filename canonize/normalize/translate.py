@@ -22,12 +22,11 @@ from canonize.normalize import layers as _layers  # noqa: F401  (fills OPERATION
 from canonize.normalize.constants import FixedValue, fixed_values, lookup
 from canonize.normalize.functionalize import functionalize
 from canonize.normalize.naming import kind_of, operation_name, target_name
+from canonize.normalize.normalisations import INSTANCE_NORM, SPLIT, split
 from canonize.normalize.operations import OPERATIONS, Context, Layer, Same
 from canonize.shapes import Shapes
 
 BATCH_NORM = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
-# With running statistics these, too, are a fixed affine in eval mode.
-INSTANCE_NORM = (nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d)
 DROPOUT = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout)
 # Functions and methods whose outputs are copies of the elements of their first argument.
 MOVEMENT = {
@@ -145,10 +144,24 @@ class _Translation:
                 return self._batch_norm(node, module, ndim)
         if isinstance(module, cnn.Rearrange | nn.Flatten) and self._is_idle(node):
             return self._value_of(_first(node))
+        if isinstance(module, SPLIT) and not node.kwargs:
+            return self._normalisation(str(node.target), module, self._value_of(_first(node)), node)
         own = shell(module)
         if getattr(own, "inplace", False) is True:
             own.inplace = False  # type: ignore[assignment]
         return self._place(target, own, node)
+
+    def _normalisation(self, name: str, module: nn.Module, source: fx.Node, node: fx.Node) -> fx.Node:
+        """A normalisation, and behind it its affine as a node of its own."""
+        shape = self.shapes.shape(_first(node))
+        parts = split(module, len(shape)) if shape is not None else None
+        if parts is None:
+            return self.network.call(name, shell(module), (source,), node)
+        core, affine = parts
+        normalised = self.network.call(name, core, (source,), node)
+        origin = Origin(str(normalised.target), type(module).__name__)
+        frozen = FrozenAffine(affine.compress(), [origin], whole=shell(module))
+        return self.network.call(f"{normalised.target}_affine", frozen, (normalised,), node)
 
     def _rank(self, node: fx.Node, module: nn.Module) -> int | None:
         """Number of dimensions of a normalisation's input: its class says it, or its input does."""
@@ -223,6 +236,8 @@ class _Translation:
         if isinstance(module, FrozenAffine):
             return self._affine_of(node, layer, inputs[0])
         wanted = layer.owner or self._name(node, name)
+        if isinstance(module, SPLIT):
+            return self._normalisation(wanted, module, inputs[0], node)
         return self.network.call(wanted, module, inputs, node)
 
     def _affine_of(self, node: fx.Node, layer: Layer, source: fx.Node) -> fx.Node:
@@ -242,8 +257,11 @@ class _Translation:
     def _name(self, node: fx.Node, name: str) -> str:
         """A new module's name says where it comes from."""
         path = node.meta.get("path", "")
-        if path and is_leaf(self.root.get_submodule(path)):
+        module = self.root.get_submodule(path)
+        if path and is_leaf(module):
             return str(path)
+        if path and not any(True for _ in module.children()) and any(True for _ in module.parameters()):
+            return f"{path}_{name}"  # the name itself belongs to the layer whose parameters these are
         return f"{path}.{name}".strip(".")
 
     def _call(self, node: fx.Node, name: str | None) -> fx.Node:
@@ -376,7 +394,7 @@ def _map(arguments: Any, function: Any) -> Any:
         return function(arguments)
     if isinstance(arguments, tuple | list):
         items = [_map(item, function) for item in arguments]
-        return items if type(arguments) is list else tuple(items)
+        return items if isinstance(arguments, list) else tuple(items)
     if isinstance(arguments, dict):
         return {key: _map(item, function) for key, item in arguments.items()}
     if isinstance(arguments, slice):
