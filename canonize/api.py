@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import platform
 from collections.abc import Sequence
 from typing import Any, Literal
@@ -170,9 +171,12 @@ def _name_map(model: nn.Module, network: Network) -> dict[str, str | None]:
 def _prove(model: nn.Module, network: Network, inputs: Inputs) -> Verdict:
     from canonize.verify import check_equivalence
 
-    candidate = network.build()
-    exact = network.build(torch.float64)
-    verdict: Verdict = check_equivalence(model, candidate, inputs, exact=exact)
+    try:
+        verdict: Verdict = check_equivalence(model, network.build(), inputs, exact=network.build(torch.float64))
+    finally:
+        # Graph modules and their graphs refer to each other: without this, their float64 copies of the weights would
+        # stay until the collector comes by.
+        gc.collect()
     if verdict.passed:
         return verdict
     if "not deterministic" in verdict.reason:

@@ -111,6 +111,21 @@ FOLDS = rows(
         into={"gamma": ("layer",)},
     ),
     Folds(
+        name="the-affine-of-a-layer-norm",
+        build=lambda: Sequential(nn.LayerNorm(6, eps=1e-2), nn.Linear(6, 4), nn.Tanh()),
+        inputs=image(3, 6),
+        into={"0": ("1",)},
+        layers={"0": nn.LayerNorm},
+    ),
+    Folds(
+        name="the-affine-of-a-group-norm",
+        build=lambda: Sequential(nn.GroupNorm(2, 4, eps=1e-2), conv(4, 6, padding=1), nn.Tanh()),
+        inputs=image(4),
+        hardening=MIXED,
+        into={"0": ("1",)},
+        layers={"0": nn.GroupNorm, **PADDED},
+    ),
+    Folds(
         name="two-in-a-row",
         build=lambda: Sequential(norm(6), norm(6, eps=0.5), conv(6, 4)),
         inputs=image(6),
@@ -518,7 +533,7 @@ ALONE = rows(
     ),
     Alone(
         name="a-norm-of-each-sample",
-        build=lambda: Sequential(nn.GroupNorm(2, 4, eps=1e-2), conv(4, 6, padding=1), nn.Tanh()),
+        build=lambda: Sequential(nn.GroupNorm(2, 4, eps=1e-2, affine=False), conv(4, 6, padding=1), nn.Tanh()),
         inputs=image(4),
         untouched=("0", "1"),
     ),
