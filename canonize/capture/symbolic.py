@@ -62,7 +62,7 @@ class _Sized:
         # A length is a number of dimensions or of outputs; unlike a size it does not vary from call to call.
         proxy: Any = self
         with _untraced():
-            value = proxy.tracer._own_value(proxy.node)
+            value = proxy.tracer.value_of(proxy.node)
         if isinstance(value, Tensor):
             return int(_plain(proxy.tracer.create_proxy("call_method", "size", (proxy, 0), {})))
         if not isinstance(value, tuple | list):
@@ -157,7 +157,7 @@ class _Tracer(fx.Tracer):
     def iter(self, obj: fx.Proxy) -> Iterator[Any]:
         """Unpacking: as many items as the value has, each still a value of the graph."""
         with _untraced():
-            value = self._own_value(obj.node)
+            value = self.value_of(obj.node)
         if isinstance(value, Tensor):
             self.decide(self.create_proxy("call_method", "size", (obj, 0), {}).node)
             return self._items(obj, value.shape[0])
@@ -177,7 +177,7 @@ class _Tracer(fx.Tracer):
             If it depends on the data or on the batch size.
         """
         with _untraced():
-            value = self._own_value(node)
+            value = self.value_of(node)
             if isinstance(value, Tensor | fx.Proxy) or value is Unknown:
                 raise TraceError(f"{node.name} is decided by the data, not by shapes")
             shapes = self._shapes()
@@ -200,7 +200,8 @@ class _Tracer(fx.Tracer):
             found = getattr(found, part)
         return found
 
-    def _own_value(self, node: fx.Node) -> Any:
+    def value_of(self, node: fx.Node) -> Any:
+        """A node's value under the example inputs, on the meta device."""
         return self._shapes().value(node)
 
     def _depends_on_size(self, node: fx.Node) -> bool:
@@ -297,8 +298,9 @@ def _recorded_autograd_functions() -> Iterator[None]:
 
     def apply(cls: type, *args: Any, **kwargs: Any) -> Any:
         real = original.__get__(None, cls)
+        own = not cls.__module__.startswith("torch.")  # torch's (checkpointing) only wrap what is to be traced
         for value in (*args, *kwargs.values()):
-            if isinstance(value, fx.Proxy):
+            if own and isinstance(value, fx.Proxy):
                 return value.tracer.create_proxy("call_function", real, args, kwargs)
         return real(*args, **kwargs)
 
@@ -309,13 +311,13 @@ def _recorded_autograd_functions() -> Iterator[None]:
         base.apply = original  # type: ignore[method-assign]
 
 
-def _detach_what_had_no_gradient(graph: fx.Graph) -> None:
+def _detach_what_had_no_gradient(tracer: _Tracer, graph: fx.Graph) -> None:
     """Where a value leaves a ``torch.no_grad`` block, it is detached."""
     for node in list(graph.nodes):
         if not node.meta.get("no_grad"):
             continue
         outside = [user for user in node.users if not user.meta.get("no_grad")]
-        if outside:
+        if outside and isinstance(tracer.value_of(node), Tensor):
             with graph.inserting_after(node):
                 detached = graph.call_method("detach", (node,))
             detached.meta.update(node.meta)
@@ -345,7 +347,7 @@ def symbolic_trace(root: nn.Module, inputs: Inputs) -> Captured:
         _recorded_autograd_functions(),
     ):
         graph = tracer.trace(root)
-    _detach_what_had_no_gradient(graph)
+    _detach_what_had_no_gradient(tracer, graph)
     for node in graph.nodes:
         node.meta["path"] = path_of(node)
     return Captured(graph, root, "symbolic_trace")

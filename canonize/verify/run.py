@@ -17,6 +17,10 @@ from canonize.verify import measure
 from canonize.verify.twin import device_of
 
 _NARROW = (torch.float32, torch.float16, torch.bfloat16)
+_LEGACY_NARROW = (
+    *(torch.FloatTensor, torch.HalfTensor, torch.BFloat16Tensor),
+    *("torch.FloatTensor", "torch.HalfTensor", "torch.BFloat16Tensor"),
+)
 # Tensor methods that name a precision without an argument for it.
 _NARROWING_METHODS = ("float", "half", "bfloat16")
 
@@ -90,7 +94,11 @@ class _InFloat64(TorchFunctionMode):
 
 
 def _widened(value: Any) -> Any:
-    return torch.float64 if isinstance(value, torch.dtype) and value in _NARROW else value
+    if isinstance(value, torch.dtype):
+        return torch.float64 if value in _NARROW else value
+    # x.type(torch.FloatTensor), or its name
+    legacy = isinstance(value, type | str) and value in _LEGACY_NARROW
+    return torch.float64 if legacy else value
 
 
 @contextlib.contextmanager

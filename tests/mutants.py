@@ -1,0 +1,862 @@
+"""Errors to plant: one slip each, of the kinds that folding code really has; ``tests/mutate.py`` plants them.
+
+Each is a piece of one file of the package, what it becomes, and the tests that must notice.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """One planted error.
+
+    Attributes
+    ----------
+    about : str
+        Which pattern or rule it breaks.
+    slip : str
+        What is wrong with it.
+    file : str
+        Below ``canonize/``.
+    old, new : str
+        Text that occurs exactly once in the file, and what replaces it.
+    tests : tuple of str
+        Files below ``tests/`` of which at least one test must fail.
+    """
+
+    about: str
+    slip: str
+    file: str
+    old: str
+    new: str
+    tests: tuple[str, ...]
+
+
+_LINEAR_BN = "patterns/test_linear_bn.py"
+_BN_LINEAR = "patterns/test_bn_linear.py"
+_CONCAT_BN = "patterns/test_concat_bn.py"
+_CONCAT_LINEAR = "patterns/test_concat_linear.py"
+_ACTIVATION = "patterns/test_bn_activation_linear.py"
+_UNTANGLE = "patterns/test_untangle.py"
+_SPLIT = "patterns/test_split_concat.py"
+_LAST = "patterns/test_last_resort.py"
+_STACKED = "patterns/test_stacked_linear.py"
+_PARALLEL = "patterns/test_parallel_linear.py"
+
+
+def _many(about: str, file: str, tests: str, *slips: tuple[str, str, str]) -> tuple[Mutant, ...]:
+    return tuple(Mutant(about, slip, file, old, new, tuple(tests.split())) for slip, old, new in slips)
+
+
+MUTANTS: tuple[Mutant, ...] = (
+    # ------------------------------------------------------------------------------------------------- algebra
+    *_many(
+        "affine",
+        "affine.py",
+        "test_affine.py",
+        ("eps is forgotten", "scale = torch.rsqrt(var + eps)", "scale = torch.rsqrt(var)"),
+        ("the mean has the wrong sign", "shift = -mean * scale", "shift = mean * scale"),
+        ("the mean is not scaled", "shift = -mean * scale", "shift = -mean"),
+        ("the bias is forgotten", "shift = shift + bias.detach().to(EXACT)", "shift = shift"),
+        (
+            "composition forgets the second scale",
+            "self.scale * first.shift + self.shift",
+            "first.shift + self.shift",
+        ),
+        ("z has the wrong sign", "_compress(-self.shift / self.scale)", "_compress(self.shift / self.scale)"),
+        ("no channel is dead", "torch.logical_or(scale == 0, overflows & drowns)", "torch.zeros_like(scale == 0)"),
+        ("only exact zeros are dead", "torch.logical_or(scale == 0, overflows & drowns)", "scale == 0"),
+        ("what overflows is dead", "torch.logical_or(scale == 0, overflows & drowns)", "(scale == 0) | overflows"),
+        ("only neighbours are compared", "if bool((tensor == first).all()):", "if bool((tensor[:2] == first).all()):"),
+    ),
+    *_many(
+        "pending weights",
+        "linear.py",
+        "test_linear.py",
+        (
+            "groups of a transposed convolution are forgotten",
+            "per_group = weight.reshape(self.groups, weight.shape[0] // self.groups, weight.shape[1], -1)",
+            "per_group = weight.reshape(1, weight.shape[0], weight.shape[1], -1)",
+        ),
+        ("the old bias is not scaled", "self.bias * scale + shift", "self.bias + shift"),
+        ("the old bias is dropped", "else self.bias * scale + shift", "else shift"),
+        (
+            "the response forgets the old bias",
+            "response if self.bias is None else self.bias + response",
+            "response",
+        ),
+        (
+            "input and output channels are mixed up",
+            "return vector.reshape(self.groups, 1, -1, 1)",
+            "return vector.reshape(self.groups, -1, 1, 1)",
+        ),
+        (
+            "the bias is taken up after the scale",
+            "        if bool(shift.any()):\n            response = self.response_to(shift)",
+            "        self.in_scale = scale if self.in_scale is None else self.in_scale * scale\n"
+            "        scale = scale * 0 + 1\n"
+            "        if bool(shift.any()):\n            response = self.response_to(shift)",
+        ),
+        ("a second scale replaces the first", "else self.out_scale * scale", "else scale"),
+        (
+            "a clone forgets what is pending",
+            "copy.in_scale, copy.out_scale, copy.bias_touched = self.in_scale",
+            "copy.in_scale, copy.out_scale, copy.bias_touched = None",
+        ),
+        (
+            "a transposed convolution's channels are the other way round",
+            "return self.weight.shape[1] * self.groups if self.transposed else self.weight.shape[0]",
+            "return self.weight.shape[0] if self.transposed else self.weight.shape[0]",
+        ),
+    ),
+    # -------------------------------------------------------------------------------------------- flow: linear
+    *_many(
+        "linear_bn",
+        "flow/linear.py",
+        _LINEAR_BN,
+        (
+            "a dense layer takes dimension 1",
+            "scale, shift = channel_vectors(step, affine, -1, step.node, step.network.weights(step.node).out_channels)",
+            "scale, shift = channel_vectors(step, affine, 1, step.node, step.network.weights(step.node).out_channels)",
+        ),
+        (
+            "a convolution loses the shift",
+            "scale, shift = channel_vectors(step, affine, 1, step.node, step.network.weights(step.node).out_channels)\n"
+            "    step.absorbed(lambda net, node: net.weights(node).absorb_output(scale, shift))",
+            "scale, shift = channel_vectors(step, affine, 1, step.node, step.network.weights(step.node).out_channels)\n"
+            "    step.absorbed(lambda net, node: net.weights(node).absorb_output(scale, shift * 0))",
+        ),
+        (
+            "a missing batch dimension goes unnoticed",
+            'step.require(len(step.shape(source)) == rank, f"{step.label()} is called without a batch dimension")',
+            "step.shape(source)",
+        ),
+        (
+            "two affines in a row are composed the wrong way round",
+            "affine.after(first.affine)",
+            "first.affine.after(affine)",
+        ),
+        (
+            "an affine that differs along other dimensions passes",
+            "    step.require(\n        not others,",
+            "    step.require(\n        True,",
+        ),
+        (
+            "an explicit layer takes dimension 1 whatever its own",
+            "scale, shift = channel_vectors(step, affine, module.dim, step.node, module.out_channels)\n"
+            "    step.absorbed(lambda net, node: net.weights(node).absorb_output(scale, shift))",
+            "scale, shift = channel_vectors(step, affine, module.dim, step.node, module.out_channels)\n"
+            "    step.absorbed(lambda net, node: net.weights(node).absorb_output(scale * 1.0, shift * 2.0))",
+        ),
+    ),
+    *_many(
+        "bn_linear",
+        "flow/linear.py",
+        _BN_LINEAR,
+        (
+            "a dense layer loses the shift",
+            "scale, shift = channel_vectors(step, affine, -1, step.node, step.network.weights(step.node).in_channels)\n"
+            "    step.absorbed(lambda net, node: net.weights(node).absorb_input(scale, shift))",
+            "scale, shift = channel_vectors(step, affine, -1, step.node, step.network.weights(step.node).in_channels)\n"
+            "    step.absorbed(lambda net, node: net.weights(node).absorb_input(scale, shift * 0))",
+        ),
+        (
+            "the border stays zero",
+            'if any(padding) and module.padding_mode == "zeros" and bool(shift.any()):',
+            "if False:",
+        ),
+        (
+            "every padding mode is taken for zeros",
+            'if any(padding) and module.padding_mode == "zeros" and bool(shift.any()):',
+            "if any(padding) and bool(shift.any()):",
+        ),
+        (
+            "the convolution goes on padding",
+            "            conv._reversed_padding_repeated_twice = [0] * len(padding)\n",
+            "            conv.padding = module.padding\n",
+        ),
+        (
+            "a stride of a transposed convolution is overlooked",
+            "        all(s == 1 for s in module.stride),",
+            "        True,",
+        ),
+        (
+            "the rim of a transposed convolution is one too thin",
+            "max(0, d * (k - 1) - p, d * (k - 1) - p + o)",
+            "max(0, d * (k - 1) - p - 1, d * (k - 1) - p + o - 1)",
+        ),
+        (
+            "dilation is forgotten in the rim",
+            "max(0, d * (k - 1) - p, d * (k - 1) - p + o)",
+            "max(0, (k - 1) - p, (k - 1) - p + o)",
+        ),
+        (
+            "output padding is forgotten in the rim",
+            "max(0, d * (k - 1) - p, d * (k - 1) - p + o)",
+            "max(0, d * (k - 1) - p)",
+        ),
+        (
+            "the rim is not cropped again",
+            "conv.padding = tuple(p + rim for p, rim in zip(conv.padding, rims, strict=True))",
+            "conv.padding = tuple(conv.padding)",
+        ),
+        (
+            "two affines in a row are composed the wrong way round",
+            "second.affine.after(first)",
+            "first.after(second.affine)",
+        ),
+        (
+            "an affine disappears into the next",
+            'second.affine, second.__dict__["whole"] = second.affine.after(first), None',
+            'second.affine, second.__dict__["whole"] = second.affine, None',
+        ),
+        (
+            "an explicit layer behind takes twice the shift",
+            "scale, shift = channel_vectors(step, affine, module.dim, step.node, module.out_channels)\n"
+            "    step.absorbed(lambda net, node: net.weights(node).absorb_input(scale, shift))",
+            "scale, shift = channel_vectors(step, affine, module.dim, step.node, module.out_channels)\n"
+            "    step.absorbed(lambda net, node: net.weights(node).absorb_input(scale, 2 * shift))",
+        ),
+    ),
+    # ------------------------------------------------------------------------------------------ flow: movement
+    *_many(
+        "movement",
+        "flow/movement.py",
+        f"{_LINEAR_BN} {_BN_LINEAR} test_zoo.py",
+        (
+            "forward, the shift stays where it was",
+            "_move(step, shift.cpu()).to(shift.device)).compress()",
+            "shift.mean().reshape((1,) * len(step.shape()))).compress()",
+        ),
+        (
+            "forward, every rearrangement is taken for a cast",
+            "    if _keeps_places(step.module):\n        return affine\n    scale, shift",
+            "    if len(step.shape()) == affine.ndim:\n        return affine\n    scale, shift",
+        ),
+        (
+            "backward, every rearrangement is taken for a cast",
+            "    if _keeps_places(step.module):\n        return [affine, *rest]",
+            "    if len(step.shape()) == len(step.shape(_data(step))):\n        return [affine, *rest]",
+        ),
+        (
+            "backward, elements that are shown twice may disagree",
+            '        torch.equal(found[places], values), f"',
+            '        True, f"',
+        ),
+        (
+            "backward, what is not shown is scaled by zero",
+            "for part, neutral in zip(sources, (1.0, 0.0), strict=True)",
+            "for part, neutral in zip(sources, (0.0, 1.0), strict=True)",
+        ),
+    ),
+    # ------------------------------------------------------------------------------------------- flow: padding
+    *_many(
+        "padding",
+        "flow/padding.py",
+        f"{_LINEAR_BN} {_BN_LINEAR}",
+        ("forward, the constant stays", "_replace(step, padding, _before(step, affine, value))", "pass"),
+        (
+            "forward, the shift is added instead of taken away",
+            "Affine(affine.scale, affine.shift - value)",
+            "Affine(affine.scale, affine.shift + value)",
+        ),
+        (
+            "forward, padded channels get an affine",
+            "F.pad(shift, padding, value=0.0)",
+            "F.pad(shift, padding, value=1.0)",
+        ),
+        (
+            "backward, the constant stays",
+            "_replace(step, padding, affine.scale * _value(step, affine.ndim) + affine.shift)",
+            "pass",
+        ),
+        (
+            "backward, the constant is not scaled",
+            "affine.scale * _value(step, affine.ndim) + affine.shift)",
+            "_value(step, affine.ndim) + affine.shift)",
+        ),
+    ),
+    # ------------------------------------------------------------------------------------------- flow: pooling
+    *_many(
+        "pooling",
+        "flow/pooling.py",
+        f"{_LINEAR_BN} {_BN_LINEAR}",
+        (
+            "forward, counted padding stays zero",
+            "_explicit_padding(step, affine, lambda: step.living_zero(affine))",
+            "pass",
+        ),
+        (
+            "backward, counted padding stays zero",
+            "_explicit_padding(step, affine, lambda: affine.shift)",
+            "pass",
+        ),
+        (
+            "forward, the border is the shift",
+            "_explicit_padding(step, affine, lambda: step.living_zero(affine))",
+            "_explicit_padding(step, affine, lambda: affine.shift)",
+        ),
+        (
+            "padding that is not counted becomes explicit",
+            "if not any(padding) or not module.count_include_pad:",
+            "if not any(padding):",
+        ),
+        ("sizes that are rounded up are overlooked", "        not module.ceil_mode,\n", "        True,\n"),
+        (
+            "any divisor will do",
+            "            module.divisor_override == kernel and not any(padding) and not module.ceil_mode,",
+            "            True,",
+        ),
+        (
+            "the padding is on one side only",
+            "around = [side for p in reversed(padding) for side in (p, p)]",
+            "around = [side for p in reversed(padding) for side in (2 * p, 0)]",
+        ),
+        (
+            "negative scales pass a maximum",
+            'step.require(bool((affine.scale >= 0).all()), f"a negative scale',
+            'step.require(True, f"a negative scale',
+        ),
+        (
+            "indices of maxima are overlooked",
+            "step.require(not module.return_indices, ",
+            "step.require(True, ",
+        ),
+        (
+            "affines that differ from position to position pass",
+            "    spatial = affine.varying() - {0, 1}\n",
+            "    spatial = affine.varying() - {0, 1, 2, 3}\n",
+        ),
+        (
+            "forward, a sum does not multiply the shift",
+            "shift = shift.expand(full).sum(module.dim, keepdim=True)",
+            "shift = shift.expand(full).mean(module.dim, keepdim=True)",
+        ),
+        (
+            "forward, a mean adds the shifts up",
+            "shift = shift.mean(module.dim, keepdim=True)",
+            "shift = shift.sum(module.dim, keepdim=True)",
+        ),
+        (
+            "a scale that differs along a sum passes",
+            "        all(across.shape[d] == 1 for d in module.dim),",
+            "        True,",
+        ),
+        ("backward, a sum does not share the shift out", "shift = shift / count", "shift = shift * 1"),
+        (
+            "a free number of positions goes unnoticed",
+            'step.require(not free, f"{step.label()} adds up a number of positions',
+            'step.require(True, f"{step.label()} adds up a number of positions',
+        ),
+        (
+            "a dimension that the sum drops is taken from the wrong end",
+            "for dim in sorted(module.dim, reverse=True):\n            scale, shift = scale.squeeze",
+            "for dim in sorted(module.dim):\n            scale, shift = scale.squeeze",
+        ),
+    ),
+    *_many(
+        "calls",
+        "flow/calls.py",
+        f"{_LINEAR_BN} {_BN_LINEAR} test_zoo.py",
+        ("any call passes forward", "    if not _is_resizing(step.module) or any(", "    if any("),
+        ("any call passes backward", "    if not _is_resizing(step.module):\n        raise _refusal(step)\n", ""),
+    ),
+    # ---------------------------------------------------------------------------------------------- flow: sums
+    *_many(
+        "sums",
+        "flow/sums.py",
+        f"{_LINEAR_BN} {_BN_LINEAR} {_ACTIVATION}",
+        (
+            "forward, one side alone may carry a scale",
+            "            all(bool((a.scale == 1).all()) for a in affines),",
+            "            True,",
+        ),
+        (
+            "forward, the sides may carry different scales",
+            "            bool(torch.eq(*torch.broadcast_tensors(scale, other.scale)).all()),",
+            "            True,",
+        ),
+        (
+            "forward, the weight of a side is forgotten",
+            "part = _widened(affine, ndim).shift * weight",
+            "part = _widened(affine, ndim).shift",
+        ),
+        (
+            "forward, only one side's shift counts",
+            "shift = part if shift is None else shift + part",
+            "shift = part",
+        ),
+        (
+            "backward, both sides take the shift",
+            "shift = affine.shift / module.weights[i] if i == takes else torch.zeros_like(affine.shift)",
+            "shift = affine.shift / module.weights[i]",
+        ),
+        (
+            "backward, the weight of a side is forgotten",
+            "shift = affine.shift / module.weights[i] if i == takes else",
+            "shift = affine.shift if i == takes else",
+        ),
+        (
+            "backward, a value may be added to itself",
+            "step.require(len(set(inputs)) == len(inputs), ",
+            "step.require(True, ",
+        ),
+        (
+            "backward, a broadcast side takes an affine that it cannot hold",
+            'step.require(size > 1, f"{step.label(node)} is broadcast',
+            'step.require(True, f"{step.label(node)} is broadcast',
+        ),
+        (
+            "backward, a broadcast side takes the shift",
+            "full = [i for i, shape in enumerate(shapes) if shape == step.shape() and module.weights[i]]",
+            "full = [i for i, shape in enumerate(shapes) if module.weights[i]]",
+        ),
+        (
+            "forward, a shift passes a product",
+            '        step.require(affine.is_linear, f"a shift does not pass the product {step.label()}")\n'
+            "        part = _widened(affine, ndim).scale",
+            "        part = _widened(affine, ndim).scale",
+        ),
+        (
+            "backward, a shift passes a product",
+            '    step.require(affine.is_linear, f"a shift does not pass the product {step.label()}")\n    signal, gate',
+            "    signal, gate",
+        ),
+        (
+            "backward, both factors take the scale",
+            "return [_narrowed(step, affine, step.shape(signal), signal), None]",
+            "return [_narrowed(step, affine, step.shape(signal), signal), affine]",
+        ),
+    ),
+    *_many(
+        "concatenations",
+        "flow/sums.py",
+        f"{_CONCAT_BN} {_CONCAT_LINEAR}",
+        ("slices are one off", "tensor.narrow(dim, start, size)", "tensor.roll(1, dim).narrow(dim, start, size)"),
+        ("every branch takes the first slice", "        start += size\n", ""),
+        (
+            "forward, a branch without an affine takes its neighbour's",
+            "affines = [a if a is not None else Affine.identity(ndim, device) for a in incoming]",
+            "affines = [a if a is not None else next(b for b in incoming if b is not None) for a in incoming]",
+        ),
+        (
+            "forward, the branches are in the other order",
+            "return Affine(torch.cat(scales, dim), torch.cat(shifts, dim))",
+            "return Affine(torch.cat(scales[::-1], dim), torch.cat(shifts, dim))",
+        ),
+        (
+            "forward, a negative dimension is taken literally",
+            "    ndim = len(step.shape())\n    dim = module.dim % ndim\n",
+            "    ndim = len(step.shape())\n    dim = abs(module.dim) % ndim\n",
+        ),
+        (
+            "backward, a negative dimension is taken literally",
+            "dim = module.dim % affine.ndim",
+            "dim = abs(module.dim) % affine.ndim",
+        ),
+    ),
+    # ---------------------------------------------------------------------------------------- flow: activation
+    *_many(
+        "bn_activation_linear",
+        "flow/activation.py",
+        _ACTIVATION,
+        (
+            "z has the wrong sign",
+            "at_low, at_high = (low - shift) / safe, (high - shift) / safe",
+            "at_low, at_high = (low + shift) / safe, (high + shift) / safe",
+        ),
+        ("negative scales are overlooked", "    rising = safe > 0\n", "    rising = safe == safe\n"),
+        ("the upper bound is not moved", "upper = torch.where(rising, at_high, at_low)", "upper = at_high"),
+        (
+            "a dead channel is the constant t",
+            "    constant = shift.clamp(low, high)\n",
+            "    constant = shift\n",
+        ),
+        (
+            "a dead channel keeps its scale",
+            "return Affine(torch.where(dead, torch.ones_like(scale), scale), torch.where(dead,",
+            "return Affine(torch.where(dead, torch.zeros_like(scale), scale), torch.where(dead,",
+        ),
+        (
+            "a dead channel keeps its shift",
+            "torch.where(dead, torch.zeros_like(shift), shift))\n\n\ndef _bounded",
+            "shift)\n\n\ndef _bounded",
+        ),
+        (
+            "a threshold that overflows goes unnoticed",
+            "        bool(((shift.abs() <= scale.abs() * largest) | dead).all()),",
+            "        True,",
+        ),
+        (
+            "the kink stays at zero",
+            "if low == 0 and not has_upper and not bool(lower.any()):",
+            "if low == 0 and not has_upper:",
+        ),
+        (
+            "a threshold that is there already loses its upper bound",
+            "first, second = (low - shift) / safe, (high - shift) / safe",
+            "first, second = (low - shift) / safe, infinite",
+        ),
+        (
+            "a threshold that is there already is not sorted again",
+            "lower = torch.where(dead, constant, torch.minimum(first, second))",
+            "lower = torch.where(dead, constant, first)",
+        ),
+        (
+            "a threshold's dead channel ignores its bounds",
+            "constant = torch.minimum(torch.maximum(shift, low), high)",
+            "constant = shift",
+        ),
+        ("the leaky kink has the wrong sign", "kink = -shift / safe", "kink = shift / safe"),
+        (
+            "a negative scale does not exchange the slopes",
+            "right = torch.where(safe > 0, one, slope)",
+            "right = one",
+        ),
+        (
+            "a dead leaky channel forgets its slope",
+            "constant = torch.where(shift > 0, shift, slope * shift)",
+            "constant = torch.where(shift > 0, shift, 0 * shift)",
+        ),
+        (
+            "a leaky kink stays although a scale is negative",
+            "if not bool(kink.any()) and not bool(dead.any()) and bool((scale > 0).all()):",
+            "if not bool(kink.any()) and not bool(dead.any()):",
+        ),
+        (
+            "slopes per channel lie along dimension 0",
+            "    shape[1] = slope.numel()\n",
+            "    shape[-1] = slope.numel()\n",
+        ),
+        (
+            "a leaky threshold moves twice",
+            "    if isinstance(module, ThreshLeakyReLU):\n",
+            "    if False:\n",
+        ),
+    ),
+    # ---------------------------------------------------------------------------------------------------- plan
+    *_many(
+        "plans",
+        "flow/plan.py",
+        f"{_LINEAR_BN} {_BN_LINEAR} {_CONCAT_BN} {_CONCAT_LINEAR}",
+        (
+            "other readers are overlooked",
+            "            if others and not duplicate:\n",
+            "            if False:\n",
+        ),
+        (
+            "the model's output is no reader",
+            '    if node.op == "output":\n        raise RefusedError("the model returns it as it is")',
+            '    if node.op == "output":\n        return None',
+        ),
+        (
+            "two different affines on one value go unnoticed",
+            "        if not _agree(wanted[node]):\n",
+            "        if False:\n",
+        ),
+        (
+            "only scales must agree",
+            "torch.equal(first.scale, other.scale) and torch.equal(first.shift, other.shift)",
+            "torch.equal(first.scale, other.scale)",
+        ),
+        (
+            "forward, a dimension of no fixed size goes unnoticed",
+            "        loose = outgoing.varying() & network.shapes.free_dims(node)\n",
+            "        loose: set[int] = set()\n",
+        ),
+        (
+            "backward, a dimension of no fixed size goes unnoticed",
+            "        loose = affine.compress().varying() & step.network.shapes.free_dims(argument)\n",
+            "        loose: set[int] = set()\n",
+        ),
+        (
+            "every slice is blind",
+            "    return seen is None or not seen.is_identity\n",
+            "    return False\n",
+        ),
+        (
+            "dead channels are made constant beside the affine, not by it",
+            "torch.where(dead, shift, -infinite)",
+            "torch.where(dead, shift * 0, -infinite)",
+        ),
+        (
+            "dead channels keep their shift when made constant",
+            "scale), torch.where(dead, torch.zeros_like(shift), shift))",
+            "scale), shift)",
+        ),
+        (
+            "the clamp of dead channels is forgotten",
+            '    network.insert_after(anchor, f"{anchor.target}_constant", clamp)\n',
+            "    return\n",
+        ),
+        (
+            "the kinds that a pattern may pass are ignored",
+            "        if kind not in self.allowed:\n",
+            "        if False:\n",
+        ),
+    ),
+    # ------------------------------------------------------------------------------------------------ patterns
+    *_many(
+        "linear_bn",
+        "patterns/linear_bn.py",
+        _LINEAR_BN,
+        ("it passes concatenations, too", "LINEAR_WAY)", 'LINEAR_WAY | {"concat"})'),
+    ),
+    *_many(
+        "bn_linear",
+        "patterns/bn_linear.py",
+        _BN_LINEAR,
+        ("it passes activations, too", "LINEAR_WAY)", 'LINEAR_WAY | {"activation"})'),
+        ("it passes nothing", "LINEAR_WAY)", "frozenset())"),
+    ),
+    *_many(
+        "concat_bn",
+        "patterns/concat_bn.py",
+        _CONCAT_BN,
+        ("what stays is forgotten", 'LINEAR_WAY | {"concat"})', 'LINEAR_WAY | {"concat"}, stay=True)'),
+        ("it copies producers", 'LINEAR_WAY | {"concat"})', 'LINEAR_WAY | {"concat"}, duplicate=True)'),
+    ),
+    *_many(
+        "concat_linear",
+        "patterns/concat_linear.py",
+        _CONCAT_LINEAR,
+        ("it passes activations, too", 'LINEAR_WAY | {"concat"})', 'LINEAR_WAY | {"concat", "activation"})'),
+        (
+            "it takes what has no concatenation",
+            'return must_pass(plan, "concat", "no concatenation lies behind it")',
+            "return plan",
+        ),
+    ),
+    *_many(
+        "bn_activation_linear",
+        "patterns/bn_activation_linear.py",
+        _ACTIVATION,
+        ("it belongs to every strategy", 'strategy = "threshold"', 'strategy = "always"'),
+        ("it passes no concatenations", '{"concat", "activation"}', '{"activation"}'),
+    ),
+    *_many(
+        "untangle",
+        "patterns/untangle.py",
+        _UNTANGLE,
+        ("it belongs to every strategy", 'strategy = "untangle"', 'strategy = "always"'),
+        ("it copies nothing", "duplicate=True, stay=True", "stay=True"),
+        (
+            "it copies what holds nothing",
+            "        if isinstance(plan, Plan) and not plan.into and not plan.merged:\n",
+            "        if False:\n",
+        ),
+    ),
+    *_many(
+        "untangle",
+        "flow/plan.py",
+        _UNTANGLE,
+        (
+            "other readers read the copy",
+            "            for reader in readers - set(plan.clones):\n",
+            "            for reader in list(node.users):\n",
+        ),
+        (
+            "a copy reads the original of its inputs",
+            "copies[argument] if argument in copies and node in readers_of[argument] else argument",
+            "argument",
+        ),
+        ("the original takes the affine", "change(network, copies.get(node, node))", "change(network, node)"),
+    ),
+    *_many(
+        "untangle",
+        "network.py",
+        _UNTANGLE,
+        (
+            "a copy and its original are one module",
+            '        module = shell(original)\n        name = f"{node.target}_{suffix}"',
+            "        module = original\n        name = str(node.target)",
+        ),
+    ),
+    *_many(
+        "split_concat",
+        "patterns/split_concat.py",
+        _SPLIT,
+        ("nothing may stay", '{"concat"}, stay=True)', '{"concat"})'),
+        (
+            "it splits where nothing can be folded",
+            "        if isinstance(plan, Plan) and not plan.into and not plan.merged:\n",
+            "        if False:\n",
+        ),
+    ),
+    *_many(
+        "split_concat",
+        "flow/plan.py",
+        _SPLIT,
+        (
+            "what stays is forgotten",
+            "            plan.staying[node] = affine\n            plan.path.append((node, frozenset(wanted[node])))\n",
+            "",
+        ),
+        (
+            "what stays is looked at again",
+            "            module.last_resort_only = True\n",
+            "            module.last_resort_only = False\n",
+        ),
+        (
+            "edits of a branch that stays are kept",
+            "            del plan.edits[edits:], plan.into[into:], plan.merged[merged:]\n",
+            "",
+        ),
+    ),
+    *_many(
+        "last_resort",
+        "flow/linear.py",
+        _LAST,
+        (
+            "the shift is forgotten",
+            "    layer.bias = exact_parameter(shift, sample)\n",
+            "    layer.bias = exact_parameter(shift * 0, sample)\n",
+        ),
+        (
+            "the channels are those of dimension 1",
+            "layer = ChannelLinear(channels, dim)",
+            "layer = ChannelLinear(channels, 1)",
+        ),
+        ("every layer is one of images", "if dim == 1 and dims in (1, 2, 3):", "if dims in (1, 2, 3):"),
+    ),
+    *_many(
+        "last_resort",
+        "patterns/last_resort.py",
+        _LAST,
+        ("affines that differ along two dimensions are taken", "len(varying) > 1", "False"),
+        ("free dimensions get weights", "if d < len(shape) and d not in free), None)", "if d < len(shape)), None)"),
+        ("what stays loses its shift", "None if affine.is_linear else keep_exact(affine.shift)", "None"),
+        ("what stays loses its scale", "None if bool((affine.scale == 1).all()) else keep_exact(affine.scale)", "None"),
+    ),
+    *_many(
+        "stacked_linear",
+        "patterns/stacked_linear.py",
+        _STACKED,
+        ("the first bias is dropped", "bias = through if bias2 is None else bias2 + through", "bias = bias2"),
+        ("the second bias is dropped", "bias = through if bias2 is None else bias2 + through", "bias = through"),
+        ("zero padding between is overlooked", "if has_zero_padding(second) and biased:", "if False:"),
+        ("groups are overlooked", "if a.groups != 1 or b.groups != 1:", "if False:"),
+        ("larger layers are made", "if merged > separate else None", "if False else None"),
+        ("other readers are overlooked", "        if others:\n", "        if False:\n"),
+        (
+            "a stride of a pointwise layer is overlooked",
+            "return all(size == 1 for size in conv.kernel_size) and all(step == 1 for step in conv.stride)",
+            "return all(size == 1 for size in conv.kernel_size)",
+        ),
+        (
+            "the composition is transposed",
+            'torch.einsum("oi...,ij->oj...", second, first.flatten(1))',
+            'torch.einsum("oi...,ij->oj...", second.flip(1), first.flatten(1))',
+        ),
+    ),
+    *_many(
+        "parallel_linear",
+        "patterns/parallel_linear.py",
+        _PARALLEL,
+        ("weights of the sum are forgotten", "weight = w1 * weight1 + w2 * weight2", "weight = weight1 + weight2"),
+        ("biases are not weighted", "[w * b for w, b in", "[b for w, b in"),
+        ("the smaller kernel lies in the corner", "around += [start, end]", "around += [0, start + end]"),
+        ("strides are overlooked", "    if other.stride != layer.stride:\n", "    if False:\n"),
+        (
+            "groups are overlooked",
+            "    if other.groups != layer.groups or other.weight.shape[:2] != layer.weight.shape[:2]:\n",
+            "    if False:\n",
+        ),
+        ("dilations are overlooked", "    if not pointwise and layer.dilation != other.dilation:\n", "    if False:\n"),
+        (
+            "padding modes are overlooked",
+            "    if layer.padding_mode != other.padding_mode and not (pointwise and not any(other.padding)):\n",
+            "    if False:\n",
+        ),
+        ("groups of an affine's kernel are forgotten", "index % per_group", "index * 0"),
+        ("other inputs are overlooked", "and left.args[0] is right.args[0]", "and True"),
+        ("other readers are overlooked", "            if others:\n", "            if False:\n"),
+    ),
+    # --------------------------------------------------------------------------------------- the modules, C3-C5
+    *_many(
+        "modules",
+        "nn.py",
+        "test_nn.py",
+        (
+            "a pad is zero",
+            "return torch.where(inside, F.pad(input, self.padding), self.value)",
+            "return F.pad(input, self.padding)",
+        ),
+        (
+            "a threshold has no upper bound",
+            "torch.clamp(input, self.lower, self.upper)",
+            "torch.clamp(input, self.lower)",
+        ),
+        (
+            "the leaky slopes are exchanged",
+            "torch.where(distance > 0, self.right, self.left)",
+            "torch.where(distance > 0, self.left, self.right)",
+        ),
+        ("a channel's layer always looks at dimension 1", "moved = input.movedim(self.dim, 1)", "moved = input"),
+        (
+            "the weight of the first summand is forgotten",
+            "inputs[0] if self.weights[0] == 1 else inputs[0] * self.weights[0]",
+            "inputs[0]",
+        ),
+    ),
+    *_many(
+        "names, sizes, calls",
+        "shapes.py",
+        f"{_LINEAR_BN} {_BN_LINEAR} test_capture.py",
+        (
+            "no dimension is free",
+            "        free = self._differing(node, shape, self.batch_variants)\n",
+            "        return set()\n        free = set()\n",
+        ),
+    ),
+    *_many(
+        "guards",
+        "capture/symbolic.py",
+        "test_capture.py",
+        ("sizes that were decided on are not guarded", "            self._guard(node, value)\n", "            pass\n"),
+    ),
+    *_many(
+        "hooks",
+        "capture/hooks.py",
+        "test_capture.py",
+        ("forward hooks are dropped in silence", '            ("forward hook", module._forward_hooks),\n', ""),
+        ("backward hooks are dropped in silence", '            ("backward hook", module._backward_hooks),\n', ""),
+    ),
+    *_many(
+        "normalizing",
+        "normalize/operations.py",
+        "test_normalize.py",
+        (
+            "a difference is a sum",
+            "return _sum(ctx, (input, other), (1.0, -float(alpha)))",
+            "return _sum(ctx, (input, other), (1.0, float(alpha)))",
+        ),
+        (
+            "constant - x is x - constant",
+            "return fixed_affine(ctx, other, -float(alpha), input)",
+            "return fixed_affine(ctx, other, float(alpha), input)",
+        ),
+        (
+            "a matrix is not transposed",
+            "turned = FixedValue(other.value.detach().T, other.exact.detach().T, other.name)",
+            "turned = FixedValue(other.value.detach().T, other.exact.detach().T.flip(0), other.name)",
+        ),
+        (
+            "dropout that is always on is dropped",
+            "Same(input) if is_node(input) and (not train or p == 0) else None",
+            "Same(input)",
+        ),
+    ),
+    *_many(
+        "building",
+        "network.py",
+        "test_api.py test_normalize.py",
+        (
+            "two calls of a layer share one module",
+            "            module = shell(original)\n            if isinstance(original, LINEAR):",
+            "            module = original\n            if isinstance(original, LINEAR):",
+        ),
+    ),
+)

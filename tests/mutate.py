@@ -1,0 +1,114 @@
+"""Plant one error at a time in a copy of the package; the tests must notice every one.
+
+Not a test itself: it takes minutes. Run it after changing a pattern or a flow rule::
+
+    python tests/mutate.py            # all of them
+    python tests/mutate.py untangle   # those whose line contains the word
+
+Prints one line a mutant and exits with 1 if one survives, or no longer applies to the code.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from tests.mutants import MUTANTS, Mutant  # noqa: E402
+
+# Runs in a copy: the package that is tested must be the one beside the tests.
+_PROBE = (
+    "import pathlib, sys; sys.path.insert(0, '.'); import canonize; print(pathlib.Path(canonize.__file__).resolve())"
+)
+LIMIT = 300.0
+
+
+def main() -> int:
+    """Run the mutants asked for; the number of those that were not noticed is in the last line."""
+    parser = argparse.ArgumentParser(description="Plant errors in a copy of canonize; the tests must notice each.")
+    parser.add_argument("words", nargs="*", help="only mutants whose description contains one of these")
+    parser.add_argument("--list", action="store_true", help="print the mutants and whether they still apply")
+    arguments = parser.parse_args()
+    chosen = [m for m in MUTANTS if not arguments.words or any(word in _title(m) for word in arguments.words)]
+    stale = [m for m in chosen if (ROOT / "canonize" / m.file).read_text(encoding="utf-8").count(m.old) != 1]
+    for mutant in stale:
+        print(f"stale     {_title(mutant)}: its text is not in canonize/{mutant.file} exactly once")
+    if arguments.list:
+        print(*(_title(m) for m in chosen if m not in stale), sep="\n")
+        return int(bool(stale))
+    survivors = []
+    with tempfile.TemporaryDirectory() as folder:
+        copy = _copy(Path(folder))
+        for test in sorted({test for mutant in chosen for test in mutant.tests}):
+            failed = _first_failure(copy, f"tests/{test}")
+            if failed is not None:
+                raise SystemExit(f"{failed} fails without any error planted; nothing can be learned from it")
+        for mutant in chosen:
+            if mutant not in stale:
+                start = time.perf_counter()
+                by = _killed_by(mutant, copy)
+                if by is None:
+                    survivors.append(mutant)
+                seconds = f"{time.perf_counter() - start:5.1f} s"
+                print(f"{'killed' if by else 'SURVIVED':9} {seconds}  {_title(mutant)}  {by or ''}", flush=True)
+    killed = len(chosen) - len(stale) - len(survivors)
+    print(f"{len(chosen)} mutants: {killed} killed, {len(survivors)} survived, {len(stale)} stale")
+    return int(bool(stale or survivors))
+
+
+def _title(mutant: Mutant) -> str:
+    return f"{mutant.about} ({mutant.file}): {mutant.slip}"
+
+
+def _copy(folder: Path) -> Path:
+    ignored = shutil.ignore_patterns("__pycache__")
+    for name in ("canonize", "tests"):
+        shutil.copytree(ROOT / name, folder / name, ignore=ignored)
+    shutil.copy(ROOT / "pyproject.toml", folder)
+    found = subprocess.run([sys.executable, "-c", _PROBE], cwd=folder, capture_output=True, text=True, check=True)
+    if not Path(found.stdout.strip()).is_relative_to(folder.resolve()):
+        raise SystemExit(f"the tests would import {found.stdout.strip()} instead of the copy")
+    return folder
+
+
+def _killed_by(mutant: Mutant, copy: Path) -> str | None:
+    """The first test that fails under the mutant, or None."""
+    path = copy / "canonize" / mutant.file
+    original = path.read_text(encoding="utf-8")
+    path.write_text(original.replace(mutant.old, mutant.new), encoding="utf-8")
+    try:
+        for test in mutant.tests:
+            failed = _first_failure(copy, f"tests/{test}")
+            if failed is not None:
+                return failed
+        return None
+    finally:
+        path.write_text(original, encoding="utf-8")
+
+
+def _first_failure(copy: Path, test: str) -> str | None:
+    command = [sys.executable, "-m", "pytest", "-x", "-q", "-n0", "-p", "no:cacheprovider", "--no-header", test]
+    environment = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1", "OMP_NUM_THREADS": "1"}
+    try:
+        run = subprocess.run(command, cwd=copy, env=environment, capture_output=True, text=True, timeout=LIMIT)
+    except subprocess.TimeoutExpired:
+        return f"{test} (did not end)"
+    if run.returncode == 0:
+        return None
+    # A mutant that cannot even be imported says nothing about the tests.
+    if run.returncode != 1:
+        raise SystemExit(f"pytest ended with {run.returncode} on {test}:\n{run.stdout[-2000:]}{run.stderr[-2000:]}")
+    lines = [line for line in run.stdout.splitlines() if line.startswith("FAILED")]
+    return lines[0].split(" - ")[0].removeprefix("FAILED ") if lines else test
+
+
+if __name__ == "__main__":
+    sys.exit(main())
