@@ -1,0 +1,99 @@
+"""LayerNorm, GroupNorm, InstanceNorm: the affine goes to the layers behind, or stays where it was."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, fx, nn
+
+import canonize
+from tests import checks
+
+
+def _hard(model: nn.Module) -> nn.Module:
+    for name, parameter in model.named_parameters():
+        torch.nn.init.normal_(parameter, 0.3, 0.7) if parameter.ndim == 1 else None
+        if parameter.ndim == 1 and name.endswith("weight"):
+            parameter.data[0], parameter.data[1] = 0.0, 1e-30
+    return model
+
+
+def _canonized(build: Callable[[], nn.Module], shape: tuple[int, ...]) -> fx.GraphModule:
+    torch.manual_seed(7)
+    model = _hard(build()).double().eval()
+
+    def inputs(batch: int) -> tuple[Tensor, ...]:
+        return (torch.randn(batch, *shape, dtype=torch.float64),)
+
+    before = checks.snapshot(model)
+    canonical = canonize.canonize(model, inputs(2), verify=False)
+    checks.assert_untouched(model, before)
+    checks.assert_same_function(model, canonical, inputs, tolerance=1e-10)
+    return canonical
+
+
+class _Attention(nn.Module):
+    def __init__(self, bias: bool) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(8)
+        self.attention = nn.MultiheadAttention(8, 2, bias=bias, batch_first=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.norm(x)
+        attended: Tensor = self.attention(y, y, y, need_weights=False)[0]
+        return attended
+
+
+class _Query(_Attention):
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.norm(x)
+        attended: Tensor = self.attention(y, x, torch.tanh(x), need_weights=False)[0]
+        return attended
+
+
+FOLDS = {
+    "layer-norm-dense": (lambda: nn.Sequential(nn.LayerNorm(6, eps=1e-3), nn.Linear(6, 3)), (4, 6)),
+    "layer-norm-rectifier-dense": (lambda: nn.Sequential(nn.LayerNorm(6), nn.ReLU(), nn.Linear(6, 3)), (4, 6)),
+    "group-norm-conv": (lambda: nn.Sequential(nn.GroupNorm(2, 4), nn.Conv2d(4, 3, 3, padding=1)), (4, 6, 5)),
+    "group-norm-rectifier-conv": (
+        lambda: nn.Sequential(nn.GroupNorm(2, 4), nn.ReLU(), nn.Conv2d(4, 3, 3, padding=1)), (4, 6, 5),
+    ),
+    "instance-norm-conv": (
+        lambda: nn.Sequential(nn.InstanceNorm2d(4, affine=True), nn.Conv2d(4, 3, 3, padding=1)), (4, 6, 5),
+    ),
+    "attention": (lambda: _Attention(True), (5, 8)),
+    "attention-without-bias": (lambda: _Attention(False), (5, 8)),
+    "attention-query-only": (lambda: _Query(True), (5, 8)),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", FOLDS)
+def test_folds(name: str) -> None:
+    build, shape = FOLDS[name]
+    canonical = _canonized(build, shape)
+    assert [fate.outcome for fate in canonical.report.affines] == ["absorbed"], str(canonical.report)
+    norms = [m for m in canonical.modules() if isinstance(m, nn.LayerNorm | nn.GroupNorm | nn.InstanceNorm2d)]
+    assert len(norms) == 1
+    assert norms[0].weight is None
+    assert norms[0].bias is None
+    assert canonical.report.canonical, str(canonical.report)
+
+
+@pytest.mark.parametrize(
+    ("build", "shape"),
+    [
+        (lambda: nn.Sequential(nn.LayerNorm(6), nn.GELU(), nn.Linear(6, 3)), (4, 6)),
+        (lambda: nn.LayerNorm(6), (4, 6)),
+        (lambda: nn.Sequential(nn.GroupNorm(2, 4), nn.Sigmoid()), (4, 6, 5)),
+        (lambda: nn.Sequential(nn.LayerNorm((5, 6)), nn.Linear(6, 3)), (5, 6)),
+    ],
+    ids=["smooth-activation", "on-the-output", "group-norm", "over-two-dimensions"],
+)
+def test_stays_where_nobody_takes_it(build: Callable[[], nn.Module], shape: tuple[int, ...]) -> None:
+    canonical = _canonized(build, shape)
+    (norm,) = (m for m in canonical.modules() if isinstance(m, nn.LayerNorm | nn.GroupNorm))
+    assert isinstance(norm.weight, nn.Parameter)
+    assert [finding.rule for finding in canonical.report.findings] == ["C1"]
+    assert not any(isinstance(m, nn.Conv1d) for m in canonical.modules()), "no layer is added for it"
