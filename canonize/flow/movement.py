@@ -74,6 +74,8 @@ def moves_forward(step: Step, incoming: list[Affine | None]) -> Affine:
     step.pass_through("movement")
     if _keeps_places(step.module):
         return affine
+    if not affine.varying():
+        return _everywhere(affine, len(step.shape()))
     scale, shift = affine.expanded(step.shape(_data(step)))
     return Affine(_move(step, scale.cpu()).to(scale.device), _move(step, shift.cpu()).to(shift.device)).compress()
 
@@ -86,6 +88,9 @@ def moves_backward(step: Step, affine: Affine) -> list[Affine | None]:
     if _keeps_places(step.module):
         return [affine, *rest]
     shape = step.shape(_data(step))
+    shared = len(step.network.readers(_data(step))) > 1
+    if not affine.varying() and not shared:
+        return [_everywhere(affine, len(shape)), *rest]
     count = 1
     for size in shape:
         count *= size
@@ -94,10 +99,15 @@ def moves_backward(step: Step, affine: Affine) -> list[Affine | None]:
     scale, shift = affine.expanded(step.shape())
     sources = [_collect(step, part.cpu().flatten(), places, shape) for part in (scale, shift)]
     # Elements that this operation does not show are free to choose, unless somebody else looks at them.
-    shared = len(step.network.readers(_data(step))) > 1
     filled = [_fill(part, neutral, shared) for part, neutral in zip(sources, (1.0, 0.0), strict=True)]
     needed = Affine(*(part.to(scale.device) for part in filled))
     return [needed, *rest]
+
+
+def _everywhere(affine: Affine, ndim: int) -> Affine:
+    """One number for all elements, on a value of another rank."""
+    shape = (1,) * ndim
+    return Affine(affine.scale.reshape(shape), affine.shift.reshape(shape))
 
 
 def _collect(step: Step, values: Tensor, places: Tensor, shape: tuple[int, ...]) -> Tensor:

@@ -151,8 +151,7 @@ REFUSES = rows(
     ),
     _refuses(
         "channels-before-and-positions-after",
-        "it differs along dimension 1, which is not the one that fc mixes|"
-        "it differs along dimension 2, which is not the one that fc mixes",
+        "it differs along dimension 1, which is not the one that fc mixes",
         lambda m, x: m.fc(torch.cat([m.bn(x), x], 1)),
         fc=lambda: nn.Linear(7, 3),
     ),
