@@ -174,8 +174,8 @@ MUTANTS: tuple[Mutant, ...] = (
         ),
         (
             "the convolution goes on padding",
-            "            conv._reversed_padding_repeated_twice = [0] * len(padding)\n",
-            "            conv.padding = module.padding\n",
+            "            conv.padding = (0,) * len(conv.kernel_size)\n",
+            "",
         ),
         (
             "a stride of a transposed convolution is overlooked",
@@ -698,11 +698,6 @@ MUTANTS: tuple[Mutant, ...] = (
             "what stays is looked at again",
             "            module.last_resort_only = True\n",
             "            module.last_resort_only = False\n",
-        ),
-        (
-            "edits of a branch that stays are kept",
-            "            del plan.edits[edits:], plan.into[into:], plan.merged[merged:]\n",
-            "",
         ),
     ),
     *_many(

@@ -179,7 +179,9 @@ def test_a_clone_goes_its_own_way() -> None:
     layer = nn.Conv2d(4, 6, 3).double()
     pending = PendingWeights(layer)
     pending.absorb_output(torch.full((6,), 2.0, dtype=EXACT), torch.ones(6, dtype=EXACT))
+    pending.absorb_input(torch.full((4,), 3.0, dtype=EXACT), torch.zeros(4, dtype=EXACT))
     copy = pending.clone(shell(layer))
+    torch.testing.assert_close(copy.exact_weight(), 6.0 * layer.weight.detach())
     torch.testing.assert_close(copy.exact_weight(), pending.exact_weight())
     assert copy.touched
     before = pending.exact_weight().clone()

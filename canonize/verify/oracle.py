@@ -12,6 +12,8 @@ from canonize.inputs import Inputs
 from canonize.verify import measure, run
 from canonize.verify.twin import eval_twin, float64_twin, floating_dtype
 
+_REMEMBERED = 5
+
 
 class Oracle:
     """The reference model as the judge of a candidate.
@@ -47,6 +49,7 @@ class Oracle:
         self.own = eval_twin(model)
         self.wide: nn.Module = float64_twin(model) if _has_narrow(model) else self.own
         self.in_float64, self.problem = True, ""
+        self._latest: list[tuple[Inputs, Any]] = []
         try:
             found = self.truth(inputs)
         except run.FailedRunError as error:
@@ -57,7 +60,7 @@ class Oracle:
                 self._use_own(f"an output stays {str(narrow[0].dtype).removeprefix('torch.')}", inputs)
 
     def _use_own(self, problem: str, inputs: Inputs) -> None:
-        self.wide, self.in_float64, self.problem = self.own, False, problem
+        self.wide, self.in_float64, self.problem, self._latest = self.own, False, problem, []
         self.truth(inputs)
 
     @property
@@ -66,8 +69,13 @@ class Oracle:
         return torch.float64 if self.in_float64 else self.dtype
 
     def truth(self, inputs: Inputs) -> Any:
-        """Outputs of the reference, in float64 where it can."""
-        return run.outputs(self.wide, inputs, self.truth_dtype)
+        """Outputs of the reference, in float64 where it can; the latest few are remembered, since runs are slow."""
+        for known, found in self._latest:
+            if known is inputs:
+                return found
+        found = run.outputs(self.wide, inputs, self.truth_dtype)
+        self._latest = [(inputs, found), *self._latest[: _REMEMBERED - 1]]
+        return found
 
     def noise(self, inputs: Inputs, truth: Any) -> list[float]:
         """Relative rounding error of the reference in its own precision, one per leaf of its output.
@@ -118,7 +126,7 @@ class Oracle:
 
     def nondeterminism(self, inputs: Inputs) -> str:
         """Where two runs on the same input differ by more than the order of a sum can explain; empty where not."""
-        first, second = self.truth(inputs), self.truth(inputs)
+        first, second = self.truth(inputs), run.outputs(self.wide, inputs, self.truth_dtype)
         if measure.first_nonfinite(first) or measure.first_nonfinite(second):
             return ""
         difference = measure.compare(first, second)

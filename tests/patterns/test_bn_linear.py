@@ -102,13 +102,9 @@ FOLDS = rows(
     ),
     Folds(
         name="an-explicit-layer-that-is-there-already",
-        build=lambda: wired(
-            lambda m, x: m.layer((x * m.gamma).contiguous()).tanh(),
-            gamma=nn.Parameter(torch.linspace(-2, 3, 5).reshape(5, 1)),
-            layer=ChannelLinear(5),
-        ),
+        build=lambda: Sequential(norm(5, 1), ChannelLinear(5), nn.Tanh()),
         inputs=image(5, 4),
-        into={"gamma": ("layer",)},
+        into={"0": ("1",)},
     ),
     Folds(
         name="the-affine-of-a-layer-norm",
@@ -130,6 +126,19 @@ FOLDS = rows(
         build=lambda: Sequential(norm(6), norm(6, eps=0.5), conv(6, 4)),
         inputs=image(6),
         into={"0": ("2",), "1": ("2",)},
+    ),
+    Folds(
+        name="a-second-affine-among-the-readers",
+        # Shared, the second cannot go into the first; but the first goes into the second, and on with it.
+        build=lambda: wired(
+            lambda m, x: (lambda y: m.left(y) + m.right(m.second(y)).tanh())(m.bn(x)),
+            bn=norm(4),
+            second=norm(4, eps=0.5),
+            left=conv(4, 5),
+            right=conv(4, 5),
+        ),
+        inputs=image(4),
+        into={"bn": ("left", "right"), "second": ("right",)},
     ),
     Folds(
         name="every-reader",

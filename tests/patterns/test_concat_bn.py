@@ -167,6 +167,19 @@ REFUSES = rows(
         lambda m, x: (lambda y: m.bn(torch.cat([y, y], 1)).sigmoid())(m.left(x)),
         left=lambda: conv(3, 3),
     ),
+    Refuses(
+        name="a-value-beside-itself-with-other-shifts",
+        build=lambda: wired(
+            lambda m, x: (lambda y: (torch.cat([y, y], 1) + m.shift).sigmoid())(m.left(x)),
+            left=conv(3, 3),
+            shift=nn.Parameter(torch.linspace(-1.0, 1.0, 6).reshape(6, 1, 1)),
+        ),
+        inputs=image(3),
+        affine="shift",
+        because="left would need two different affines",
+        goes="last_resort",
+        into=("shift.affine",),
+    ),
     _refuses(
         "negative-scale-and-max-pool",
         "a negative scale does not pass max_pool2d, which takes maxima",

@@ -72,6 +72,15 @@ FOLDS = [
         6,
     ),
     _explicit(
+        "a-number-on-tokens",
+        # Dimension 1 counts the tokens, as many as there are: the features get the weights.
+        lambda: wired(lambda m, x: m.fc((x.sigmoid() * 3.0).sigmoid()), fc=nn.Linear(4, 2)),
+        image(5, 4),
+        "mul.affine",
+        ChannelLinear,
+        4,
+    ),
+    _explicit(
         "a-slice-of-a-concatenation",
         lambda: wired(
             lambda m, x: m.bn(torch.cat([m.conv(x), x], 1)).sigmoid(), conv=conv(3, 4, padding=1), bn=norm(7)
@@ -127,6 +136,14 @@ def test_free_dimensions_get_no_weights() -> None:
     for size in ((3, 9), (8, 2)):
         images = torch.randn(1, 4, *size, dtype=torch.float64)
         torch.testing.assert_close(canonical(images), (images.sigmoid() * 3.0).sigmoid())
+    row = Row(
+        name="tokens",
+        build=lambda: wired(lambda m, x: m.fc((x.sigmoid() * 3.0).sigmoid()), fc=nn.Linear(4, 2)),
+        inputs=image(5, 4),
+    )
+    model = row.model()
+    tokens = torch.randn(2, 9, 4, dtype=torch.float64)
+    torch.testing.assert_close(canonized(row, model)(tokens), model(tokens))
 
 
 # -------------------------------------------------------------------------------------------------- refusals

@@ -12,7 +12,18 @@ from torch.nn import functional as F
 
 from canonize.nn import ChannelLinear, ChannelPad, ThreshReLU
 from tests.patterns import symbols
-from tests.patterns.rows import ALIVE, Alone, Folds, Refuses, assert_alone, assert_folds, assert_refuses, rows
+from tests.patterns.rows import (
+    ALIVE,
+    Alone,
+    Folds,
+    Refuses,
+    Row,
+    assert_alone,
+    assert_folds,
+    assert_refuses,
+    canonized,
+    rows,
+)
 from tests.patterns.symbols import is_zero, numbers, s, t
 from tests.zoo.case import SIZES, conv, image, norm, vector, wired
 
@@ -106,6 +117,17 @@ FOLDS = rows(
         into={"bn": ("conv",)},
     ),
     Folds(
+        name="through-one-slice-beside-another",
+        # The other reader looks at channels that the BN leaves alone.
+        build=lambda: wired(
+            lambda m, x: (lambda y: torch.cat([m.bn(y[:, 2:6]).sigmoid(), y[:, :2].tanh()], 1))(m.conv(x)),
+            conv=conv(3, 6),
+            bn=norm(4),
+        ),
+        inputs=image(3),
+        into={"bn": ("conv",)},
+    ),
+    Folds(
         name="through-pixel-shuffle",
         # A BN behind the shuffle has one number for every four channels of the convolution.
         build=lambda: wired(lambda m, x: m.bn(F.pixel_shuffle(m.conv(x), 2)).sigmoid(), conv=conv(3, 16), bn=norm(4)),
@@ -145,6 +167,19 @@ FOLDS = rows(
         build=lambda: wired(
             lambda m, x: m.bn(torch.sub(m.left(x), m.right(x.tanh()), alpha=0.3)).sigmoid(),
             left=conv(3, 6, bias=False),
+            right=conv(3, 6),
+            bn=norm(6),
+        ),
+        inputs=image(3),
+        into={"bn": ("left", "right")},
+    ),
+    Folds(
+        name="through-a-difference-whose-weighted-side-takes-the-shift",
+        build=lambda: wired(
+            lambda m, x: m.bn(
+                torch.sub(F.avg_pool2d(m.left(x), 3, 1, 1, count_include_pad=False), m.right(x), alpha=0.3)
+            ).sigmoid(),
+            left=conv(3, 6),
             right=conv(3, 6),
             bn=norm(6),
         ),
@@ -222,6 +257,13 @@ REFUSES = rows(
         lambda m, x: (lambda y: m.bn(F.avg_pool2d(y, 2)).sigmoid() + F.avg_pool2d(y.tanh(), 2))(m.conv(x)),
         conv=lambda: conv(3, 6),
         bn=lambda: norm(6),
+    ),
+    _explicit(
+        "slices-that-overlap",
+        "conv is also read by getitem_1",
+        lambda m, x: (lambda y: torch.cat([m.bn(y[:, :4]).sigmoid(), y[:, 3:].tanh()], 1))(m.conv(x)),
+        conv=lambda: conv(3, 6),
+        bn=lambda: norm(4),
     ),
     _explicit(
         "the-models-input", "it acts on the input x of the model", lambda m, x: m.bn(x).sigmoid(), bn=lambda: norm(3)
@@ -470,6 +512,19 @@ def test_a_threshold_is_no_linear_layer() -> None:
     )
     canonical = assert_alone(row, PATTERN)
     assert type(canonical.get_submodule("1")) is ThreshReLU
+
+
+def test_two_in_a_row_are_one_where_no_layer_takes_the_first() -> None:
+    """The second goes into the first, in that order; what becomes of the first is another pattern's matter."""
+    row = Row(name="chain", build=lambda: Sequential(norm(6), norm(6, eps=0.5), nn.Sigmoid()), inputs=image(6))
+    canonical = canonized(row, row.model())
+    first, second = canonical.report.affines
+    assert (first.name, second.name) == ("0", "1")
+    assert first.outcome == second.outcome == "last resort"
+    assert first.into == ("0",)
+    (merged, explicit) = canonical.report.rewrites
+    assert (merged.pattern, merged.anchor, merged.into) == (PATTERN, "1", ("0",))
+    assert (explicit.pattern, explicit.anchor) == ("last_resort", "0")
 
 
 # ---------------------------------------------------------------------------------------------- the identity

@@ -97,6 +97,10 @@ REFUSES = {
     "other-positions": (
         lambda: Branches(_conv(3, 1), _conv(3, 2, dilation=2)), IMAGE, "the two have different dilations",
     ),
+    # The smaller result is broadcast.
+    "different-strides": (
+        lambda: Branches(_conv(3, 1), _conv(1, 0, stride=2)), (4, 2, 2), "the two have different strides",
+    ),
     "different-padding": (
         lambda: Branches(_conv(3, 1, padding_mode="circular"), _conv(3, 1)), IMAGE, "the two pad differently",
     ),
