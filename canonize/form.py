@@ -15,7 +15,6 @@ from collections.abc import Iterator
 from torch import Tensor, fx, nn
 
 from canonize.capture import capture
-from canonize.errors import CaptureError
 from canonize.inputs import Inputs
 from canonize.linear import LINEAR
 from canonize.nn import Offset
@@ -192,9 +191,4 @@ def _idle(module: fx.GraphModule) -> Iterator[Finding]:
             yield _finding("C5", _where(node), "Identity does nothing")
 
 
-def is_linear_layer(module: nn.Module | None) -> bool:
-    """Whether a module is a linear layer that affines fold into."""
-    return isinstance(module, LINEAR)
-
-
-__all__ = ["WHY", "CaptureError", "findings", "inspect_module", "is_linear_layer"]
+__all__ = ["WHY", "findings", "inspect_module"]

@@ -103,11 +103,6 @@ class PendingWeights:
         blocks = self._blocks(self.exact_weight())
         return (blocks * self._per_input(shift)).sum((2, 3)).reshape(-1)
 
-    def phase_responses(self, shift: Tensor) -> Tensor:
-        """``response_to`` per kernel position, shape (outputs, positions)."""
-        blocks = self._blocks(self.exact_weight())
-        return (blocks * self._per_input(shift)).sum(2).reshape(self.out_channels, -1)
-
     def absorb_output(self, scale: Tensor, shift: Tensor) -> None:
         r"""Take :math:`s y + t` behind the layer: :math:`W' = s W`, :math:`b' = s b + t` (Eq. 3)."""
         self.out_scale = scale if self.out_scale is None else self.out_scale * scale

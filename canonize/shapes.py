@@ -7,7 +7,6 @@ found by propagating other input sizes through the same graph and comparing.
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Callable
 from typing import Any
 
@@ -143,18 +142,18 @@ class Shapes:
         return self._evaluate(node, env, env.meta, real=False)
 
     def _evaluate(self, node: fx.Node, env: Environment, known: dict[fx.Node, Any], real: bool) -> Any:
-        todo = [node]
-        while todo:
-            current = todo[-1]
+        waiting = [node]
+        while waiting:
+            current = waiting[-1]
             if current in known:
-                todo.pop()
+                waiting.pop()
                 continue
             missing = [n for n in current.all_input_nodes if n not in known]
             if missing:
-                todo.extend(missing)
+                waiting.extend(missing)
                 continue
             known[current] = self._execute(current, env, known, real)
-            todo.pop()
+            waiting.pop()
         return known[node]
 
     def _execute(self, node: fx.Node, env: Environment, known: dict[fx.Node, Any], real: bool) -> Any:
@@ -251,8 +250,3 @@ def _enlarged(tensor: Tensor, dims: range) -> Tensor:
         size = tensor.shape[dim]
         tensor = torch.cat([tensor, tensor], dim) if size else tensor
     return tensor
-
-
-def is_item(node: fx.Node) -> bool:
-    """Whether a node takes an item."""
-    return node.op == "call_function" and node.target is operator.getitem

@@ -232,8 +232,8 @@ MUTANTS: tuple[Mutant, ...] = (
         ),
         (
             "forward, every rearrangement is taken for a cast",
-            "    if _keeps_places(step.module):\n        return affine\n    scale, shift",
-            "    if len(step.shape()) == affine.ndim:\n        return affine\n    scale, shift",
+            "    if _keeps_places(step.module):\n        return affine\n    if not affine.varying",
+            "    if len(step.shape()) == affine.ndim:\n        return affine\n    if not affine.varying",
         ),
         (
             "backward, every rearrangement is taken for a cast",
@@ -244,6 +244,11 @@ MUTANTS: tuple[Mutant, ...] = (
             "backward, elements that are shown twice may disagree",
             '        torch.equal(found[places], values), f"',
             '        True, f"',
+        ),
+        (
+            "backward, elements that others read are free to choose",
+            "    shared = len(step.network.readers(_data(step))) > 1\n",
+            "    shared = False\n",
         ),
         (
             "backward, what is not shown is scaled by zero",
@@ -362,6 +367,29 @@ MUTANTS: tuple[Mutant, ...] = (
         f"{_LINEAR_BN} {_BN_LINEAR} test_zoo.py",
         ("any call passes forward", "    if not _is_resizing(step.module) or any(", "    if any("),
         ("any call passes backward", "    if not _is_resizing(step.module):\n        raise _refusal(step)\n", ""),
+    ),
+    *_many(
+        "attention",
+        "flow/attention.py",
+        "test_zoo.py",
+        ("the shift is forgotten", "                bias[rows] += weight[rows] @ shift\n", ""),
+        ("every input is taken for the query", "rows = slice(i * width, (i + 1) * width)", "rows = slice(0, width)"),
+    ),
+    *_many(
+        "matrix products",
+        "flow/sums.py",
+        _BN_LINEAR,
+        (
+            "forward, the numbers of the two factors are not multiplied",
+            "scale = affine.scale.reshape(()) if scale is None else scale * affine.scale.reshape(())",
+            "scale = affine.scale.reshape(())",
+        ),
+        (
+            "a shift passes",
+            '    step.require(affine.is_linear, f"a shift does not pass the product {step.label()}")\n    step.require(not',
+            "    step.require(not",
+        ),
+        ("one number per channel passes", "step.require(not affine.varying(), ", "step.require(True, "),
     ),
     # ---------------------------------------------------------------------------------------------- flow: sums
     *_many(

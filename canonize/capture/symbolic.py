@@ -207,9 +207,9 @@ class _Tracer(fx.Tracer):
     def _depends_on_size(self, node: fx.Node) -> bool:
         """Whether any number behind a decision differs for another batch or image size."""
         shapes = self._shapes()
-        todo, seen = [node], {node}
-        while todo:
-            current = todo.pop()
+        waiting, seen = [node], {node}
+        while waiting:
+            current = waiting.pop()
             own = shapes.value(current)
             if isinstance(own, Tensor):
                 continue
@@ -220,7 +220,7 @@ class _Tracer(fx.Tracer):
             for source in current.all_input_nodes:
                 if source not in seen:
                     seen.add(source)
-                    todo.append(source)
+                    waiting.append(source)
         return False
 
     def _guard(self, node: fx.Node, value: Any) -> None:

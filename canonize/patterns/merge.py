@@ -6,7 +6,6 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-import torch
 from torch import Tensor, fx, nn
 
 from canonize.flow.plan import Refused
@@ -103,9 +102,3 @@ def exact_parts(network: Network, node: fx.Node) -> tuple[Tensor, Tensor | None]
     """A layer's weight and bias in float64, with everything pending applied."""
     weights = network.weights(node)
     return weights.exact_weight(), weights.bias
-
-
-def zeros_like_outputs(network: Network, node: fx.Node) -> Tensor:
-    """A zero per output of a layer."""
-    weights = network.weights(node)
-    return torch.zeros(weights.out_channels, dtype=torch.float64, device=weights.weight.device)

@@ -251,6 +251,16 @@ FOLDS = rows(
         into={"shift": ("conv",)},
     ),
     Folds(
+        name="one-number-through-a-matrix-product",
+        # An attention's temperature, on both factors.
+        build=lambda: wired(
+            lambda m, x: m.fc((x * 0.3) @ (x.transpose(1, 2) * 0.5)),
+            fc=nn.Linear(5, 3),
+        ),
+        inputs=lambda batch: torch.randn(batch, 5, 4),
+        into={"mul": ("fc",), "mul_1": ("fc",)},
+    ),
+    Folds(
         name="scales-through-a-product",
         build=lambda: wired(
             lambda m, x: m.conv((x * m.gamma) * x.mean(1, keepdim=True).sigmoid()),
@@ -393,6 +403,27 @@ REFUSES = rows(
         lambda m, x: m.conv(m.bn(x) * x.mean(1, keepdim=True).sigmoid()),
         bn=lambda: norm(4),
         conv=lambda: conv(4, 5),
+    ),
+    _refuses(
+        "a-shift-and-a-matrix-product",
+        "a shift does not pass the product matmul",
+        lambda m, x: m.fc((m.bn(x) @ x.transpose(1, 2))),
+        lambda batch: torch.randn(batch, 5, 4),
+        bn=lambda: norm(5, 1),
+        fc=lambda: nn.Linear(5, 3),
+    ),
+    Refuses(
+        name="one-number-per-feature-and-a-matrix-product",
+        build=lambda: wired(
+            lambda m, x: m.fc((x * m.gamma) @ x.transpose(1, 2)),
+            gamma=nn.Parameter(torch.linspace(-1.0, 2.0, 4)),
+            fc=nn.Linear(5, 3),
+        ),
+        inputs=lambda batch: torch.randn(batch, 5, 4),
+        affine="gamma",
+        because="only one number for all passes the product matmul",
+        goes="last_resort",
+        into=("gamma.affine",),
     ),
     _refuses(
         "one-side-of-a-sum",
