@@ -407,7 +407,7 @@ REFUSES = rows(
     _refuses(
         "a-shift-and-a-matrix-product",
         "a shift does not pass the product matmul",
-        lambda m, x: m.fc((m.bn(x) @ x.transpose(1, 2))),
+        lambda m, x: m.fc(m.bn(x) @ x.transpose(1, 2)),
         lambda batch: torch.randn(batch, 5, 4),
         bn=lambda: norm(5, 1),
         fc=lambda: nn.Linear(5, 3),
