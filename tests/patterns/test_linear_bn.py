@@ -128,6 +128,15 @@ FOLDS = rows(
         into={"bn": ("conv",)},
     ),
     Folds(
+        name="one-number-through-one-slice-beside-another",
+        build=lambda: wired(
+            lambda m, x: (lambda y: torch.cat([(y[:, 2:6] * 3.0).sigmoid(), y[:, :2].tanh()], 1))(m.conv(x)),
+            conv=conv(3, 6),
+        ),
+        inputs=image(3),
+        into={"mul": ("conv",)},
+    ),
+    Folds(
         name="through-pixel-shuffle",
         # A BN behind the shuffle has one number for every four channels of the convolution.
         build=lambda: wired(lambda m, x: m.bn(F.pixel_shuffle(m.conv(x), 2)).sigmoid(), conv=conv(3, 16), bn=norm(4)),
