@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import platform
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -153,10 +154,11 @@ def _check_arguments(model: nn.Module, strategy: str, skip: Sequence[str]) -> No
 def _rewritten(
     model: nn.Module, inputs: Inputs, tracer: str, wishes: _Wishes, tell: Progress
 ) -> tuple[Network, Report]:
-    captured = capture(model, inputs, tracer)
-    network = normalize(captured, inputs, type(model).__name__)
-    tell("capture", 1, 1)
-    journal = rewrite(network, wishes.strategy, wishes.skip, tell, wishes.forms)
+    with _collector_at_rest():
+        captured = capture(model, inputs, tracer)
+        network = normalize(captured, inputs, type(model).__name__)
+        tell("capture", 1, 1)
+        journal = rewrite(network, wishes.strategy, wishes.skip, tell, wishes.forms)
     report = Report(
         model=type(model).__name__,
         strategy=wishes.strategy,
@@ -170,6 +172,18 @@ def _rewritten(
     )
     report.names = _name_map(model, network)
     return network, report
+
+
+@contextlib.contextmanager
+def _collector_at_rest() -> Iterator[None]:
+    """Many small objects are made and none is garbage yet: passes of the collector over all of torch are in vain."""
+    running = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if running:
+            gc.enable()
 
 
 def _versions() -> dict[str, str]:

@@ -99,7 +99,9 @@ def rewrite(
             for node in network.affines():
                 if not pattern.match(network, node):
                     continue
-                changed |= apply_pattern(network, pattern, node, journal)
+                if not apply_pattern(network, pattern, node, journal):
+                    continue
+                changed = True
                 if progress is not None:
                     progress("rewrite", total - len(network.affines()), total)
                 if len(journal.rewrites) > bound:
