@@ -144,10 +144,10 @@ class DenseNet(nn.Module):
 
 
 class RelationNetwork(nn.Module):
-    """Image code, coordinates and question of every pair of cells -> a sum over pairs -> an answer.
+    """Image code, coordinates and question of every pair of cells -> a mean over pairs -> an answer.
 
     As in Santoro et al. 2017, each BatchNorm stands behind its ReLU, so that the last one meets the concatenation with
-    the coordinates and the question. 64x64 images, questions of 11 numbers, 10 answers.
+    the coordinates and the question; the mean, where they take the sum, trains in minutes. 64x64 images, questions of 11 numbers, 10 answers.
     """
 
     coordinates: Tensor
@@ -176,7 +176,7 @@ class RelationNetwork(nn.Module):
         second = objects.unsqueeze(2).expand(-1, -1, number, -1)
         asked = question[:, None, None, :].expand(-1, number, number, -1)
         pairs = self.relation(torch.cat([first, second, asked], 3))
-        output: Tensor = self.answer(pairs.sum((1, 2)))
+        output: Tensor = self.answer(pairs.mean((1, 2)))
         return output
 
 

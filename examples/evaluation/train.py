@@ -22,7 +22,7 @@ from canonize.evaluate.data.sort_of_clevr import COLOURS, SHAPES, SIZE, SortOfCl
 from canonize.evaluate.networks import NETWORKS, SHIPPED, RelationNetwork
 
 BATCH = 64
-DIGITS = {"samples": 12000, "epochs": 4}
+DIGITS = {"samples": 12000, "epochs": 6}
 SCENES = {"samples": 20000, "epochs": 5}
 CELLS = 4
 
@@ -78,7 +78,7 @@ def train_on_scenes(model: RelationNetwork) -> None:
     contents = cell_contents(data, range(len(data)))
     head = nn.Conv2d(24, len(COLOURS) * len(SHAPES), 3, padding=1)
     steps = len(samples) // BATCH
-    progress = Progress([*model.parameters(), *head.parameters()], steps * SCENES["epochs"], 4e-3)
+    progress = Progress([*model.parameters(), *head.parameters()], steps * SCENES["epochs"], 3e-3)
     for epoch in range(SCENES["epochs"]):
         total = 0.0
         for batch in torch.randperm(len(samples)).split(BATCH)[:steps]:

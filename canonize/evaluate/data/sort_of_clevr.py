@@ -22,7 +22,7 @@ COLOURS = {
     "green": (0.1, 0.7, 0.1),
     "blue": (0.1, 0.2, 0.9),
     "orange": (1.0, 0.6, 0.1),
-    "gray": (0.5, 0.5, 0.5),
+    "cyan": (0.1, 0.9, 0.9),
     "yellow": (0.95, 0.95, 0.1),
 }
 SHAPES = ("square", "circle")
@@ -100,7 +100,7 @@ class SortOfClevr:
         random = self._random(index)
         centres, shapes = _scene(random)
         masks = np.stack([_shape_mask(centre, shape) for centre, shape in zip(centres, shapes, strict=True)])
-        image = np.ones((SIZE, SIZE, 3), dtype=np.float32)
+        image = np.full((SIZE, SIZE, 3), 0.5, dtype=np.float32)  # grey, which a model sees as zero
         for mask, colour in zip(masks, COLOURS.values(), strict=True):
             image[mask] = colour
         is_complex = {"simple": False, "complex": True, "both": bool(random.integers(2))}[self.questions]

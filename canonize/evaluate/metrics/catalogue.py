@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import difflib
 import functools
+import hashlib
 import math
-import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -77,6 +77,8 @@ class Case:
     low, high : Tensor, shape (C, 1, 1)
         Range of the pixels' values.
     settings : Settings
+    predicted : Tensor, shape (N,), optional
+        What the model decides.
     """
 
     samples: Samples
@@ -88,6 +90,7 @@ class Case:
     low: Tensor
     high: Tensor
     settings: Settings = Settings()
+    predicted: Tensor | None = None
 
     def score(self, images: Tensor) -> Tensor:
         """The target's softmax probability or logit, (N,)."""
@@ -99,8 +102,7 @@ class Case:
 
     def generators(self, purpose: str) -> list[torch.Generator]:
         """One random generator a sample, another stream for each purpose."""
-        stream = zlib.crc32(purpose.encode())
-        return [torch.Generator().manual_seed((seed * 0x9E3779B1 + stream) % 2**63) for seed in self.seeds]
+        return [torch.Generator().manual_seed(seed_of(seed, purpose)) for seed in self.seeds]
 
     def fill(self, name: Any) -> Fill:
         """A way to replace pixels; see `make_fill`."""
@@ -163,6 +165,12 @@ class Metric:
     def arrow(self) -> str:
         """Which way is better, as tables show it."""
         return {"higher": "↑", "lower": "↓", "neither": ""}[self.better]
+
+
+def seed_of(*parts: object) -> int:
+    """A seed for a random generator that is another for any other parts, and the same everywhere."""
+    digest = hashlib.blake2b("/".join(map(str, parts)).encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "big") >> 1
 
 
 def _on_mask(measure: Callable[[Tensor, Tensor], Tensor], name: str = "object") -> Callable[[Case], Tensor]:
