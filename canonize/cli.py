@@ -29,6 +29,8 @@ Also, each with a --help of its own:
   canonize inspect MODEL   what is not canonical; exit 1 if anything
   canonize verify A B      are two models the same function? exit 1 if not
   canonize patterns        what canonize can fold, one line each
+  canonize evaluate MODEL  does it help? explanations measured with and without canonization
+  canonize search MODEL    the rules and the canonical form whose explanations measure best
 
 \b
 Examples:
@@ -173,8 +175,146 @@ def patterns(debug: Debug = False) -> int:
     return commands.patterns()
 
 
+Many = Optional[list[str]]  # noqa: UP045
+Samples = Annotated[Optional[int], typer.Option(metavar="N", help="Samples for each seed.")]  # noqa: UP045
+Folder = Annotated[Path, typer.Option("--output", "-o", metavar="FOLDER", help="For all results.")]
+Jobs = Annotated[int, typer.Option("--jobs", "-j", metavar="N", help="Processes; -1: one a core.")]
+Size = Annotated[int, typer.Option(metavar="PIXELS", help="Side that pictures from files are brought to.")]
+SettingsOf = Annotated[Many, typer.Option("--set", metavar="KEY=VALUE", help="Of metrics: patch=8,noise=0.1,...")]
+
+
+def evaluate(
+    models: Annotated[Many, typer.Argument(metavar="MODEL...", help="[NAME=]MODEL, or shipped:vgg.")] = None,
+    data: Annotated[Many, typer.Option(metavar="DATA", help="digits, voc:FOLDER, ...; see --list.")] = None,
+    canonization: Annotated[
+        Many, typer.Option("--canonization", "-c", metavar="FORM", help="none, threshold, untangle, structure, ...")
+    ] = None,
+    method: Annotated[Many, typer.Option("--method", "-m", metavar="METHOD", help="epsilon-plus, ...")] = None,
+    metric: Annotated[Many, typer.Option(metavar="METRIC", help="mass-accuracy, ...")] = None,
+    out: Folder = Path("evaluation"),
+    samples: Samples = None,
+    seeds: Annotated[Optional[int], typer.Option(metavar="N", help="Draws of samples and noise.")] = None,  # noqa: UP045
+    batch: Annotated[int, typer.Option(metavar="N", help="Samples at once.")] = 16,
+    target: Annotated[str, typer.Option(metavar="CLASS", help="Explain the label, or predicted.")] = "label",
+    all_samples: Annotated[bool, typer.Option("--all-samples", help="Count wrong answers, too.")] = False,
+    settings: SettingsOf = None,
+    size: Size = 224,
+    jobs: Jobs = 1,
+    backend: Annotated[str, typer.Option(metavar="NAME", help="loky, dask, ray, ... (joblib).")] = "loky",
+    address: Annotated[Optional[str], typer.Option(metavar="URL", help="Of a Dask or Ray cluster.")] = None,  # noqa: UP045
+    papers: Annotated[bool, typer.Option("--papers", help="The papers' tables and search, shipped models.")] = False,
+    trials: Annotated[Optional[int], typer.Option(metavar="N", help="Of the search of --papers.")] = None,  # noqa: UP045
+    show: Annotated[bool, typer.Option("--list", help="Metrics, data, methods, shipped models.")] = False,
+    arch: Arch = None,
+    device: Device = "cpu",
+    allow: Allow = None,
+    trust: Trust = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> int:
+    """Measure explanations with and without canonization, paired, with standard errors.
+
+    Options that name something may be given several times or with commas. A run that was stopped goes on when the same
+    command is given again.
+    """
+    from canonize import commands
+    from canonize.evaluate import command
+    from canonize.evaluate.runner import Workers
+
+    screen = commands.Screen(quiet=quiet)
+    where = command.Where(out, Workers(jobs, backend, address), screen.progress, screen.say)
+    if show:
+        return command.listing(screen.say)
+    if papers:
+        return command.papers(where, samples=samples, seeds=seeds, trials=trials)
+    experiment = command.experiment_of(
+        models or (),
+        data or (),
+        canonization or (),
+        method or (),
+        metric or (),
+        arch=arch,
+        allow=tuple(allow or ()),
+        trust=trust,
+        settings=settings or (),
+        target=target,
+        samples=64 if samples is None else samples,
+        seeds=tuple(range(3 if seeds is None else seeds)),
+        batch=batch,
+        device=device,
+        size=size,
+    )
+    return command.evaluate(experiment, where, correct_only=not all_samples)
+
+
+def search(
+    model: Annotated[Optional[str], typer.Argument(metavar="MODEL", show_default=False)] = None,  # noqa: UP045
+    data: Annotated[Optional[str], typer.Option(metavar="DATA", help="As for canonize evaluate.")] = None,  # noqa: UP045
+    objective: Annotated[Many, typer.Option("--objective", metavar="METRIC", help="Several: a Pareto front.")] = None,
+    space: Annotated[str, typer.Option(metavar="SPACE", help="papers (2 x 6^4), wide, or a JSON file.")] = "papers",
+    sampler: Annotated[str, typer.Option(metavar="NAME", help="tpe, random, grid, nsga2, qmc.")] = "tpe",
+    trials: Annotated[int, typer.Option(metavar="N", help="Configurations, earlier runs' included.")] = 100,
+    samples: Samples = None,
+    seed: Annotated[int, typer.Option(help="Of samples, noise and sampler.")] = 0,
+    batch: Annotated[int, typer.Option(metavar="N", help="Samples at once.")] = 16,
+    storage: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(metavar="URL", help="Shared by all workers; SQLite in FOLDER by default, journal:FILE, ..."),
+    ] = None,
+    study: Annotated[str, typer.Option(metavar="NAME", help="Of the search in its storage.")] = "canonize",
+    out: Folder = Path("search"),
+    settings: SettingsOf = None,
+    size: Size = 224,
+    jobs: Jobs = 1,
+    arch: Arch = None,
+    device: Device = "cpu",
+    allow: Allow = None,
+    trust: Trust = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> int:
+    """Search the rules of groups of layers, and the canonical form, whose explanations measure best.
+
+    The same command goes on where it stopped; given on several machines with one --storage, they share the work.
+    """
+    from canonize import commands
+    from canonize.evaluate import command as common
+    from canonize.evaluate.plan import ModelSource
+    from canonize.evaluate.runner import Workers
+    from canonize.search import Search, command, read_space
+
+    if data is None:
+        raise CanonizeError("no data are given", hint="Give --data digits, or --data folder:FOLDER")
+    source = ModelSource.parse(_wanted(model), arch=arch, allow=tuple(allow or ()), trust=trust)
+    wanted = Search(
+        model=source,
+        data=data,
+        space=read_space(space),
+        objectives=common.split(objective or ()) or ("mass-accuracy",),
+        trials=trials,
+        samples=32 if samples is None else samples,
+        seed=seed,
+        batch=batch,
+        sampler=sampler,  # type: ignore[arg-type] # checked where all of it is
+        device=device,
+        size=size,
+        settings=common.settings_of(settings or ()),
+        name=study,
+    )
+    screen = commands.Screen(quiet=quiet)
+    return command.search(wanted, common.Where(out, Workers(jobs), screen.progress, screen.say), storage)
+
+
 STRATEGIES: tuple[Literal["threshold"], Literal["untangle"]] = ("threshold", "untangle")
-COMMANDS: dict[str, Callable[..., int]] = {"inspect": inspect, "verify": verify, "patterns": patterns}
+COMMANDS: dict[str, Callable[..., int]] = {
+    "inspect": inspect,
+    "verify": verify,
+    "patterns": patterns,
+    "evaluate": evaluate,
+    "search": search,
+}
+# What these have measured when they are stopped stays, and counts when they go on.
+RESUMABLE = {"evaluate", "search"}
 # Options without a value, which may stand before a command's name.
 FLAGS = {"--debug", "--trust", "--verbose", "-v", "--quiet", "-q"}
 
@@ -219,7 +359,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return GOOD
     except (KeyboardInterrupt, typer.Abort):
-        _complain("interrupted; nothing was written")
+        kept = "what was measured is kept: the same command goes on" if name in RESUMABLE else "nothing was written"
+        _complain(f"interrupted; {kept}")
         return INTERRUPTED
     except Exception as error:
         if debug:

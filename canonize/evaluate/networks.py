@@ -131,7 +131,12 @@ class DenseNet(nn.Module):
             blocks.append(DenseBlock(width, count, growth))
             width += count * growth
             if position < len(layers) - 1:
-                blocks += [nn.BatchNorm2d(width), nn.ReLU(), nn.Conv2d(width, width // 2, 1, bias=False), nn.AvgPool2d(2)]
+                blocks += [
+                    nn.BatchNorm2d(width),
+                    nn.ReLU(),
+                    nn.Conv2d(width, width // 2, 1, bias=False),
+                    nn.AvgPool2d(2),
+                ]
                 width //= 2
         self.features = nn.Sequential(*stem, *blocks, nn.BatchNorm2d(width), nn.ReLU())
         self.avgpool = nn.AdaptiveAvgPool2d(1)
@@ -153,7 +158,9 @@ class RelationNetwork(nn.Module):
 
     coordinates: Tensor
 
-    def __init__(self, width: int = 24, hidden: int = 64, question: int = 11, answers: int = 10, cells: int = 4) -> None:
+    def __init__(
+        self, width: int = 24, hidden: int = 64, question: int = 11, answers: int = 10, cells: int = 4
+    ) -> None:
         super().__init__()
         layers: list[nn.Module] = []
         for before in (3, width, width, width):

@@ -217,7 +217,16 @@ class Task:
     @property
     def key(self) -> str:
         """Name of the task's file: another for anything that would change its numbers."""
-        parts = (self.digest, self.model.name, self.canonization, self.data, self.method, self.seed, self.first, self.last)
+        parts = (
+            self.digest,
+            self.model.name,
+            self.canonization,
+            self.data,
+            self.method,
+            self.seed,
+            self.first,
+            self.last,
+        )
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:24]
 
     def __str__(self) -> str:
@@ -260,8 +269,10 @@ def parse_canonization(text: str) -> Canonization:
 
 def _short(source: str) -> str:
     """What a source is called in its own right: a file's name, an architecture's."""
-    return Path(source).stem if "/" in source or source.endswith((".pt", ".pth", ".pt2", ".safetensors")) else (
-        source.rpartition(":")[2]
+    return (
+        Path(source).stem
+        if "/" in source or source.endswith((".pt", ".pth", ".pt2", ".safetensors"))
+        else (source.rpartition(":")[2])
     )
 
 

@@ -135,7 +135,9 @@ def _carried_out(tasks: list[Task], shards: Path, workers: Workers) -> Iterator[
     calls = [joblib.delayed(carry_out)(task, shards) for task in tasks]
     with _backend(workers):
         try:
-            yield from joblib.Parallel(n_jobs=workers.jobs, return_as="generator_unordered", pre_dispatch="2*n_jobs")(calls)
+            yield from joblib.Parallel(n_jobs=workers.jobs, return_as="generator_unordered", pre_dispatch="2*n_jobs")(
+                calls
+            )
         except ValueError as error:
             # Clusters' back ends hand results over only when all are there.
             if "return_as" not in str(error) and "generator" not in str(error):
@@ -166,7 +168,9 @@ def _cluster(module: str) -> Any:
         return importlib.import_module(module)
     except ImportError as error:
         name = module.split(".")[0]
-        raise InputError(f"{name} is not installed", hint=f"pip install {'distributed' if name == 'dask' else name}") from error
+        raise InputError(
+            f"{name} is not installed", hint=f"pip install {'distributed' if name == 'dask' else name}"
+        ) from error
 
 
 def carry_out(task: Task, shards: Path) -> Failure | None:

@@ -82,7 +82,7 @@ def _in_order(table: pd.DataFrame, results: Results) -> pd.DataFrame:
     for column, order in orders.items():
         table[column] = pandas.Categorical(table[column], order, ordered=True)
     table = table.sort_values(CELL, ignore_index=True)
-    return table.astype({column: str for column in CELL})
+    return table.astype(dict.fromkeys(CELL, str))
 
 
 def accuracies(results: Results) -> pd.DataFrame:

@@ -77,9 +77,7 @@ def make_table(summary: pd.DataFrame) -> Table:
     datas, models = _unique(records, "data"), _unique(records, "model")
     methods, canonizations = _unique(records, "method"), _unique(records, "canonization")
     columns = [
-        (data, METRICS[name])
-        for data in datas
-        for name in _unique([r for r in records if r["data"] == data], "metric")
+        (data, METRICS[name]) for data in datas for name in _unique([r for r in records if r["data"] == data], "metric")
     ]
     rows = []
     for model in models:

@@ -69,8 +69,15 @@ def _places(found: Found, name: str, values: Any) -> tuple[Any, list[str]]:
 
 
 def contours(found: Found, objective: str) -> Any | None:
-    """An objective over each pair of parameters, averaged over the rest (as in the thesis); None for fewer than two."""
+    """An objective over each pair of parameters, averaged over the rest (as in the thesis); None for fewer than two.
+
+    Only of the best configuration's canonical form: a mean over all of them would show how they were mixed.
+    """
     names = numeric(found)
+    trials, form = found.trials, ""
+    if "canonization" in trials:
+        form = found.front["canonization"].iloc[0]
+        trials = trials[trials["canonization"] == form]
     pairs = list(itertools.combinations(names, 2))[:15]
     if not pairs:
         return None
@@ -81,13 +88,15 @@ def contours(found: Found, objective: str) -> Any | None:
     for axis in axes[len(pairs) :]:
         axis.remove()
     for axis, (x, y) in zip(axes, pairs, strict=False):
-        part = found.trials[found.trials[x].notna() & found.trials[y].notna()]
+        part = trials[trials[x].notna() & trials[y].notna()]
         if part.empty:
             axis.remove()
             continue
         (across_places, x_labels), (down_places, y_labels) = (_places(found, name, part[name]) for name in (x, y))
         grid = np.full((len(y_labels), len(x_labels)), np.nan)
-        for (row, column), value in part.groupby([np.asarray(down_places), np.asarray(across_places)])[objective].mean().items():
+        for (row, column), value in (
+            part.groupby([np.asarray(down_places), np.asarray(across_places)])[objective].mean().items()
+        ):
             grid[row, column] = value
         image = axis.pcolormesh(grid, cmap="viridis")
         whole = np.isfinite(grid).all() and min(grid.shape) > 1 and grid.max() > grid.min()
@@ -99,7 +108,8 @@ def contours(found: Found, objective: str) -> Any | None:
         axis.set_xlabel(x, fontsize=8)
         axis.set_ylabel(y, fontsize=8)
         drawn.colorbar(image, ax=axis).ax.tick_params(labelsize=6)
-    drawn.suptitle(f"{metric(objective).title} {metric(objective).arrow}, mean over all other parameters", fontsize=9)
+    title = f"{metric(objective).title} {metric(objective).arrow}, mean over all other parameters"
+    drawn.suptitle(f"{title}; {form}" if form else title, fontsize=9)
     return drawn
 
 

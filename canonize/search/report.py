@@ -68,7 +68,9 @@ def best(found: Found) -> list[dict[str, Any]]:
 
 def front_table(found: Found) -> Table:
     """The best configurations as a table, at most `SHOWN` of them."""
-    parameters = [name for name in found.search.space.parameters if name in found.front and found.front[name].notna().any()]
+    parameters = [
+        name for name in found.search.space.parameters if name in found.front and found.front[name].notna().any()
+    ]
     objectives = found.search.objectives
     rows = []
     for record in best(found)[:SHOWN]:

@@ -113,7 +113,9 @@ def _check_values(name: str, values: tuple[Any, ...]) -> None:
             if isinstance(value, bool) or not isinstance(value, int | float):
                 raise InputError(f"{value!r} is no number", where=name, hint="List numbers")
         elif (kind == "rule" and value not in RULES) or (kind == "front" and value not in FRONTS):
-            raise InputError(f"there is no {value!r}", where=name, hint=f"{', '.join(RULES if kind == 'rule' else FRONTS)}")
+            raise InputError(
+                f"there is no {value!r}", where=name, hint=f"{', '.join(RULES if kind == 'rule' else FRONTS)}"
+            )
 
 
 _GAMMA_GRID: dict[str, Choice | Range] = {f"gamma.{group}": Choice(GAMMAS) for group in GROUPS}
@@ -159,7 +161,9 @@ def read_space(text: str) -> Space:
         space = Space({name: _dimension(value) for name, value in json.loads(file.read_text(encoding="utf-8")).items()})
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(
-            f"is no space ({error!r})", where=text, hint='Write {"gamma.low": [0, 1], "gamma.high": {"low": 0, "high": 1}}'
+            f"is no space ({error!r})",
+            where=text,
+            hint='Write {"gamma.low": [0, 1], "gamma.high": {"low": 0, "high": 1}}',
         ) from error
     space.check()
     return space

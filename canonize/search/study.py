@@ -7,7 +7,6 @@ import json
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -222,7 +221,9 @@ def measured(wanted: Search, configuration: Configuration) -> tuple[tuple[float,
     arrays = [np.asarray(found[name]) for name in wanted.objectives]
     for name, array in zip(wanted.objectives, arrays, strict=True):
         if not len(array) or not np.isfinite(array).all():
-            raise InputError(f"{name} is not finite here", hint="The heatmap is empty, or no sample is answered rightly")
+            raise InputError(
+                f"{name} is not finite here", hint="The heatmap is empty, or no sample is answered rightly"
+            )
     return tuple(float(a.mean()) for a in arrays), [float(a.std(ddof=1) / len(a) ** 0.5) for a in arrays]
 
 
@@ -303,7 +304,9 @@ def collect(wanted: Search, study: optuna.Study) -> Found:
     complete = study.get_trials(deepcopy=False, states=(states.COMPLETE,))
     failed = len(study.get_trials(deepcopy=False, states=(states.FAIL,)))
     if not complete:
-        raise InputError("no configuration could be measured", where=wanted.model.name, hint="Try another space or metric")
+        raise InputError(
+            "no configuration could be measured", where=wanted.model.name, hint="Try another space or metric"
+        )
     rows = []
     for trial in complete:
         row: dict[str, Any] = {"number": trial.number, **trial.params}

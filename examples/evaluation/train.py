@@ -13,18 +13,19 @@ import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
+import numpy as np
 import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
 
 from canonize.evaluate.data.digits import PastedDigits
-from canonize.evaluate.data.sort_of_clevr import COLOURS, SHAPES, SIZE, SortOfClevr
+from canonize.evaluate.data.sort_of_clevr import COLOURS, SHAPES, SIZE, SortOfClevr, ask
 from canonize.evaluate.networks import NETWORKS, SHIPPED, RelationNetwork
 
 BATCH = 64
 DIGITS = {"samples": 12000, "epochs": 6}
-SCENES = {"samples": 24000, "seeing": 2, "relating": 12, "answering": 2}
+SCENES = 12000
 CELLS = 4
 
 
@@ -68,53 +69,80 @@ def cell_contents(data: SortOfClevr, indices: range) -> Tensor:
     return contents.flatten(1, 2)
 
 
+class Scenes:
+    """Scenes of Sort-of-CLEVR with what stands in each cell, and new questions about them whenever asked."""
+
+    def __init__(self, count: int) -> None:
+        data = SortOfClevr(count, part="train")
+        self.images = torch.cat([data.take(part).images for part in torch.arange(count).split(1000)])
+        self.contents = cell_contents(data, range(count))
+        self.scenes = [data.scene(index) for index in range(count)]
+
+    def questions(self, batch: Tensor, complex_too: bool) -> tuple[Tensor, Tensor]:
+        """Questions (N, 11) about some scenes, and their answers (N,)."""
+        drawn = torch.stack([torch.randint(n, (len(batch),)) for n in (len(COLOURS), 2, 3)], 1).tolist()
+        asked = [
+            ask(*self.scenes[index], colour, bool(kind) and complex_too, what)[:2]
+            for index, (colour, kind, what) in zip(batch.tolist(), drawn, strict=True)
+        ]
+        return torch.tensor(np.stack([question for question, _ in asked])), torch.tensor(
+            [answer for _, answer in asked]
+        )
+
+
 def train_on_scenes(model: RelationNetwork) -> None:
-    """Fit ``model`` in place to Sort-of-CLEVR, in three stages.
+    """Fit ``model`` in place to Sort-of-CLEVR, in stages.
 
     First the encoder alone learns what stands in each cell, by a layer that is thrown away afterwards: from the answers it
     would learn to see late or never. Then the relations learn on a few pairs of cells drawn anew for each batch, which is
-    quick and right on average; then all of it on all pairs.
+    quick and right on average, first simple questions, then both kinds; then all of it on all pairs.
     """
-    data = SortOfClevr(SCENES["samples"], part="train")
-    samples = data.take(range(len(data)))
-    contents = cell_contents(data, range(len(data)))
+    scenes = Scenes(SCENES)
     head = nn.Conv2d(24, len(COLOURS) * len(SHAPES), 1)
-    steps, weight = len(samples) // BATCH, torch.tensor(8.0)
+    weight = torch.tensor(8.0)
 
     def seen(code: Tensor, batch: Tensor) -> Tensor:
-        return binary_cross_entropy_with_logits(head(code), contents[batch], pos_weight=weight)
+        return binary_cross_entropy_with_logits(head(code), scenes.contents[batch], pos_weight=weight)
 
     def seeing(batch: Tensor) -> Tensor:
-        return seen(model.encoder(samples.images[batch]), batch)
+        return seen(model.encoder(scenes.images[batch]), batch)
 
-    def relating(batch: Tensor) -> Tensor:
+    def relating(batch: Tensor, complex_too: bool = True) -> Tensor:
         objects = model.objects(codes[batch])
-        questions = samples.inputs[1][batch][:, None].expand(-1, objects.shape[1], -1)
+        asked, answers = scenes.questions(batch, complex_too)
+        questions = asked[:, None].expand(-1, objects.shape[1], -1)
         pairs = [torch.cat([objects, objects.roll(int(k), 1), questions], 2) for k in torch.randint(0, CELLS**2, (2,))]
         related = torch.stack([model.relation(pair).sum(1) for pair in pairs]).mean(0)
-        return cross_entropy(model.answer(related), samples.labels[batch])
+        return cross_entropy(model.answer(related), answers)
+
+    def relating_simply(batch: Tensor) -> Tensor:
+        return relating(batch, False)
 
     def answering(batch: Tensor) -> Tensor:
-        code = model.encoder(samples.images[batch])
-        return cross_entropy(model.answered(code, samples.inputs[1][batch]), samples.labels[batch]) + seen(code, batch)
+        code = model.encoder(scenes.images[batch])
+        questions, answers = scenes.questions(batch, True)
+        return cross_entropy(model.answered(code, questions), answers) + seen(code, batch)
 
-    def stage(loss: Callable[[Tensor], Tensor], parameters: Iterable[nn.Parameter], epochs: int, rate: float) -> None:
-        progress = Progress(list(parameters), steps * epochs, rate)
-        for epoch in range(epochs):
-            total = 0.0
-            for batch in torch.randperm(len(samples)).split(BATCH)[:steps]:
-                found = loss(batch)
-                progress.step(found)
-                total += found.item()
-            print(f"  {loss.__name__}, epoch {epoch + 1}  loss {total / steps:.4f}", flush=True)
+    def stage(loss: Callable[[Tensor], Tensor], parameters: Iterable[nn.Parameter], steps: int, rate: float) -> None:
+        progress = Progress(list(parameters), steps, rate)
+        total = 0.0
+        for step in range(1, steps + 1):
+            found = loss(torch.randint(SCENES, (BATCH,)))
+            progress.step(found)
+            total += found.item()
+            if step % 250 == 0:
+                print(f"  {loss.__name__}, step {step}  loss {total / 250:.4f}", flush=True)
+                total = 0.0
 
-    stage(seeing, [*model.encoder.parameters(), *head.parameters()], SCENES["seeing"], 8e-3)
+    stage(seeing, [*model.encoder.parameters(), *head.parameters()], 500, 8e-3)
     with torch.no_grad():
         model.eval()
-        codes = torch.cat([model.encoder(part) for part in samples.images.split(500)])
+        codes = torch.cat([model.encoder(part) for part in scenes.images.split(500)])
         model.train()
-    stage(relating, [*model.relation.parameters(), *model.answer.parameters()], SCENES["relating"], 4e-3)
-    stage(answering, [*model.parameters(), *head.parameters()], SCENES["answering"], 1.5e-3)
+    related = [*model.relation.parameters(), *model.answer.parameters()]
+    stage(relating_simply, related, 2500, 3e-3)
+    stage(relating, related, 4000, 2e-3)
+    stage(answering, [*model.parameters(), *head.parameters()], 750, 1e-3)
 
 
 def accuracy(model: nn.Module, data: PastedDigits | SortOfClevr) -> float:
@@ -149,7 +177,10 @@ def main() -> None:
         print(f"  trained in {time.process_time() - start:.0f} s of one core's time")
         for kind, data in held_out.items():
             print(f"  accuracy on held-out {kind}: {accuracy(model, data):.3f}", flush=True)
-        save_file({key: value.contiguous() for key, value in model.state_dict().items()}, wanted.output / f"{name}.safetensors")
+        save_file(
+            {key: value.contiguous() for key, value in model.state_dict().items()},
+            wanted.output / f"{name}.safetensors",
+        )
 
 
 if __name__ == "__main__":

@@ -47,9 +47,7 @@ UPPER = torch.tensor([[[True, True], [False, False]]])
 DIAGONAL = torch.tensor([[[True, False], [False, True]]])
 
 
-@pytest.mark.parametrize(
-    ("select", "share"), [("positive", 7 / 8), ("all", 7 / 6), ("absolute", 7 / 10)]
-)
+@pytest.mark.parametrize(("select", "share"), [("positive", 7 / 8), ("all", 7 / 6), ("absolute", 7 / 10)])
 def test_mass_accuracy(select, share):
     assert metrics.relevance_mass_accuracy(RELEVANCE, UPPER, select).item() == pytest.approx(share, abs=1e-14)
 
@@ -176,7 +174,7 @@ def test_blur_with_zeros_around():
 
 
 def test_random_fill_stays_in_its_range_and_is_drawn_once():
-    fill = metrics.make_fill("random", IMAGE.expand(2, 3, 4, 4), low=-2.0, high=-1.0)
+    fill = metrics.make_fill("noise", IMAGE.expand(2, 3, 4, 4), low=-2.0, high=-1.0)
     everything = torch.ones(2, 4, 4, dtype=torch.bool)
     filled = fill(IMAGE.expand(2, 3, 4, 4), everything)
     assert -2 <= filled.min() < -1.8 and -1.2 < filled.max() <= -1

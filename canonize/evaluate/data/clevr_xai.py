@@ -67,7 +67,9 @@ class ClevrXai:
         self._answers = answers
         self._asked = [item for item in asked if str(item["question_index"]) in known]
         if not self._asked:
-            raise InputError("no question has a ground truth", where=str(root), hint="Masks are named by question number")
+            raise InputError(
+                "no question has a ground truth", where=str(root), hint="Masks are named by question number"
+            )
         self._length = max(len(_split_words(item["question"])) for item in self._asked)
 
     def __len__(self) -> int:
@@ -111,12 +113,16 @@ class ClevrXai:
 def _questions(root: Path, kind: str) -> list[dict[str, Any]]:
     files = [file for file in sorted(root.glob("*questions*.json")) if kind in file.name]
     if not files:
-        raise InputError(f"there is no file *{kind}*questions*.json", where=str(root), hint="Unpack the questions there")
+        raise InputError(
+            f"there is no file *{kind}*questions*.json", where=str(root), hint="Unpack the questions there"
+        )
     try:
         found: list[dict[str, Any]] = json.loads(files[0].read_text(encoding="utf-8"))["questions"]
         return found
     except (ValueError, KeyError, TypeError) as error:
-        raise InputError(f"holds no questions ({error!r})", where=str(files[0]), hint="It should be CLEVR's JSON") from error
+        raise InputError(
+            f"holds no questions ({error!r})", where=str(files[0]), hint="It should be CLEVR's JSON"
+        ) from error
 
 
 def _ground_truth(root: Path, kind: str, endings: Sequence[str]) -> Path | None:

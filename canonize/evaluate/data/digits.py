@@ -106,7 +106,10 @@ def _places(random: np.random.Generator, count: int) -> list[tuple[int, int, int
 
 def _scrambled(random: np.random.Generator, images: Image) -> Image:
     """Quarters of four digits in one square, each turned: strokes of digits that form none."""
-    quarters = [images[i].reshape(2, 4, 2, 4).transpose(0, 2, 1, 3).reshape(4, 4, 4) for i in random.integers(len(images), size=4)]
+    quarters = [
+        images[i].reshape(2, 4, 2, 4).transpose(0, 2, 1, 3).reshape(4, 4, 4)
+        for i in random.integers(len(images), size=4)
+    ]
     turned = [np.rot90(quarter[int(random.integers(4))], int(random.integers(1, 4))) for quarter in quarters]
     return np.block([[turned[0], turned[1]], [turned[2], turned[3]]]).astype(np.float32)
 

@@ -56,9 +56,7 @@ class ImageNet:
             objects = read_annotation(self._boxes / f"{name}.xml", difficult=True)
             synset = next(iter(objects.boxes), "")
             if synset not in self._synsets:
-                raise InputError(
-                    f"there is no synset {synset!r}", where=name, hint="Check LOC_synset_mapping.txt"
-                )
+                raise InputError(f"there is no synset {synset!r}", where=name, hint="Check LOC_synset_mapping.txt")
             picture, size = self.transform.picture(self._pictures / f"{name}.JPEG")
             pictures.append(picture)
             masks.append(self.transform.mask(filled_boxes(objects.boxes[synset], size)))

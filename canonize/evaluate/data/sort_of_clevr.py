@@ -105,9 +105,7 @@ class SortOfClevr:
             image[mask] = colour
         is_complex = {"simple": False, "complex": True, "both": bool(random.integers(2))}[self.questions]
         colour, asked = int(random.integers(len(COLOURS))), int(random.integers(3))
-        answer, concerned = _answer(centres, shapes, colour, is_complex, asked)
-        question = np.zeros(QUESTION_LENGTH, dtype=np.float32)
-        question[[colour, len(COLOURS) + is_complex, len(COLOURS) + 2 + asked]] = 1
+        question, answer, concerned = ask(centres, shapes, colour, is_complex, asked)
         return (image * 2 - 1).transpose(2, 0, 1), question, answer, masks[concerned].any(0), masks.any(0)
 
 
@@ -136,10 +134,18 @@ def _shape_mask(centre: NDArray[np.int64], shape: int) -> NDArray[np.bool_]:
     return mask
 
 
+def ask(
+    centres: NDArray[np.int64], shapes: NDArray[np.int64], colour: int, is_complex: bool, asked: int
+) -> tuple[NDArray[np.float32], int, list[int]]:
+    """A question about a scene as numbers (11,), the index of its answer, and the objects the answer follows from."""
+    question = np.zeros(QUESTION_LENGTH, dtype=np.float32)
+    question[[colour, len(COLOURS) + is_complex, len(COLOURS) + 2 + asked]] = 1
+    return question, *_answer(centres, shapes, colour, is_complex, asked)
+
+
 def _answer(
     centres: NDArray[np.int64], shapes: NDArray[np.int64], colour: int, is_complex: bool, asked: int
 ) -> tuple[int, list[int]]:
-    """The answer's index, and the objects it follows from."""
     row, column = centres[colour]
     if not is_complex:
         said = (SHAPES[shapes[colour]], "yes" if column < SIZE / 2 else "no", "yes" if row < SIZE / 2 else "no")

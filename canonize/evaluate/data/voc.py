@@ -53,9 +53,7 @@ class PascalVoc:
         self._objects: dict[str, Objects] = {
             name: read_annotation(self._root / "Annotations" / f"{name}.xml") for name in names
         }
-        self._samples = [
-            (name, label) for name in names for label in CLASSES if label in self._objects[name].boxes
-        ]
+        self._samples = [(name, label) for name in names for label in CLASSES if label in self._objects[name].boxes]
         if not self._samples:
             raise InputError("no picture of the split holds an object", where=str(root), hint="Check its annotations")
 

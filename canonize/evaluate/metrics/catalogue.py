@@ -260,7 +260,7 @@ def _perturbing(
 ) -> Metric:
     """A perturbation metric; `falls` says whether it is lower that is better, most relevant first."""
     unusual = [word for word, default in ((order, "morf"), (fill, usual)) if word != default]
-    spelt = ", ".join({"lerf": "LeRF", "random": "any order" if word == order else "noise"}.get(word, word) for word in unusual)
+    spelt = ", ".join({"lerf": "LeRF", "random": "any order"}.get(word, word) for word in unusual)
     better: Better = "neither"
     if order != "random":
         better = "lower" if falls == (order == "morf") else "higher"

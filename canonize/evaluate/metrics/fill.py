@@ -12,7 +12,7 @@ from torch import Tensor
 
 from canonize.errors import InputError
 
-FillName = Literal["constant", "mean", "black", "random", "blur", "inpainting"]
+FillName = Literal["constant", "mean", "black", "noise", "blur", "inpainting"]
 FILLS: tuple[str, ...] = get_args(FillName)
 
 Fill = Callable[[Tensor, Tensor], Tensor]
@@ -34,9 +34,9 @@ def make_fill(
 
     Parameters
     ----------
-    name : {"constant", "mean", "black", "random", "blur", "inpainting"}
+    name : {"constant", "mean", "black", "noise", "blur", "inpainting"}
         ``constant``: grey, the middle between `low` and `high`; ``mean``: the image's mean over all channels;
-        ``black``: the image's smallest value (both as in Quantus); ``random``: one value for each pixel and channel,
+        ``black``: the image's smallest value (both as in Quantus); ``noise``: one value for each pixel and channel,
         uniform between `low` and `high`, drawn once; ``blur``: the image behind a box filter; ``inpainting``: from the
         border inwards by the fast marching method (Telea 2004), by OpenCV.
     images : Tensor, shape (N, C, H, W)
@@ -50,7 +50,7 @@ def make_fill(
     radius : float
         How far around a missing pixel inpainting looks, in pixels.
     generators : list of torch.Generator, optional
-        For ``random``, one for each image; on the CPU, so that every batch and device draws the same.
+        For ``noise``, one for each image; on the CPU, so that every batch and device draws the same.
 
     Returns
     -------
@@ -72,7 +72,7 @@ def make_fill(
         replacement = images.mean((1, 2, 3), keepdim=True).expand_as(images)
     elif name == "black":
         replacement = images.amin((1, 2, 3), keepdim=True).expand_as(images)
-    elif name == "random":
+    elif name == "noise":
         each = [
             torch.rand(images.shape[1:], generator=generators[i] if generators else None, dtype=torch.float64)
             for i in range(len(images))

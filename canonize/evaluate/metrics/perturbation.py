@@ -151,9 +151,7 @@ def _ranks(relevance: Tensor, patch: int, order: str, generators: list[torch.Gen
     padded = F.pad(relevance, (0, -width % patch, 0, -height % patch))
     sums = F.avg_pool2d(padded[:, None], patch).flatten(1)
     if order == "random":
-        drawn = [
-            torch.randperm(sums.shape[1], generator=generators[i] if generators else None) for i in range(number)
-        ]
+        drawn = [torch.randperm(sums.shape[1], generator=generators[i] if generators else None) for i in range(number)]
         return torch.stack(drawn).to(relevance.device)
     if order not in ("morf", "lerf"):
         raise InputError(f"there is no order {order!r}", hint=f"Choose one of {', '.join(ORDERS)}")
