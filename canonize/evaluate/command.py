@@ -136,7 +136,7 @@ def experiment_of(
 
 def settings_of(given: Sequence[str]) -> Settings:
     """Settings of the metrics from ``key=value``."""
-    known = {field.name: type(field.default) for field in fields(Settings)}
+    known: dict[str, type] = {field.name: type(getattr(Settings(), field.name)) for field in fields(Settings)}
     found = Settings()
     for text in split(given):
         key, _, value = text.partition("=")

@@ -18,7 +18,7 @@ SHIPPED = Path(__file__).parent / "shipped"
 
 
 class Vgg(nn.Module):
-    """Convolution -> BatchNorm -> ReLU throughout, max-pooling between (VGG with BatchNorm); 40x40 images, 10 classes."""
+    """Convolution -> BatchNorm -> ReLU throughout, max-pooling between (VGG with BatchNorm); images 40x40."""
 
     def __init__(self, widths: tuple[int, ...] = (12, 12, 0, 24, 24, 0, 48, 48, 0), classes: int = 10) -> None:
         super().__init__()

@@ -96,6 +96,8 @@ class MethodSpec:
                 choices[key] = value
             else:
                 hyperparameters[key] = _number(value)
+        # Bounds of the input are the data's where they are not given.
+        method.check({*hyperparameters, *method.required})
         return MethodSpec(text, method.name, hyperparameters, choices)
 
 
@@ -114,7 +116,7 @@ class Experiment:
         As `canonize.evaluate.data.open_data` takes them.
     canonizations : tuple of str
         ``none``; ``threshold`` or ``untangle``; either without some patterns, ``threshold-bn_linear-linear_bn``; or
-        ``structure``, which folds nothing and gives every operation a module. The first is what others are compared with.
+        ``structure``, which folds nothing and gives every operation a module. Others are compared with the first.
     methods, metrics : tuple of str
     samples : int
         For each seed.

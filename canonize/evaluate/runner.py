@@ -1,7 +1,7 @@
 """Carrying an experiment out: tasks over processes or machines by joblib, each result on disk as soon as it is there.
 
-A task's file is named by all that its numbers depend on. A run that was killed therefore goes on where it stopped, a run
-with one more method measures that method alone, and nothing that was measured otherwise is ever taken in.
+A task's file is named by all that its numbers depend on. A run that was killed therefore goes on where it stopped, a
+run with one more method measures that method alone, and nothing that was measured otherwise is ever taken in.
 """
 
 from __future__ import annotations

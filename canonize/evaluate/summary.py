@@ -1,4 +1,4 @@
-"""From one row a measurement to one a cell: means, standard errors, and paired differences from the first canonization."""
+"""From one row a measurement to one a cell: means, standard errors, paired differences from the first canonization."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The comparison as a table like Table 1 of Pahde et al. 2023: a row a canonization, a column a metric, best in bold."""
+"""The comparison as a table like Table 1 of Pahde et al. 2023: canonizations down, metrics across, best in bold."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def make_table(summary: pd.DataFrame) -> Table:
             best = [_best([found[c][i] for c in canonizations], m) for i, (_, m) in enumerate(columns)]
             for canonization in canonizations:
                 entries = tuple(
-                    _entry(cell, math.isclose(cell["mean"], best[i]) if cell and best[i] is not None else False)
+                    _entry(cell, cell is not None and cell["mean"] == best[i])
                     for i, cell in enumerate(found[canonization])
                 )
                 rows.append(Row((model, method, canonization), entries, canonization == canonizations[0]))

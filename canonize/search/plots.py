@@ -1,4 +1,4 @@
-"""Pictures of a search: lines over each parameter, contours over pairs, the Pareto front, what mattered, how it went."""
+"""Pictures of a search: lines over each parameter, contours over pairs, the Pareto front, how it went."""
 
 from __future__ import annotations
 

@@ -89,7 +89,7 @@ def _check_name(name: str) -> None:
     if name not in ("canonization", "front", *CHOICES):
         raise InputError(
             f"there is no parameter {name!r}",
-            hint=f"canonization, front, {', '.join(CHOICES)}, or rule, gamma, epsilon, alpha with .{', .'.join(GROUPS)}",
+            hint=f"canonization, front, {', '.join(CHOICES)}; rule, gamma, epsilon, alpha .{', .'.join(GROUPS)}",
         )
 
 

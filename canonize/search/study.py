@@ -179,7 +179,7 @@ def work(
 
 def objective(wanted: Search, trial: optuna.Trial) -> tuple[float, ...]:
     """Measure one configuration: the mean of each objective over the samples that the model gets right."""
-    values = {}
+    values: dict[str, Any] = {}
     for name, dimension in wanted.space.parameters.items():
         kind, _, group = name.partition(".")
         if kind in ("gamma", "epsilon", "alpha"):

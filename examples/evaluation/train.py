@@ -2,8 +2,8 @@
 
     python examples/evaluation/train.py [NAME ...] [-o FOLDER]
 
-VGG, ResNet and DenseNet learn digits pasted on photographs, the Relation Network learns Sort-of-CLEVR; all that is drawn
-has the seed 0. Writes ``NAME.safetensors`` and prints the accuracy on samples that training did not see.
+VGG, ResNet and DenseNet learn digits pasted on photographs, the Relation Network learns Sort-of-CLEVR; all that is
+drawn has the seed 0. Writes ``NAME.safetensors`` and prints the accuracy on samples that training did not see.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class Progress:
     def step(self, loss: Tensor) -> None:
         """One step down the gradient of ``loss``."""
         self.optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         self.optimizer.step()
         self.schedule.step()
 
@@ -82,20 +82,19 @@ class Scenes:
         """Questions (N, 11) about some scenes, and their answers (N,)."""
         drawn = torch.stack([torch.randint(n, (len(batch),)) for n in (len(COLOURS), 2, 3)], 1).tolist()
         asked = [
-            ask(*self.scenes[index], colour, bool(kind) and complex_too, what)[:2]
+            ask(self.scenes[index][0], self.scenes[index][1], colour, bool(kind) and complex_too, what)[:2]
             for index, (colour, kind, what) in zip(batch.tolist(), drawn, strict=True)
         ]
-        return torch.tensor(np.stack([question for question, _ in asked])), torch.tensor(
-            [answer for _, answer in asked]
-        )
+        answers = torch.tensor([answer for _, answer in asked])
+        return torch.tensor(np.stack([question for question, _ in asked])), answers
 
 
 def train_on_scenes(model: RelationNetwork) -> None:
     """Fit ``model`` in place to Sort-of-CLEVR, in stages.
 
-    First the encoder alone learns what stands in each cell, by a layer that is thrown away afterwards: from the answers it
-    would learn to see late or never. Then the relations learn on a few pairs of cells drawn anew for each batch, which is
-    quick and right on average, first simple questions, then both kinds; then all of it on all pairs.
+    First the encoder alone learns what stands in each cell, by a layer that is thrown away afterwards: from the answers
+    it would learn to see late or never. Then the relations learn on a few pairs of cells, drawn anew for each batch: quick,
+    and right on average; first simple questions, then both kinds. Last comes all of it on all pairs.
     """
     scenes = Scenes(SCENES)
     head = nn.Conv2d(24, len(COLOURS) * len(SHAPES), 1)
@@ -167,6 +166,7 @@ def main() -> None:
         print(name, flush=True)
         torch.manual_seed(0)
         model, start = NETWORKS[name](), time.process_time()
+        held_out: dict[str, PastedDigits | SortOfClevr] = {}
         if isinstance(model, RelationNetwork):
             train_on_scenes(model)
             held_out = {kind: SortOfClevr(1000, questions=kind) for kind in ("simple", "complex")}

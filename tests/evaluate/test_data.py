@@ -120,7 +120,7 @@ def test_an_incomplete_data_set_is_refused_with_what_is_missing(tmp_path, make, 
 
 
 def test_data_that_do_not_exist_are_refused(tmp_path):
-    with pytest.raises(InputError, match="there is no data set 'cifar'.*digits"):
+    with pytest.raises(InputError, match=r"there is no data set 'cifar'.*digits"):
         open_data("cifar")
     with pytest.raises(InputError, match="no folder"):
         open_data(f"voc:{tmp_path}/nowhere")

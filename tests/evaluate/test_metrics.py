@@ -78,7 +78,7 @@ def test_localisation_does_not_depend_on_the_scale():
 
 
 def test_shapes_and_types_that_do_not_fit_are_refused():
-    with pytest.raises(InputError, match="different shapes.*Sum the heatmaps"):
+    with pytest.raises(InputError, match=r"different shapes.*Sum the heatmaps"):
         metrics.relevance_mass_accuracy(torch.rand(1, 3, 2, 2), UPPER)
     with pytest.raises(InputError, match="boolean"):
         metrics.relevance_rank_accuracy(RELEVANCE, UPPER.double())

@@ -20,8 +20,8 @@ def open_data(spec: str, *, count: int = 1000, seed: int = 0, transform: Transfo
     Parameters
     ----------
     spec : str
-        A generated one, ``digits``, ``sort-of-clevr`` (``-simple``, ``-complex``); or one that is read, with its folder:
-        ``imagenet:FOLDER``, ``voc:FOLDER``, ``clevr-xai-simple:FOLDER``, ``clevr-xai-complex:FOLDER``,
+        A generated one, ``digits``, ``sort-of-clevr`` (``-simple``, ``-complex``); or one that is read, with its
+        folder: ``imagenet:FOLDER``, ``voc:FOLDER``, ``clevr-xai-simple:FOLDER``, ``clevr-xai-complex:FOLDER``,
         ``folder:FOLDER``.
     count, seed : int
         Size and seed of a generated one.

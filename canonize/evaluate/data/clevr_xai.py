@@ -16,7 +16,7 @@ from canonize.errors import InputError
 from canonize.evaluate.data.pictures import ENDINGS, Transform, the_folder
 from canonize.evaluate.data.samples import Samples, box_of
 
-# Folders of ground truths begin with this; what follows says which (simple: single object; complex: unique, union, ...).
+# Folders of ground truths begin with this; their ends say which (simple: single object; complex: unique, union).
 GROUND_TRUTH = "ground_truth"
 OBJECT_MASKS = ("single_object", "unique_first", "unique", "union", "one_object")
 ALL_OBJECTS = ("all_objects", "all")
@@ -29,16 +29,16 @@ class ClevrXai:
     ----------
     root : path
         Holds ``images``, a file ``*questions*.json`` for each kind of question, and folders ``ground_truth*`` with one
-        boolean array (H, W), named by question number, a question: ``ground_truth_simple_questions_single_object/17.npy``.
+        boolean array (H, W) a question, named by its number: ``ground_truth_simple_questions_single_object/17.npy``.
     questions : {"simple", "complex"}
     transform : Transform
         By default pictures are squeezed into 128x128, [0, 1], as the Relation Networks of the literature see them.
 
     Notes
     -----
-    Words and answers are numbered in alphabetical order, from 1 (0 fills up); ``dic.json`` in the root, with the entries
-    ``word_dic`` and ``answer_dic`` that such models are trained with, goes before. Questions without a ground truth are
-    left out, as in the published evaluation.
+    Words and answers are numbered in alphabetical order, words from 1 (0 fills up); ``dic.json`` in the root, with the
+    entries ``word_dic`` and ``answer_dic`` that such models are trained with, goes before. Questions without a ground
+    truth are left out, as in the published evaluation.
 
     Raises
     ------

@@ -47,7 +47,7 @@ class PastedDigits:
     """
 
     name = "digits"
-    classes = tuple(str(digit) for digit in range(10))
+    classes: tuple[str, ...] = tuple(str(digit) for digit in range(10))
 
     def __init__(self, count: int = 1000, seed: int = 0, part: Literal["train", "test"] = "test") -> None:
         self.count, self.seed, self.part = count, seed, part
@@ -161,14 +161,14 @@ def _photos(part: str) -> tuple[Image, ...]:
     """The photographs (H, W, 3) in [0, 1], about 200 pixels high, without the part that is not for `part`."""
     data, pil = _needed("skimage.data"), _needed("PIL.Image")
     samples = _needed("sklearn.datasets").load_sample_images().images
-    found = []
+    found: list[Image] = []
     for photo in [*(getattr(data, name)() for name in PHOTOS), *samples]:
         image = pil.fromarray(photo).convert("RGB")
         scale = 200 / min(image.size)
         image = image.resize((round(image.width * scale), round(image.height * scale)), pil.Resampling.BOX)
         pixels = np.asarray(image, dtype=np.float32) / 255
         border = int(pixels.shape[1] * TRAINING_SHARE)
-        found.append(pixels[:, :border] if part == "train" else pixels[:, border:])
+        found.append(np.asarray(pixels[:, :border] if part == "train" else pixels[:, border:], dtype=np.float32))
     return tuple(found)
 
 

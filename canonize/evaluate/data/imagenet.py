@@ -19,8 +19,8 @@ class ImageNet:
     Parameters
     ----------
     root : path
-        Holds ``Data/CLS-LOC/val/*.JPEG``, ``Annotations/CLS-LOC/val/*.xml`` and ``LOC_synset_mapping.txt`` (the files of
-        ILSVRC 2012 to 2017; a folder ``ILSVRC`` around the first two is as well).
+        Holds ``Data/CLS-LOC/val/*.JPEG``, ``Annotations/CLS-LOC/val/*.xml`` and ``LOC_synset_mapping.txt`` (the
+        files of ILSVRC 2012 to 2017; a folder ``ILSVRC`` around the first two is as well).
     transform : Transform
 
     Notes

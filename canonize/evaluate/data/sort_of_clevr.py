@@ -1,7 +1,8 @@
 """Sort-of-CLEVR: scenes of six coloured shapes, questions about one of them or about how they relate, object masks.
 
 The task of Santoro et al. 2017 (arXiv 1706.01427), drawn here from scratch. As in CLEVR-XAI, a *simple* question is
-about one object, a *complex* one about several, and the ground truth is the mask of the objects the answer follows from.
+about one object, a *complex* one about several, and the ground truth is the mask of the objects that the answer
+follows from.
 """
 
 from __future__ import annotations
@@ -55,7 +56,7 @@ class SortOfClevr:
     six for the colour, two for simple or complex, three for what is asked.
     """
 
-    classes = ANSWERS
+    classes: tuple[str, ...] = ANSWERS
 
     def __init__(
         self,
@@ -101,12 +102,18 @@ class SortOfClevr:
         centres, shapes = _scene(random)
         masks = np.stack([_shape_mask(centre, shape) for centre, shape in zip(centres, shapes, strict=True)])
         image = np.full((SIZE, SIZE, 3), 0.5, dtype=np.float32)  # grey, which a model sees as zero
-        for mask, colour in zip(masks, COLOURS.values(), strict=True):
-            image[mask] = colour
+        for shape_mask, value in zip(masks, COLOURS.values(), strict=True):
+            image[shape_mask] = value
         is_complex = {"simple": False, "complex": True, "both": bool(random.integers(2))}[self.questions]
         colour, asked = int(random.integers(len(COLOURS))), int(random.integers(3))
         question, answer, concerned = ask(centres, shapes, colour, is_complex, asked)
-        return (image * 2 - 1).transpose(2, 0, 1), question, answer, masks[concerned].any(0), masks.any(0)
+        return (
+            np.asarray((image * 2 - 1).transpose(2, 0, 1)),
+            question,
+            answer,
+            np.asarray(masks[concerned].any(0)),
+            np.asarray(masks.any(0)),
+        )
 
 
 def in_words(question: torch.Tensor) -> str:

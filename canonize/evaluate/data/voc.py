@@ -42,7 +42,7 @@ class PascalVoc:
     """
 
     name = "voc"
-    classes = CLASSES
+    classes: tuple[str, ...] = CLASSES
 
     def __init__(self, root: Path, transform: Transform | None = None, split: str = "val") -> None:
         self.transform = transform or Transform()

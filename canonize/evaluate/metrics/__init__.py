@@ -1,7 +1,7 @@
 """Metrics of explanations: from heatmaps to one number a sample, on any device, in any floating dtype.
 
-Each is a function of tensors with a docstring that holds its equation; `catalogue` gives them names, directions and what
-they need, for `canonize evaluate` and `canonize search`.
+Each is a function of tensors with a docstring that holds its equation; `catalogue` gives them names, directions and
+what they need, for `canonize evaluate` and `canonize search`.
 """
 
 from __future__ import annotations

@@ -95,7 +95,8 @@ def structural_similarity(first: Tensor, second: Tensor, window: int = 7) -> Ten
     c1, c2 = (0.01 * span) ** 2, (0.03 * span) ** 2
     above = (2 * mean_a * mean_b + c1) * (2 * covariance + c2)
     below = (mean_a**2 + mean_b**2 + c1) * (variance_a + variance_b + c2)
-    return (above / below).mean(spatial)
+    similarity: Tensor = (above / below).mean(spatial)
+    return similarity
 
 
 def _by_largest(relevance: Tensor) -> Tensor:
