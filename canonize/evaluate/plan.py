@@ -68,12 +68,16 @@ class MethodSpec:
         Of the method.
     choices : dict
         Rules of what is no linear layer: ``threshold``, ``gate``, ``sum``, ...; see `canonize.explain.Choices`.
+    initial : {"one", "output"}
+        Relevance that the target's output starts with. Rules that share by contribution turn every sign where the output
+        is negative and the relevance starts with one.
     """
 
     text: str
     name: str
     hyperparameters: dict[str, Any]
     choices: dict[str, str]
+    initial: str = "one"
 
     @staticmethod
     def parse(text: str) -> MethodSpec:
@@ -88,17 +92,22 @@ class MethodSpec:
         method = find(name)
         hyperparameters: dict[str, Any] = {}
         choices: dict[str, str] = {}
+        initial = "one"
         for setting in settings:
             key, equals, value = setting.partition("=")
             if not equals:
                 raise InputError(f"{setting!r} is no setting", where=text, hint="Write METHOD:key=value:key=value")
-            if key in CHOICES:
+            if key == "initial":
+                if value not in ("one", "output"):
+                    raise InputError(f"there is no initial relevance {value!r}", where=text, hint="Use one or output")
+                initial = value
+            elif key in CHOICES:
                 choices[key] = value
             else:
                 hyperparameters[key] = _number(value)
         # Bounds of the input are the data's where they are not given.
         method.check({*hyperparameters, *method.required})
-        return MethodSpec(text, method.name, hyperparameters, choices)
+        return MethodSpec(text, method.name, hyperparameters, choices, initial)
 
 
 # The fields of canonize.explain.Choices, which only importing zennit would tell.

@@ -43,31 +43,28 @@ def differences(summary: pd.DataFrame) -> Any | None:
     names = list(dict.fromkeys(compared["metric"]))
     if not names:
         return None
+    # Only what differs between the rows is worth the room.
+    parts = [part for part in ("model", "method", "canonization", "data") if compared[part].nunique() > 1] or ["method"]
+    compared = compared.assign(label=compared[parts].agg(", ".join, axis=1))
     most = max(len(compared[compared["metric"] == name]) for name in names)
     across = min(3, len(names))
     down = -(-len(names) // across)
-    drawn = figure(figsize=(4.6 * across, (0.24 * most + 0.9) * down))
+    room = 0.065 * compared["label"].str.len().max()  # inches
+    drawn = figure(figsize=((2.9 + room) * across, (0.24 * most + 0.9) * down))
     axes = drawn.subplots(down, across, squeeze=False).flatten()
     for axis in axes[len(names) :]:
         axis.remove()
-    several_data = compared["data"].nunique() > 1
-    several = compared["canonization"].nunique() > 1
     for axis, name in zip(axes, names, strict=False):
         rows = compared[compared["metric"] == name].iloc[::-1]
         sign = 1 if metric(name).better == "higher" else -1
-        labels = rows["model"] + ", " + rows["method"]
-        if several:
-            labels = labels + ", " + rows["canonization"]
-        if several_data:
-            labels = labels + ", " + rows["data"]
         for place, (difference, error, verdict) in enumerate(
             zip(sign * rows["difference"], rows["difference_error"], rows["verdict"], strict=True)
         ):
             axis.errorbar(difference, place, xerr=LIMIT * error, fmt="o", ms=4, capsize=2, color=COLOURS[verdict])
         axis.axvline(0, color="black", lw=0.8)
-        axis.set_yticks(range(len(rows)), labels, fontsize=7)
+        axis.set_yticks(range(len(rows)), rows["label"], fontsize=7)
         axis.tick_params(axis="x", labelsize=7)
-        axis.set_title(f"{metric(name).title} (right is better)", fontsize=9)
+        axis.set_title(f"{metric(name).title}: right is better", fontsize=9)
         axis.set_ylim(-0.6, len(rows) - 0.4)
     return drawn
 

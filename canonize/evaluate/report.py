@@ -43,6 +43,8 @@ class Section:
     ----------
     title : str
     table : Table, optional
+    legend : str
+        What the table's marks mean.
     lines : tuple of str
         Sentences below the table.
     failures : tuple of Failure
@@ -53,6 +55,7 @@ class Section:
 
     title: str
     table: Table | None = None
+    legend: str = ""
     lines: tuple[str, ...] = ()
     failures: tuple[Failure, ...] = ()
     pictures: tuple[Picture, ...] = ()
@@ -103,6 +106,7 @@ def write_results(results: Results, folder: Path, stem: str = "", *, correct_onl
     return Section(
         title=results.experiment.title,
         table=table,
+        legend=LEGEND,
         lines=_sentences(results, correct_only),
         failures=results.failures,
         pictures=tuple(pictures),
@@ -119,7 +123,6 @@ def write_page(file: Path, title: str, sections: list[Section], seconds: float |
     page = template.render(
         title=title,
         sections=sections,
-        legend=LEGEND,
         version=canonize.__version__,
         torch_version=torch.__version__,
         seconds=seconds,

@@ -101,6 +101,7 @@ class Subject:
             inputs if len(inputs) > 1 else inputs[0],
             targets,
             method=self.method.name,
+            initial=self.method.initial,
             choices=choices,
             layers=self.layers,
             **self.hyperparameters,

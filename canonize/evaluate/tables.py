@@ -62,12 +62,15 @@ class Table:
     groups : tuple of (str, int)
         Heading over the columns, and how many it spans: the data sets, or what the metrics measure.
     rows : tuple of Row
+    several : bool
+        Whether the columns' headings say too little without the one over them.
     """
 
     labels: tuple[str, ...]
     columns: tuple[str, ...]
     groups: tuple[tuple[str, int], ...]
     rows: tuple[Row, ...]
+    several: bool = False
 
 
 def make_table(summary: pd.DataFrame) -> Table:
@@ -92,7 +95,7 @@ def make_table(summary: pd.DataFrame) -> Table:
                 rows.append(Row((model, method, canonization), entries, canonization == canonizations[0]))
     headings = tuple(f"{m.title} {m.arrow}".strip() for _, m in columns)
     over = [data for data, _ in columns] if len(datas) > 1 else [m.group for _, m in columns]
-    return Table(("model", "method", "canonization"), headings, _runs(over), tuple(rows))
+    return Table(("model", "method", "canonization"), headings, _runs(over), tuple(rows), len(datas) > 1)
 
 
 def _entry(cell: dict[str, Any] | None, best: bool) -> Entry:
@@ -112,7 +115,7 @@ def _figures(value: float) -> str:
 def _best(cells: list[dict[str, Any] | None], found: Metric) -> float | None:
     """The best mean, where there is a choice and one way is better."""
     means = [cell["mean"] for cell in cells if cell is not None and math.isfinite(cell["mean"])]
-    if found.better == "neither" or len(means) < 2:
+    if found.better == "neither" or len(set(means)) < 2:
         return None
     return float(max(means) if found.better == "higher" else min(means))
 
@@ -133,7 +136,8 @@ def _runs(names: list[str]) -> tuple[tuple[str, int], ...]:
 
 def as_text(table: Table) -> str:
     """The table for a terminal or a text file; best between asterisks, as in Markdown."""
-    heads = [*table.labels, *table.columns]
+    over = [f"{name}: " if table.several else "" for name, span in table.groups for _ in range(span)]
+    heads = [*table.labels, *(above + column for above, column in zip(over, table.columns, strict=True))]
     lines = [heads, *([*row.labels, *(_marked(entry) for entry in row.entries)] for row in table.rows)]
     widths = [max(len(line[i]) for line in lines) for i in range(len(heads))]
 

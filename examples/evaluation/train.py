@@ -93,8 +93,8 @@ def train_on_scenes(model: RelationNetwork) -> None:
     """Fit ``model`` in place to Sort-of-CLEVR, in stages.
 
     First the encoder alone learns what stands in each cell, by a layer that is thrown away afterwards: from the answers
-    it would learn to see late or never. Then the relations learn on a few pairs of cells, drawn anew for each batch: quick,
-    and right on average; first simple questions, then both kinds. Last comes all of it on all pairs.
+    it would learn to see late or never. Then the relations learn on a few pairs of cells, drawn anew for each batch:
+    quick, and right on average; first simple questions, then both kinds. Last comes all of it on all pairs.
     """
     scenes = Scenes(SCENES)
     head = nn.Conv2d(24, len(COLOURS) * len(SHAPES), 1)

@@ -142,6 +142,7 @@ def test_an_experiment_in_which_nothing_works_is_an_error(tmp_path):
         ({"methods": ("lrp",)}, "no method 'lrp'"),
         ({"methods": ("epsilon-gamma:gamma",)}, "is no setting"),
         ({"methods": ("epsilon-plus:gamma=1",)}, "has no hyperparameter 'gamma'"),
+        ({"methods": ("epsilon-plus:initial=two",)}, "no initial relevance 'two'"),
         ({"canonizations": ("fold",)}, "no canonization 'fold'"),
         ({"canonizations": ("threshold-bn",)}, "no pattern 'bn'"),
         ({"models": (VGG, VGG)}, "named twice"),
@@ -164,6 +165,7 @@ def test_spellings():
     assert method.hyperparameters == {"gamma": 0.5, "zero_params": "bias"} and method.choices == {
         "threshold": "gradient"
     }
+    assert method.initial == "one" and MethodSpec.parse("epsilon-plus:initial=output").initial == "output"
     assert parse_canonization("untangle-bn_linear").skip == ("bn_linear",)
     assert parse_canonization("none").strategy is None
     assert len(parse_canonization("structure").skip) > 5

@@ -164,10 +164,9 @@ search(wanted(trials=6, sampler="tpe"), {storage!r})
 """
 
 
-@pytest.mark.parametrize("kind", ["sqlite:///{}/study.db", "journal:{}/study.log"])
-def test_processes_share_one_storage(tmp_path, kind):
+def test_processes_share_one_storage(tmp_path):
     """Two processes that know nothing of each other but the storage, as on two machines."""
-    url = kind.format(tmp_path)
+    url = storage(tmp_path)
     root = str(Path(__file__).resolve().parents[2])
     program = WORKER.format(root=root, storage=url)
     study.open_study(wanted(trials=6, sampler="tpe"), url, create=True)
@@ -180,6 +179,12 @@ def test_processes_share_one_storage(tmp_path, kind):
     found = search(wanted(trials=6, sampler="tpe"), url)
     # Each may have begun one more when the sixth was done.
     assert 6 <= len(found.trials) <= 7 and found.trials["number"].is_unique
+
+
+def test_a_journal_is_a_storage_too(tmp_path):
+    url = f"journal:{tmp_path}/study.log"
+    search(wanted(trials=2), url)
+    assert len(search(wanted(trials=3), url).trials) == 3
 
 
 def test_several_objectives_make_a_front(tmp_path):
