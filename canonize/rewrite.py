@@ -45,10 +45,18 @@ class Journal:
                 course.outcome,
                 course.patterns[-1] if course.patterns else None,
                 tuple(dict.fromkeys(course.into)),
-                "" if course.outcome == "absorbed" else "; ".join(f"{p}: {r}" for p, r in course.reasons.items()),
+                "" if course.outcome == "absorbed" else _told(course.reasons),
             )
             for origin, course in self.courses.items()
         ]
+
+
+def _told(reasons: dict[str, str]) -> str:
+    """Reasons by pattern; patterns that stumble over the same share it."""
+    patterns: dict[str, list[str]] = {}
+    for pattern, reason in reasons.items():
+        patterns.setdefault(reason, []).append(pattern)
+    return "; ".join(f"{', '.join(names)}: {reason}" for reason, names in patterns.items())
 
 
 def rewrite(
@@ -91,9 +99,7 @@ def rewrite(
                 if node.op == "call_module" and str(node.target) in network.modules and merge.match(network, node):
                     changed |= _merge(network, merge, node, journal)
     for node in network.affines():
-        if network.affine(node).whole is not None:
-            _give_back(network, node, journal)
-        elif not any(_try(network, pattern, node, journal) for pattern in late):
+        if not any(_try(network, pattern, node, journal) for pattern in late):
             _leave(network, node, journal)
     return journal
 
@@ -154,17 +160,6 @@ def _describe(plan: Plan) -> str:
     if plan.staying:
         words.append(f"stays on {len(plan.staying)} branches")
     return "; ".join(words)
-
-
-def _give_back(network: Network, node: fx.Node, journal: Journal) -> None:
-    """An input-dependent normalisation keeps the affine that nobody else can take."""
-    frozen = network.affine(node)
-    for origin in frozen.origins:
-        journal.courses[origin].outcome = "left"
-    source = node.args[0]
-    assert isinstance(source, fx.Node) and frozen.whole is not None
-    network.bypass(node)
-    network.replace(source, frozen.whole)
 
 
 def _leave(network: Network, node: fx.Node, journal: Journal) -> None:

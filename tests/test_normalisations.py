@@ -87,13 +87,20 @@ def test_folds(name: str) -> None:
         (lambda: nn.Sequential(nn.LayerNorm(6), nn.GELU(), nn.Linear(6, 3)), (4, 6)),
         (lambda: nn.LayerNorm(6), (4, 6)),
         (lambda: nn.Sequential(nn.GroupNorm(2, 4), nn.Sigmoid()), (4, 6, 5)),
-        (lambda: nn.Sequential(nn.LayerNorm((5, 6)), nn.Linear(6, 3)), (5, 6)),
     ],
-    ids=["smooth-activation", "on-the-output", "group-norm", "over-two-dimensions"],
+    ids=["smooth-activation", "on-the-output", "group-norm"],
 )
-def test_stays_where_nobody_takes_it(build: Callable[[], nn.Module], shape: tuple[int, ...]) -> None:
+def test_an_explicit_layer_where_nobody_takes_it(build: Callable[[], nn.Module], shape: tuple[int, ...]) -> None:
     canonical = _canonized(build, shape)
     (norm,) = (m for m in canonical.modules() if isinstance(m, nn.LayerNorm | nn.GroupNorm))
+    assert norm.weight is None
+    assert [fate.outcome for fate in canonical.report.affines] == ["last resort"]
+    assert canonical.report.affines[0].reason
+    assert canonical.report.findings == []
+
+
+def test_stays_where_there_is_no_layer_for_it() -> None:
+    canonical = _canonized(lambda: nn.Sequential(nn.LayerNorm((5, 6)), nn.Linear(6, 3)), (5, 6))
+    (norm,) = (m for m in canonical.modules() if isinstance(m, nn.LayerNorm))
     assert isinstance(norm.weight, nn.Parameter)
     assert [finding.rule for finding in canonical.report.findings] == ["C1"]
-    assert not any(isinstance(m, nn.Conv1d) for m in canonical.modules()), "no layer is added for it"
