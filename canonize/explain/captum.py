@@ -13,6 +13,7 @@ from torch import Tensor, fx, nn
 from canonize import nn as cnn
 from canonize.explain.gradients import is_explained
 from canonize.explain.libraries import require
+from canonize.explain.structure import assembled
 from canonize.network import shell
 
 if TYPE_CHECKING:
@@ -100,16 +101,13 @@ def prepare(model: nn.Module) -> nn.Module:
         rules.SUPPORTED_NON_LINEAR.setdefault(activation, rules.nonlinear)
     if not isinstance(model, fx.GraphModule):
         return model
-    prepared = fx.GraphModule(
-        {str(n.target): shell(model.get_submodule(str(n.target))) for n in model.graph.nodes if n.op == "call_module"}
-        | {str(n.target): _attribute(model, str(n.target)) for n in model.graph.nodes if n.op == "get_attr"},
-        model.graph,
-        type(model).__name__,
-    )
+    targets = [str(n.target) for n in model.graph.nodes if n.op == "call_module"]
+    modules: dict[str, Any] = {target: shell(model.get_submodule(target)) for target in targets}
+    attributes = {str(n.target): _attribute(model, str(n.target)) for n in model.graph.nodes if n.op == "get_attr"}
+    prepared = assembled(modules | attributes, model.graph, type(model).__name__)
     for module in prepared.modules():
         if type(module) in rules.SUPPORTED_NON_LINEAR:
             module.register_forward_pre_hook(_copy_inputs)
-    prepared.eval()
     return prepared
 
 

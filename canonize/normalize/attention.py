@@ -2,8 +2,8 @@ r"""Attention, opened: projections, matrix products and softmax as modules of th
 
 .. math:: \mathrm{attention}(Q, K, V) = \mathrm{softmax}(Q K^\top / \sqrt{d} + M)\, V
 
-An optional normal form (``canonize.canonize(..., open_attention=True)``): it computes the same, a little slower, and rules for
-transformers (AttnLRP, Achtibat et al. 2024, arXiv 2402.05602) need it. Three spellings are opened:
+An optional normal form (``canonize.canonize(..., open_attention=True)``): it computes the same, a little slower, and
+rules for transformers (AttnLRP, Achtibat et al. 2024, arXiv 2402.05602) need it. Three spellings are opened:
 
 - ``nn.MultiheadAttention``, before the model is captured;
 - torchvision's shifted window attention (Swin, versions 1 and 2), which hides itself from tracers, likewise;
@@ -80,10 +80,11 @@ class OpenMultiheadAttention(nn.Module):
     def __init__(self, attention: nn.MultiheadAttention) -> None:
         super().__init__()
         width = attention.embed_dim
-        if attention.in_proj_weight is None:
+        packed: Any = attention.in_proj_weight
+        if packed is None:
             weights = [attention.q_proj_weight, attention.k_proj_weight, attention.v_proj_weight]
         else:
-            weights = list(attention.in_proj_weight.split(width))
+            weights = list(packed.split(width))
         biases: list[Any] = [None] * 3
         if attention.in_proj_bias is not None:
             biases = list(attention.in_proj_bias.split(width))
@@ -125,16 +126,19 @@ class OpenMultiheadAttention(nn.Module):
 
     def _heads(self, part: Tensor) -> Tensor:
         """``(..., L, E)`` to ``(..., heads, L, E / heads)``."""
-        return part.unflatten(-1, (self.heads, -1)).transpose(-3, -2)
+        heads: Tensor = part.unflatten(-1, (self.heads, -1))
+        return heads.transpose(-3, -2)
 
 
 def masked(scores: Tensor, mask: Tensor) -> Tensor:
     """Scores with a mask: added, or minus infinity where a boolean one is true."""
-    return scores.masked_fill(mask, -math.inf) if mask.dtype == torch.bool else scores + mask
+    if mask.dtype == torch.bool:
+        return scores.masked_fill(mask, -math.inf)
+    return scores + mask
 
 
 def opened_windows(attention: Any) -> nn.Module:
-    """torchvision's window attention, made a module that tracers see through; it is changed in place.
+    """Window attention of torchvision, made a module that tracers see through; it is changed in place.
 
     What only parameters make (the position bias, the scale) stays in its ``forward``, to be evaluated in float64.
     """
@@ -145,7 +149,7 @@ def opened_windows(attention: Any) -> nn.Module:
         bias[len(bias) // 3 : 2 * len(bias) // 3] = 0
         attention.qkv = _linear(qkv.weight, bias)
     attention.register_buffer("like", torch.zeros((), dtype=qkv.weight.dtype, device=qkv.weight.device))
-    attention.softmax = nn.Softmax(-1)
+    attention.softmax, attention.cosine = nn.Softmax(-1), cosine
     attention.__class__ = type("OpenWindowAttention", (OpenWindowAttention, type(attention)), {})
     opened: nn.Module = attention
     return opened
@@ -155,6 +159,8 @@ class OpenWindowAttention(nn.Module):
     """Shifted window attention (Swin: Liu et al. 2021, and with cosine similarity 2022), as modules."""
 
     like: Tensor
+    logit_scale: Tensor
+    cosine: bool
     window_size: list[int]
     shift_size: list[int]
     num_heads: int
@@ -194,7 +200,7 @@ class OpenWindowAttention(nn.Module):
         width = self.qkv.in_features // heads
         qkv = self.qkv(windows).reshape(-1, positions, 3, heads, width)
         query, key, value = qkv.permute(2, 0, 3, 1, 4).unbind(0)
-        if hasattr(self, "logit_scale"):
+        if self.cosine:
             scores = torch.matmul(F.normalize(query, dim=-1), F.normalize(key, dim=-1).transpose(-2, -1))
             scores = scores * self.logit_scale.clamp(max=math.log(100.0)).exp()
         else:
