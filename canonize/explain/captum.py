@@ -3,9 +3,9 @@
 The classes are captum's, with the same ``attribute``. What they add:
 
 - LRP gets a rule on every module (captum raises on types that it does not know);
-- DeepLIFT gets the rescale rule on every elementwise activation, ``ThreshReLU`` among them (captum looks types up exactly,
-  and takes the gradient, silently, where it finds nothing), and an input of its own for each (captum overwrites the gradient
-  of the tensor that an activation reads, other readers' share included);
+- DeepLIFT gets the rescale rule on every elementwise activation, ``ThreshReLU`` among them (captum looks types up
+  exactly, and takes the gradient, silently, where it finds nothing), and an input of its own for each (captum overwrites
+  the gradient of the tensor that an activation reads, other readers' share included);
 - what captum says on each call, whatever the model, is not said.
 
 ``captum.attr.IntegratedGradients``, ``Saliency`` and the other gradient methods work on canonical models as they are.
@@ -62,7 +62,7 @@ MOVEMENTS = (
 # ------------------------------------------------------------------------------------------------ LRP
 
 
-class MovementRule(lrp_rules.PropagationRule):  # type: ignore[misc]
+class MovementRule(lrp_rules.PropagationRule):
     """Relevance goes where the gradient goes: back to the input that an output is a copy of."""
 
     def forward_hook(self, module: nn.Module, inputs: Any, outputs: Any) -> None:
@@ -72,12 +72,13 @@ class MovementRule(lrp_rules.PropagationRule):  # type: ignore[misc]
         """There are none."""
 
 
-class SignalRule(lrp_rules.IdentityRule):  # type: ignore[misc]
+class SignalRule(lrp_rules.IdentityRule):
     """Of a product, the signal takes all relevance: the factor of the result's shape, or else the one named."""
 
     def __init__(self, signal: int | None = None) -> None:
         super().__init__()
-        self.signal, self.shapes, self.created = signal, [], 0
+        self.signal = self.chosen = signal
+        self.created = 0
 
     def forward_hook(self, module: nn.Module, inputs: Any, outputs: Tensor) -> Any:
         """Remember the shapes; captum's hooks do not know which argument they are for."""
@@ -99,7 +100,7 @@ class SignalRule(lrp_rules.IdentityRule):  # type: ignore[misc]
         return hook
 
 
-class LRP(captum_attr.LRP):  # type: ignore[misc]
+class LRP(captum_attr.LRP):
     """captum's layer-wise relevance propagation, with a rule on every module of a canonical model.
 
     Parameters
@@ -171,7 +172,7 @@ def _leaves(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
 
 
 def _rule_of(name: str, module: nn.Module, signal: int | None, epsilon: float) -> Any:
-    """captum's rule for what is no linear layer."""
+    """Captum's rule for what is no linear layer."""
     if isinstance(module, cnn.Gate):
         return SignalRule(signal)
     if isinstance(module, (Activation, *MORE_ACTIVATIONS, *NORMALISATIONS, cnn.Offset)):
@@ -196,7 +197,7 @@ def _described(module: nn.Module) -> str:
 # ------------------------------------------------------------------------------- DeepLIFT, guided backpropagation
 
 
-class DeepLift(captum_attr.DeepLift):  # type: ignore[misc]
+class DeepLift(captum_attr.DeepLift):
     """captum's DeepLIFT (rescale rule), for canonical models; the model is not changed."""
 
     def __init__(self, model: nn.Module, multiply_by_inputs: bool = True, eps: float = 1e-10) -> None:
@@ -208,7 +209,7 @@ class DeepLift(captum_attr.DeepLift):  # type: ignore[misc]
             return super().attribute(*arguments, **named)
 
 
-class GuidedBackprop(captum_attr.GuidedBackprop):  # type: ignore[misc]
+class GuidedBackprop(captum_attr.GuidedBackprop):
     """captum's guided backpropagation, quiet."""
 
     def attribute(self, *arguments: Any, **named: Any) -> Any:
@@ -245,8 +246,8 @@ def prepare(model: nn.Module, every_layer: bool = False) -> nn.Module:
     Parameters
     ----------
     model : nn.Module
-        Not changed; the result has modules and parameters of its own that share all storage. Anything but a graph module
-        is returned as it is.
+        Not changed; the result has modules and parameters of its own that share all storage. Anything but a graph
+        module is returned as it is.
     every_layer : bool
         Give each layer an input of its own, not just activations and max-pooling.
     """
