@@ -4,8 +4,8 @@ The classes are captum's, with the same ``attribute``. What they add:
 
 - LRP gets a rule on every module (captum raises on types that it does not know);
 - DeepLIFT gets the rescale rule on every elementwise activation, ``ThreshReLU`` among them (captum looks types up
-  exactly, and takes the gradient, silently, where it finds nothing), and an input of its own for each (captum overwrites
-  the gradient of the tensor that an activation reads, other readers' share included);
+  exactly, and takes the gradient, silently, where it finds nothing), and an input of its own for each (captum
+  overwrites the gradient of the tensor that an activation reads, other readers' share included);
 - what captum says on each call, whatever the model, is not said.
 
 ``captum.attr.IntegratedGradients``, ``Saliency`` and the other gradient methods work on canonical models as they are.

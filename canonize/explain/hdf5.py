@@ -112,16 +112,19 @@ def read(file: Path) -> Relevances:
     h5py = require("h5py")
     try:
         with h5py.File(file, "r") as opened:
-            tensors = {
-                name: torch.from_numpy(opened[name][:].astype(kind))
-                for name, kind in (("attribution", "float64"), ("prediction", "float64"), ("label", "int64"))
-            }
-            more = {
-                name: torch.from_numpy(opened[name][:].astype(kind)) if name in opened else None
-                for name, kind in (("data", "float64"), ("index", "int64"))
-            }
-            names = [text.decode() for text in opened["name"][:]] if "name" in opened else []
-            return Relevances(**tensors, **more, names=names, attributes=dict(opened.attrs))
+
+            def tensor(name: str, kind: str) -> Tensor:
+                return torch.from_numpy(opened[name][:].astype(kind))
+
+            return Relevances(
+                attribution=tensor("attribution", "float64"),
+                prediction=tensor("prediction", "float64"),
+                label=tensor("label", "int64"),
+                data=tensor("data", "float64") if "data" in opened else None,
+                index=tensor("index", "int64") if "index" in opened else None,
+                names=[text.decode() for text in opened["name"][:]] if "name" in opened else [],
+                attributes=dict(opened.attrs),
+            )
     except (OSError, KeyError) as error:
         raise ExplainError(
             f"holds no relevances ({error})", where=str(file), hint="canonize explain writes such files: -o NAME.h5"

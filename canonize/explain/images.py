@@ -77,8 +77,8 @@ def normalisation_of(model: nn.Module, channels: int, given: str | None) -> Norm
     channels : int
     given : str or None
         ``none``, ``imagenet``, or ``MEAN/STD`` with one number for each channel, parted by commas
-        (``0.5,0.5,0.5/0.2,0.2,0.2``). By default timm's configuration counts; torchvision's models of three channels get
-        ImageNet's numbers; others none.
+        (``0.5,0.5,0.5/0.2,0.2,0.2``). By default timm's configuration counts; torchvision's models of three channels
+        get ImageNet's numbers; others none.
 
     Raises
     ------

@@ -47,8 +47,8 @@ def draw(file: Path, shown: Tensor, names: Sequence[str], columns: Sequence[Colu
 
     Notes
     -----
-    Zero is white. Every heatmap has its own scale, up to its largest absolute value, and its own colour bar: the unit of
-    relevance is the output that it starts with.
+    Zero is white. Every heatmap has its own scale, up to its largest absolute value, and its own colour bar: the unit
+    of relevance is the output that it starts with.
     """
     figures, agg = require("matplotlib.figure"), require("matplotlib.backends.backend_agg")
     rows, width = len(shown), 1 + len(columns)

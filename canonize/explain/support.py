@@ -1,4 +1,4 @@
-"""What an explainer has no rule for in a model, before any attribution: ``canonize inspect MODEL --for zennit|captum``."""
+"""What an explainer has no rule for in a model: ``canonize inspect MODEL --for zennit|captum``."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from canonize.form import _bookkeeping as is_bookkeeping
 from canonize.inputs import Inputs
 from canonize.linear import LINEAR
 from canonize.normalize.naming import operation_name
-from canonize.normalize.translate import BATCH_NORM, DROPOUT
+from canonize.normalize.translate import BATCH_NORM, DROPOUT, MOVEMENT
 
 EXPLAINERS = ("zennit", "captum")
 CANONIZE = "canonize the model"
@@ -32,6 +32,9 @@ MOVEMENTS = (
     *(nn.ConstantPad3d, nn.ReflectionPad1d, nn.ReflectionPad2d, nn.ReflectionPad3d, nn.ReplicationPad1d),
     *(nn.ReplicationPad2d, nn.ReplicationPad3d, nn.Embedding),
 )
+
+# Functions of the same kind: without a hook, their gradient hands relevance back to where it came from.
+MOVING = (*MOVEMENT, "cat", "concat", "concatenate", "stack", "chunk", "split", "unbind", "getitem", "dropout", "pad")
 
 
 @dataclass(frozen=True)
@@ -95,7 +98,9 @@ def _calls(graph: fx.GraphModule, explainer: str) -> Iterator[Blocker]:
             yield Blocker(name, f"called {count} times: {fails}", CANONIZE)
     for node in graph.graph.nodes:
         if node.op in ("call_function", "call_method") and not is_bookkeeping(node):
-            operation = operation_name(node) or getattr(node.target, "__name__", str(node.target))
+            operation = operation_name(node) or str(getattr(node.target, "__name__", node.target))
+            if operation in MOVING:
+                continue
             where = ".".join(part for part in (node.meta.get("path", ""), node.name) if part)
             advice = OPEN if "attention" in operation else CANONIZE
             yield Blocker(where, f"{operation} is no module: hooks cannot see it, the gradient is used", advice)
