@@ -16,6 +16,7 @@ from canonize.form import findings
 from canonize.inputs import Inputs, infer, normalise
 from canonize.network import Network
 from canonize.normalize import normalize
+from canonize.normalize.attention import open_products, with_open_modules
 from canonize.patterns import catalogue
 from canonize.report import Report, Verdict
 from canonize.rewrite import Progress, rewrite
@@ -31,6 +32,7 @@ def canonize(
     skip: Sequence[str] = (),
     copy: bool = False,
     verify: bool = True,
+    open_attention: bool = False,
     progress: Progress | None = None,
 ) -> fx.GraphModule:
     r"""Rewrite a model into a canonical form that computes the same function.
@@ -51,6 +53,8 @@ def canonize(
         Detach the result: by default parameters that no rewrite touched are shared with ``model``.
     verify : bool
         Prove the result numerically against ``model``, in float64 and in the model's own precision.
+    open_attention : bool
+        Take attention apart into projections, matrix products and softmax, so that each can have a rule.
     progress : callable, optional
         Called as ``progress(stage, done, total)``.
 
@@ -77,19 +81,27 @@ def canonize(
     tell = progress or (lambda stage, done, total: None)
     # Layers that are made on the way draw initial weights; nobody's random numbers may depend on that.
     with torch.random.fork_rng(devices=[]):
-        network, report = _captured_and_rewritten(model, inputs, strategy, tuple(skip), verify, tell)
+        network, report = _captured_and_rewritten(
+            model, inputs, strategy, tuple(skip), verify, open_attention, tell
+        )  # fmt: skip
         return _finish(network, report, copy)
 
 
 def _captured_and_rewritten(
-    model: nn.Module, inputs: Inputs, strategy: str, skip: tuple[str, ...], verify: bool, tell: Progress
+    model: nn.Module,
+    inputs: Inputs,
+    strategy: str,
+    skip: tuple[str, ...],
+    verify: bool,
+    open_attention: bool,
+    tell: Progress,
 ) -> tuple[Network, Report]:
     """Try the tracers in turn, until what one has seen is rewritten and proven."""
     failure: CanonizeError | None = None
     for tracer in ("symbolic_trace", "torch.export"):
         try:
             tell("capture", 0, 1)
-            network, report = _rewritten(model, inputs, tracer, strategy, skip, tell)
+            network, report = _rewritten(model, inputs, tracer, strategy, skip, open_attention, tell)
             if verify:
                 tell("verify", 0, 1)
                 report.verdict = _prove(model, network, inputs)
@@ -135,10 +147,20 @@ def _check_arguments(model: nn.Module, strategy: str, skip: Sequence[str]) -> No
 
 
 def _rewritten(
-    model: nn.Module, inputs: Inputs, tracer: str, strategy: str, skip: tuple[str, ...], tell: Progress
+    model: nn.Module,
+    inputs: Inputs,
+    tracer: str,
+    strategy: str,
+    skip: tuple[str, ...],
+    open_attention: bool,
+    tell: Progress,
 ) -> tuple[Network, Report]:
-    captured = capture(model, inputs, tracer)
+    opened, notes = with_open_modules(model) if open_attention else (model, [])
+    captured = capture(opened, inputs, tracer)
     network = normalize(captured, inputs, type(model).__name__)
+    network.notes.extend(notes)
+    if open_attention:
+        open_products(network)
     tell("capture", 1, 1)
     journal = rewrite(network, strategy, skip, tell)
     report = Report(

@@ -28,6 +28,7 @@ EPILOG = """\b
 Also, each with a --help of its own:
   canonize inspect MODEL   what is not canonical; exit 1 if anything
   canonize verify A B      are two models the same function? exit 1 if not
+  canonize explain MODEL IMAGE -o OUT   heatmaps, before and after
   canonize patterns        what canonize can fold, one line each
   canonize evaluate MODEL  does it help? explanations measured with and without canonization
   canonize search MODEL    the rules and the canonical form whose explanations measure best
@@ -125,6 +126,10 @@ def inspect(
     allow: Allow = None,
     trust: Trust = False,
     report: ReportFile = None,
+    explainer: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option("--for", metavar="EXPLAINER", help="zennit or captum: what it has no rule for, instead."),
+    ] = None,
     verbose: Verbose = False,
     quiet: Quiet = False,
     debug: Debug = False,
@@ -137,6 +142,7 @@ def inspect(
         source,
         commands.Feed(tuple(shapes or ()), inputs),
         report_file=report,
+        explainer=explainer,
         screen=commands.Screen(verbose, quiet),
     )
 
@@ -166,6 +172,76 @@ def verify(
         seed=seed,
         screen=commands.Screen(verbose, quiet),
     )
+
+
+def explain(
+    model: Annotated[str, typer.Argument(metavar="MODEL", show_default=False, help="As for canonize MODEL -o OUT.")],
+    pictures: Annotated[
+        list[Path], typer.Argument(metavar="IMAGE...", show_default=False, help="Picture files, and folders of them.")
+    ],
+    out: Annotated[
+        list[Path],
+        typer.Option(
+            "--output",
+            "-o",
+            metavar="OUT",
+            show_default=False,
+            help=".png .pdf .svg: heatmaps side by side; .npy .h5: relevances; NAME/: a picture each. May be repeated.",
+        ),
+    ],
+    method: Annotated[
+        str, typer.Option("--method", "-m", metavar="NAME", help="How; see docs/explaining.md.")
+    ] = "epsilon-plus",
+    target: Annotated[
+        Optional[int],  # noqa: UP045
+        typer.Option("--target", "-t", metavar="CLASS", help="Class to explain; what the model decides by default."),
+    ] = None,
+    side: Annotated[str, typer.Option(metavar="WHICH", help="original, canonical or both.")] = "both",
+    settings: Annotated[
+        Optional[list[str]],  # noqa: UP045
+        typer.Option(
+            "--set", metavar="NAME=VALUE", help="epsilon=0.1, gamma=0.5, threshold=gradient, gate=uniform, ..."
+        ),
+    ] = None,
+    normalise: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option("--normalise", metavar="HOW", help="none, imagenet, or MEAN,.../STD,..."),
+    ] = None,
+    batch: Annotated[int, typer.Option("--batch", min=1, help="Pictures at once.")] = 8,
+    open_attention: Annotated[
+        bool, typer.Option("--open-attention", help="Take attention apart: transformers.")
+    ] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Leave out pictures whose heatmap is there.")] = False,
+    arch: Arch = None,
+    shapes: Shapes = None,
+    strategy: Strategy = "threshold",
+    device: Device = "cpu",
+    allow: Allow = None,
+    trust: Trust = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> int:
+    """Explain what MODEL sees in pictures: heatmaps of the original and of its canonical form."""
+    from canonize import commands
+    from canonize.explain import command
+
+    if side not in ("original", "canonical", "both"):
+        raise CanonizeError(f"there is no side {side!r}", hint="Use original, canonical or both")
+    wish = command.Wish(
+        pictures,
+        out,
+        method,
+        target,
+        side,
+        _strategy(strategy),
+        settings or (),
+        normalise,
+        batch,
+        open_attention,
+        resume,
+    )
+    source = commands.Source(model, arch, tuple(allow or ()), trust, device)
+    return command.explain(source, commands.Feed(tuple(shapes or ())), wish, commands.Screen(quiet=quiet))
 
 
 def patterns(debug: Debug = False) -> int:
@@ -309,6 +385,7 @@ STRATEGIES: tuple[Literal["threshold"], Literal["untangle"]] = ("threshold", "un
 COMMANDS: dict[str, Callable[..., int]] = {
     "inspect": inspect,
     "verify": verify,
+    "explain": explain,
     "patterns": patterns,
     "evaluate": evaluate,
     "search": search,

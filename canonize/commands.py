@@ -129,11 +129,23 @@ def convert(
     return GOOD
 
 
-def inspect(source: Source, feed: Feed, *, report_file: Path | None, screen: Screen) -> int:
-    """Print what is not canonical in a model."""
+def inspect(
+    source: Source, feed: Feed, *, report_file: Path | None, screen: Screen, explainer: str | None = None
+) -> int:  # fmt: skip
+    """Print what is not canonical in a model; or, for an explainer, what that has no rule for."""
     _check_report(report_file)
     shapes = [parse_shape(s) for s in feed.shapes]
     loaded = _load(source)
+    if explainer is not None:
+        from canonize.explain.support import blockers, listed
+
+        found = blockers(loaded.model, _inputs(loaded.model, shapes, feed.file), explainer)
+        for line in listed(found):
+            screen.say(line)
+        screen.say(
+            f"{explainer}: {len(found)} layers without a rule" if found else f"{explainer}: every layer has a rule"
+        )
+        return DIFFERENT if found else GOOD
     report: Report = canonize.inspect(loaded.model, _inputs(loaded.model, shapes, feed.file))
     report.notes[:0] = loaded.notes
     _write_report(report, report_file)

@@ -69,8 +69,8 @@ class MethodSpec:
     choices : dict
         Rules of what is no linear layer: ``threshold``, ``gate``, ``sum``, ...; see `canonize.explain.Choices`.
     initial : {"one", "output"}
-        Relevance that the target's output starts with. Rules that share by contribution turn every sign where the output
-        is negative and the relevance starts with one.
+        Relevance that the target's output starts with. Where that output is negative and relevance starts with one,
+        rules that share by contribution turn every sign.
     """
 
     text: str

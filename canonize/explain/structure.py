@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from torch import fx, nn
 
 from canonize.explain.rules import linear_layers
@@ -86,3 +89,34 @@ def is_matrix_product(module: nn.Module | None) -> bool:
     target = getattr(module, "target", "") if type(module).__name__ == "Call" else ""
     name = target.removeprefix("torch.ops.aten.").removesuffix(".default")
     return name in PRODUCTS and len(getattr(module, "args", ())) == 2
+
+
+class _ProductType(type):
+    def __instancecheck__(cls, instance: Any) -> bool:
+        return is_matrix_product(instance)
+
+
+class MatrixProduct(metaclass=_ProductType):
+    """What ``isinstance`` asks for a matrix product with: a call of ``torch.matmul`` or its kin."""
+
+
+def assembled(modules: Mapping[str, Any], graph: fx.Graph, name: str) -> fx.GraphModule:
+    """A graph module in eval mode; its submodules are registered in the order in which they are called.
+
+    (Of a plain dictionary, ``fx.GraphModule`` would register the shallow names first.)
+    """
+    root = nn.Module()
+    for qualified, module in modules.items():
+        *parents, last = qualified.split(".")
+        owner = root
+        for part in parents:
+            if part not in owner._modules:
+                owner.add_module(part, nn.Module())
+            owner = owner.get_submodule(part)
+        if isinstance(module, nn.Module):
+            owner.add_module(last, module)
+        else:
+            setattr(owner, last, module)
+    built = fx.GraphModule(root, graph, name)
+    built.eval()
+    return built
