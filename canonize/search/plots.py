@@ -93,22 +93,19 @@ def contours(found: Found, objective: str) -> Any | None:
             axis.remove()
             continue
         (across_places, x_labels), (down_places, y_labels) = (_places(found, name, part[name]) for name in (x, y))
-        grid = np.full((len(y_labels), len(x_labels)), np.nan)
-        for (row, column), value in (
-            part.groupby([np.asarray(down_places), np.asarray(across_places)])[objective].mean().items()
-        ):
-            grid[row, column] = value
-        image = axis.pcolormesh(grid, cmap="viridis")
-        whole = np.isfinite(grid).all() and min(grid.shape) > 1 and grid.max() > grid.min()
-        if whole:  # lines through cells without a trial would be made up
-            middles = (np.arange(grid.shape[1]) + 0.5, np.arange(grid.shape[0]) + 0.5)
-            axis.contour(*middles, grid, colors="white", linewidths=0.7, levels=6)
-        axis.set_xticks(np.arange(len(x_labels)) + 0.5, x_labels, fontsize=6)
-        axis.set_yticks(np.arange(len(y_labels)) + 0.5, y_labels, fontsize=6)
+        means = part.groupby([np.asarray(across_places), np.asarray(down_places)])[objective].mean()
+        xs, ys = (means.index.get_level_values(level).to_numpy() for level in (0, 1))
+        if len(set(xs)) > 1 and len(set(ys)) > 1 and len(means) > 3:
+            image = axis.tricontourf(xs, ys, means.to_numpy(), levels=12, cmap="viridis")
+            axis.scatter(xs, ys, s=5, color="white")  # where a configuration was tried; between them is interpolated
+        else:
+            image = axis.scatter(xs, ys, c=means.to_numpy(), cmap="viridis")
+        axis.set_xticks(range(len(x_labels)), x_labels, fontsize=6)
+        axis.set_yticks(range(len(y_labels)), y_labels, fontsize=6)
         axis.set_xlabel(x, fontsize=8)
         axis.set_ylabel(y, fontsize=8)
         drawn.colorbar(image, ax=axis).ax.tick_params(labelsize=6)
-    title = f"{metric(objective).title} {metric(objective).arrow}, mean over all other parameters"
+    title = f"{metric(objective).title} {metric(objective).arrow}, mean over all other parameters, dots were tried"
     drawn.suptitle(f"{title}; {form}" if form else title, fontsize=9)
     return drawn
 
