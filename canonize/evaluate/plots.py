@@ -95,13 +95,13 @@ def gallery(experiment: Experiment, data: str, model_name: str, shown: int = 4) 
     axes = drawn.subplots(len(rows) + 1, len(indices), squeeze=False)
     pictures = ((samples.images - found.low) / (found.high - found.low)).clamp(0, 1).permute(0, 2, 3, 1)
     for column, picture in enumerate(pictures):
-        axes[0, column].imshow(picture)
+        axes[0, column].imshow(picture.numpy())
         if "object" in samples.masks and samples.masks["object"][column].any():
-            axes[0, column].contour(samples.masks["object"][column], levels=[0.5], colors="red", linewidths=0.6)
+            axes[0, column].contour(samples.masks["object"][column].numpy(), levels=[0.5], colors="red", linewidths=0.6)
         axes[0, column].set_title(found.classes[int(targets[column])][:18], fontsize=7)
         for row, (_, heatmaps) in enumerate(rows, 1):
             top = float(heatmaps[column].abs().max()) or 1.0
-            axes[row, column].imshow(heatmaps[column], cmap="seismic", vmin=-top, vmax=top)
+            axes[row, column].imshow(heatmaps[column].numpy(), cmap="seismic", vmin=-top, vmax=top)
     for row, (label, _) in enumerate([("input", torch.empty(0)), *rows]):
         axes[row, 0].set_ylabel(label, fontsize=6, rotation=0, ha="right", va="center")
     for axis in axes.flatten():
