@@ -65,6 +65,10 @@ Skip = Annotated[
     Optional[list[str]],  # noqa: UP045
     typer.Option("--skip", metavar="PATTERN", help="Pattern to leave alone; see canonize patterns."),
 ]
+Forms = Annotated[
+    Optional[list[str]],  # noqa: UP045
+    typer.Option("--form", metavar="FORM", help="Optional form, such as dense_as_convolution; see canonize patterns."),
+]
 ReportFile = Annotated[Optional[Path], typer.Option("--report", metavar="FILE", help="Also as .json or .txt.")]  # noqa: UP045
 
 
@@ -87,6 +91,7 @@ def convert(
     inputs: File = None,
     strategy: Strategy = "threshold",
     skip: Skip = None,
+    form: Forms = None,
     device: Device = "cpu",
     allow: Allow = None,
     trust: Trust = False,
@@ -110,6 +115,7 @@ def convert(
         out=out,
         strategy=_strategy(strategy),
         skip=tuple(skip or ()),
+        forms=tuple(form or ()),
         report_file=report,
         verify=not no_verify,
         dry_run=dry_run,

@@ -17,7 +17,6 @@ from canonize.linear import LINEAR, PendingWeights
 from canonize.nn import Call, Rearrange
 from canonize.shapes import Shapes
 
-
 # Make a tensor of the same kind as their first argument, whose values they do not look at.
 _MAKE_ALIKE = {"new_zeros", "new_ones", "new_full", "new_empty", "zeros_like", "ones_like", "full_like", "empty_like"}
 

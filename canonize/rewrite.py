@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from torch import fx
 
@@ -14,6 +15,9 @@ from canonize.network import FrozenAffine, Network, Origin
 from canonize.patterns import MergePattern, Pattern, chosen, chosen_merges
 from canonize.patterns.last_resort import ExplicitLinearLayer, keep_as_it_is
 from canonize.report import AffineFate, Outcome, Refusal, Rewrite
+
+if TYPE_CHECKING:
+    from canonize.forms.form import Form
 
 Progress = Callable[[str, int, int], None]
 
@@ -60,7 +64,11 @@ def _told(reasons: dict[str, str]) -> str:
 
 
 def rewrite(
-    network: Network, strategy: str = "threshold", skip: tuple[str, ...] = (), progress: Progress | None = None
+    network: Network,
+    strategy: str = "threshold",
+    skip: tuple[str, ...] = (),
+    progress: Progress | None = None,
+    forms: tuple[Form, ...] = (),
 ) -> Journal:
     """Absorb every frozen affine of a network, or say why not.
 
@@ -76,6 +84,8 @@ def rewrite(
     for node in network.affines():
         for origin in network.affine(node).origins:
             journal.courses[origin] = _Course()
+    for form in forms:
+        form.before(network, journal)
     patterns = chosen(strategy, skip)
     early = [p for p in patterns if not isinstance(p, ExplicitLinearLayer)]
     late = [p for p in patterns if isinstance(p, ExplicitLinearLayer)]
@@ -89,7 +99,7 @@ def rewrite(
             for node in network.affines():
                 if not pattern.match(network, node):
                     continue
-                changed |= _try(network, pattern, node, journal)
+                changed |= apply_pattern(network, pattern, node, journal)
                 if progress is not None:
                     progress("rewrite", total - len(network.affines()), total)
                 if len(journal.rewrites) > bound:
@@ -99,12 +109,15 @@ def rewrite(
                 if node.op == "call_module" and str(node.target) in network.modules and merge.match(network, node):
                     changed |= _merge(network, merge, node, journal)
     for node in network.affines():
-        if not any(_try(network, pattern, node, journal) for pattern in late):
+        if not any(apply_pattern(network, pattern, node, journal) for pattern in late):
             _leave(network, node, journal)
+    for form in forms:
+        form.after(network, journal)
     return journal
 
 
-def _try(network: Network, pattern: Pattern, node: fx.Node, journal: Journal) -> bool:
+def apply_pattern(network: Network, pattern: Pattern, node: fx.Node, journal: Journal) -> bool:
+    """Rewrite around one affine if its pattern allows it there, and write down what happened."""
     name, origins = label(network, node), network.affine(node).origins
     plan = pattern.check(network, node)
     if isinstance(plan, Refused):

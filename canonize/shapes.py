@@ -165,8 +165,8 @@ class Shapes:
         try:
             with torch.no_grad():
                 return self._run(node, known, real)
-        except Exception:
-            if real:
+        except Exception as error:
+            if real or not _meta_cannot_follow(error):
                 return Unknown
         # Values that meta tensors cannot follow (packed sequences, data-dependent sizes): run this part for real.
         value = self._evaluate(node, env, env.real, real=True)
@@ -194,6 +194,11 @@ class Shapes:
             return args[0]
         state = _state(module, args, _as_it_is if real else _to_meta)
         return torch.func.functional_call(module, state, args, kwargs) if state else module(*args, **kwargs)
+
+
+def _meta_cannot_follow(error: Exception) -> bool:
+    """Whether an operation failed for want of values; sizes that do not fit would not fit for real either."""
+    return isinstance(error, NotImplementedError) or "meta" in str(error).lower() or "Dynamic" in type(error).__name__
 
 
 def _state(module: nn.Module, args: Any, convert: Callable[[Any], Any]) -> dict[str, Tensor]:

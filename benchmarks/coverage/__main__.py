@@ -33,6 +33,7 @@ def main(
     table: Annotated[Path, typer.Option(help="The table to write.")] = DOCS / "coverage.md",
 ) -> None:
     """Canonize every architecture of torchvision and timm and write down what came out. Can be interrupted."""
+    from benchmarks.coverage.peers import as_markdown
     from benchmarks.coverage.table import write
 
     rows = read(results)
@@ -56,7 +57,7 @@ def main(
     except KeyboardInterrupt:
         typer.echo("Interrupted; the same command goes on from here.", err=True)
     _tidy(results, rows)
-    write(list(rows.values()), table)
+    write(ordered(rows), table, as_markdown())
     typer.echo(f"{len(rows)} architectures in {table.name}")
 
 
@@ -77,10 +78,14 @@ def read(results: Path) -> dict[str, Row]:
     return rows
 
 
+def ordered(rows: dict[str, Row]) -> list[Row]:
+    """By library, family and name."""
+    return sorted(rows.values(), key=lambda row: (row.key.partition(":")[0], row.family, row.key))
+
+
 def _tidy(results: Path, rows: dict[str, Row]) -> None:
-    ordered = sorted(rows.values(), key=lambda row: (row.key.partition(":")[0], row.family, row.key))
     temporary = results.with_suffix(".part")
-    temporary.write_text("".join(json.dumps(row.to_dict()) + "\n" for row in ordered))
+    temporary.write_text("".join(json.dumps(row.to_dict()) + "\n" for row in ordered(rows)))
     temporary.replace(results)
 
 

@@ -105,7 +105,7 @@ def measure(architecture: Architecture, most_parameters: float, seed: int) -> Ro
                 if row.parameters > most_parameters * MILLION:
                     row.outcome, row.reason = "skipped", f"more than {most_parameters:g} million parameters"
                     break
-                model, feed = _prepared(architecture, precision, seed, row)
+                model, feed = prepared(architecture, precision, seed, row)
             except Exception as error:
                 row.reason = _said(error)
                 continue
@@ -117,7 +117,7 @@ def measure(architecture: Architecture, most_parameters: float, seed: int) -> Ro
     return row
 
 
-def _prepared(architecture: Architecture, precision: torch.dtype, seed: int, row: Row) -> tuple[nn.Module, Feed]:
+def prepared(architecture: Architecture, precision: torch.dtype, seed: int, row: Row) -> tuple[nn.Module, Feed]:
     torch.manual_seed(seed)
     model = build(architecture)
     model = float64_twin(model) if precision == torch.float64 else model.float()

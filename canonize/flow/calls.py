@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from canonize.affine import Affine
-from canonize.flow.plan import RefusedError, Step, backward_rule, forward_rule
 from canonize.flow.padding import is_constant_pad, pad_backward, pad_forward
+from canonize.flow.plan import RefusedError, Step, backward_rule, forward_rule
 from canonize.flow.pooling import only_input, same_everywhere
 from canonize.flow.sums import is_product, product_backward, product_forward
 from canonize.nn import Call
@@ -19,7 +19,7 @@ def _refusal(step: Step) -> RefusedError:
 
 
 @forward_rule(Call)
-def call_forward(step: Step, incoming: list[Affine | None]) -> Affine:
+def call_forward(step: Step, incoming: list[Affine | None]) -> Affine | None:
     """Resizing is an average with weights that sum to one."""
     if is_product(step.module):
         return product_forward(step, incoming)
