@@ -90,6 +90,7 @@ def convert(
     out: Path | None,
     strategy: Literal["threshold", "untangle"],
     skip: tuple[str, ...],
+    open_attention: bool,
     report_file: Path | None,
     verify: bool,
     dry_run: bool,
@@ -106,7 +107,13 @@ def convert(
     try:
         with screen.progress() as progress:
             canonical = canonize.canonize(
-                loaded.model, inputs, strategy=strategy, skip=skip, verify=verify, progress=progress
+                loaded.model,
+                inputs,
+                strategy=strategy,
+                skip=skip,
+                verify=verify,
+                open_attention=open_attention,
+                progress=progress,
             )
     except NotEquivalentError as error:
         return _different(error, out)

@@ -24,7 +24,11 @@ def resnet() -> nn.Module:
 
 def efficientnet() -> nn.Module:
     """Three stages of inverted bottlenecks with squeeze-excitation gates."""
-    stages = [MBConvConfig(1, 3, 1, 8, 8, 1, 1, 1), MBConvConfig(4, 3, 2, 8, 12, 2, 1, 1), MBConvConfig(4, 5, 2, 12, 16, 1, 1, 1)]
+    stages = [
+        MBConvConfig(1, 3, 1, 8, 8, 1, 1, 1),
+        MBConvConfig(4, 3, 2, 8, 12, 2, 1, 1),
+        MBConvConfig(4, 5, 2, 12, 16, 1, 1, 1),
+    ]
     model: nn.Module = EfficientNet(
         stages, 0.0, num_classes=CLASSES, last_channel=32, norm_layer=partial(nn.BatchNorm2d, eps=1e-3)
     )

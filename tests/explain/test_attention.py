@@ -158,7 +158,10 @@ def test_open_multihead_attention_answers_as_the_closed_one(batch_first: bool, w
         assert torch.allclose(got[0], wanted[0], rtol=1e-10, atol=1e-12)
         assert (got[1] is None) is (wanted[1] is None)
         assert got[1] is None or torch.allclose(got[1], wanted[1], rtol=1e-10, atol=1e-12)
-    assert opened.key.weight.data_ptr() == (closed.in_proj_weight[8:] if widths == (8, 8) else closed.k_proj_weight).data_ptr()
+    assert (
+        opened.key.weight.data_ptr()
+        == (closed.in_proj_weight[8:] if widths == (8, 8) else closed.k_proj_weight).data_ptr()
+    )
 
 
 def test_what_is_not_opened_is_noted_and_stays_right() -> None:

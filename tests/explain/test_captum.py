@@ -83,7 +83,9 @@ def test_lrp_gives_all_of_a_gate_to_its_signal() -> None:
     model, images = hardened(FAMILIES["EfficientNet"], 16)
     canonical = canonize.canonize(model, images, verify=False)
     found = LRP(canonical, epsilon=1e-9).attribute(images.clone(), 1)
-    wanted = attribute(canonical, images, 1, method="epsilon", epsilon=1e-9, stabilizer=1e-9, initial="output").relevance
+    wanted = attribute(
+        canonical, images, 1, method="epsilon", epsilon=1e-9, stabilizer=1e-9, initial="output"
+    ).relevance
     assert isinstance(wanted, torch.Tensor)
     assert difference(found, wanted) < 1e-9
 
