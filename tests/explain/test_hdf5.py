@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import json
 from pathlib import Path
@@ -77,25 +78,26 @@ def test_what_does_not_fit_is_refused_and_leaves_nothing(tmp_path: Path) -> None
     importlib.util.find_spec("corelay") is None, reason="CoRelAy is not installed (pip install corelay)"
 )
 def test_corelay_analyses_it(file: Path) -> None:
-    pipeline: Any = __import__("corelay.pipeline.spectral", fromlist=["SpectralClustering"])
-    clustering: Any = __import__("corelay.processor.clustering", fromlist=["KMeans"])
+    corelay = {
+        part: importlib.import_module(f"corelay.{part}")
+        for part in ("pipeline.spectral", "processor.clustering", "processor.embedding", "processor.affinity")
+    }
     with h5py.File(file) as opened:
         data = opened["attribution"][:].reshape(COUNT, -1)
-    spectral = pipeline.SpectralClustering(
-        affinity=__import__("corelay.processor.affinity", fromlist=["SparseKNN"]).SparseKNN(
-            n_neighbors=2, symmetric=True
-        ),
-        clustering=clustering.KMeans(n_clusters=2),
+    analysis: Any = corelay["pipeline.spectral"].SpectralClustering(
+        affinity=corelay["processor.affinity"].SparseKNN(n_neighbors=3, symmetric=True),
+        embedding=corelay["processor.embedding"].EigenDecomposition(n_eigval=2),
+        clustering=corelay["processor.clustering"].KMeans(n_clusters=2),
     )
-    labels = spectral(data)[1] if isinstance(spectral(data), tuple) else spectral(data)
-    assert len(set(labels[::2])) == len(set(labels[1::2])) == 1 and labels[0] != labels[1]
+    groups = analysis(data)
+    assert len(set(groups[::2])) == len(set(groups[1::2])) == 1 and groups[0] != groups[1]
 
 
 @pytest.mark.skipif(
     importlib.util.find_spec("virelay") is None, reason="ViRelAy is not installed (pip install virelay)"
 )
 def test_virelay_opens_it_as_a_project(file: Path) -> None:
-    model: Any = __import__("virelay.model", fromlist=["Project"])
+    model: Any = importlib.import_module("virelay.model")
     folder = file.parent
     labels = [{"index": i, "word_net_id": f"n{i:08}", "name": f"class {i}"} for i in range(4)]
     (folder / "labels.json").write_text(json.dumps(labels))
