@@ -69,7 +69,9 @@ def draw(file: Path, shown: Tensor, names: Sequence[str], columns: Sequence[Colu
 
 def _show_input(axis: Any, picture: Tensor, name: str) -> None:
     grey = picture.shape[0] == 1
-    axis.imshow((picture[0] if grey else picture.permute(1, 2, 0)).numpy(), vmin=0, vmax=1, cmap="gray" if grey else None)
+    axis.imshow(
+        (picture[0] if grey else picture.permute(1, 2, 0)).numpy(), vmin=0, vmax=1, cmap="gray" if grey else None
+    )
     axis.set(xticks=[], yticks=[])
     axis.set_xlabel(name, fontsize=8)
 

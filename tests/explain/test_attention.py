@@ -42,11 +42,17 @@ MODELS: dict[str, tuple[Callable[[], nn.Module], int, int]] = {
         4,
     ),
     "timm Swin": (
-        lambda: _timm("swin_tiny_patch4_window7_224", img_size=56, depths=(2,), num_heads=(2,), embed_dim=8, num_classes=5),
+        lambda: _timm(
+            "swin_tiny_patch4_window7_224", img_size=56, depths=(2,), num_heads=(2,), embed_dim=8, num_classes=5
+        ),
         56,
         4,
     ),
-    "torchvision ConvNeXt": (lambda: ConvNeXt([CNBlockConfig(8, 16, 1), CNBlockConfig(16, None, 1)], num_classes=5), 32, 0),
+    "torchvision ConvNeXt": (
+        lambda: ConvNeXt([CNBlockConfig(8, 16, 1), CNBlockConfig(16, None, 1)], num_classes=5),
+        32,
+        0,
+    ),
     "timm ConvNeXt": (lambda: _timm("convnext_atto", depths=(1, 1, 1, 1), dims=(8, 8, 8, 8), num_classes=5), 32, 0),
 }  # fmt: skip
 

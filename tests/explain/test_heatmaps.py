@@ -197,7 +197,7 @@ def test_deeplift_is_complete_on_a_canonical_densenet() -> None:
     assert _incompleteness(captum.attr.DeepLift(canonical), canonical, images, targets) > 0.01
     known = dict(deep_lift.SUPPORTED_NON_LINEAR)
     assert _incompleteness(DeepLift(canonical), canonical, images, targets) < 1e-9
-    assert deep_lift.SUPPORTED_NON_LINEAR == known, "captum's own table is what it was"
+    assert known == deep_lift.SUPPORTED_NON_LINEAR, "captum's own table is what it was"
 
 
 # -- Re-used modules

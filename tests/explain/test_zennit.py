@@ -36,7 +36,7 @@ FINE = ("sum", "pool", "gate", "threshold")
 
 
 def state_of(model: nn.Module) -> dict[str, Any]:
-    """All that a canonizer could change: which objects a model is made of, their flags, and every bit of every tensor."""
+    """All that a canonizer could change: the objects a model is made of, their flags, every bit of every tensor."""
     return {
         name: (
             module,
@@ -115,10 +115,15 @@ def test_the_model_computes_the_same_meanwhile_and_is_restored_after_an_exceptio
         model.train()
     canonizer = Canonizer(images)
     composite = EpsilonPlus(canonizers=[canonizer])
-    with pytest.raises(RuntimeError, match="on purpose"), composite.context(model):
-        assert not any(isinstance(module, BatchNorm) for module in model.modules())
-        assert (model(images) - wanted).abs().max() / wanted.abs().max() < 1e-10
-        raise RuntimeError("on purpose")
+
+    def stumble() -> None:
+        with composite.context(model):
+            assert not any(isinstance(module, BatchNorm) for module in model.modules())
+            assert (model(images) - wanted).abs().max() / wanted.abs().max() < 1e-10
+            raise RuntimeError("on purpose")
+
+    with pytest.raises(RuntimeError, match="on purpose"):
+        stumble()
     assert same(before, state_of(model))
     instances = CompositeCanonizer([Canonizer(images, verify=False)]).apply(model)
     assert not same(before, state_of(model))
