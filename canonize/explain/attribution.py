@@ -215,7 +215,7 @@ def _in_parts(job: Job, inputs: tuple[Any, ...], batch_size: int | None) -> list
     from canonize.explain.gradients import explain_batch
 
     total = len(inputs[0])
-    size = batch_size or total
+    size = total if batch_size is None else batch_size
     if total == 0 or size < 1:
         raise InputError("there is nothing to explain", hint="Give at least one sample, and batches of at least one")
     return [

@@ -69,14 +69,16 @@ def draw(file: Path, shown: Tensor, names: Sequence[str], columns: Sequence[Colu
 
 def _show_input(axis: Any, picture: Tensor, name: str) -> None:
     grey = picture.shape[0] == 1
-    axis.imshow(picture[0] if grey else picture.permute(1, 2, 0), vmin=0, vmax=1, cmap="gray" if grey else None)
+    axis.imshow(
+        (picture[0] if grey else picture.permute(1, 2, 0)).numpy(), vmin=0, vmax=1, cmap="gray" if grey else None
+    )
     axis.set(xticks=[], yticks=[])
     axis.set_xlabel(name, fontsize=8)
 
 
 def _show_heatmap(figure: Any, axis: Any, relevance: Tensor) -> None:
     top = float(relevance.abs().max()) or 1.0
-    image = axis.imshow(relevance, cmap=COLOURS, vmin=-top, vmax=top, interpolation="nearest")
+    image = axis.imshow(relevance.detach().numpy(), cmap=COLOURS, vmin=-top, vmax=top, interpolation="nearest")
     axis.set(xticks=[], yticks=[])
     bar = figure.colorbar(image, ax=axis, fraction=0.046, pad=0.03, ticks=[-top, 0, top], format="%.1e")
     bar.ax.tick_params(labelsize=6)
