@@ -19,6 +19,7 @@ from canonize.forms import Form, chosen_forms
 from canonize.inputs import Inputs, infer, normalise
 from canonize.network import Network
 from canonize.normalize import normalize
+from canonize.normalize.attention import open_products, with_open_modules
 from canonize.patterns import catalogue
 from canonize.report import Report, Verdict
 from canonize.rewrite import Progress, rewrite
@@ -33,6 +34,7 @@ class _Wishes:
     strategy: str = "threshold"
     skip: tuple[str, ...] = ()
     forms: tuple[Form, ...] = ()
+    open_attention: bool = False
 
 
 def canonize(
@@ -44,6 +46,7 @@ def canonize(
     forms: Sequence[str] = (),
     copy: bool = False,
     verify: bool = True,
+    open_attention: bool = False,
     progress: Progress | None = None,
 ) -> fx.GraphModule:
     r"""Rewrite a model into a canonical form that computes the same function.
@@ -67,6 +70,8 @@ def canonize(
         Detach the result: by default parameters that no rewrite touched are shared with ``model``.
     verify : bool
         Prove the result numerically against ``model``, in float64 and in the model's own precision.
+    open_attention : bool
+        Take attention apart into projections, matrix products and softmax, so that each can have a rule.
     progress : callable, optional
         Called as ``progress(stage, done, total)``.
 
@@ -94,7 +99,8 @@ def canonize(
     tell = progress or (lambda stage, done, total: None)
     # Layers that are made on the way draw initial weights; nobody's random numbers may depend on that.
     with torch.random.fork_rng(devices=[]):
-        network, report = _captured_and_rewritten(model, inputs, _Wishes(strategy, tuple(skip), wanted), verify, tell)
+        wishes = _Wishes(strategy, tuple(skip), wanted, open_attention)
+        network, report = _captured_and_rewritten(model, inputs, wishes, verify, tell)
         return _finish(network, report, copy)
 
 
@@ -155,8 +161,12 @@ def _rewritten(
     model: nn.Module, inputs: Inputs, tracer: str, wishes: _Wishes, tell: Progress
 ) -> tuple[Network, Report]:
     with _collector_at_rest():
-        captured = capture(model, inputs, tracer)
+        opened, notes = with_open_modules(model) if wishes.open_attention else (model, [])
+        captured = capture(opened, inputs, tracer)
         network = normalize(captured, inputs, type(model).__name__)
+        network.notes.extend(notes)
+        if wishes.open_attention:
+            open_products(network)
         tell("capture", 1, 1)
         journal = rewrite(network, wishes.strategy, wishes.skip, tell, wishes.forms)
     report = Report(

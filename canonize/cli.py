@@ -28,7 +28,10 @@ EPILOG = """\b
 Also, each with a --help of its own:
   canonize inspect MODEL   what is not canonical; exit 1 if anything
   canonize verify A B      are two models the same function? exit 1 if not
+  canonize explain MODEL IMAGE -o OUT   heatmaps, before and after
   canonize patterns        what canonize can fold, one line each
+  canonize evaluate MODEL  does it help? explanations measured with and without canonization
+  canonize search MODEL    the rules and the canonical form whose explanations measure best
 
 \b
 Examples:
@@ -48,6 +51,7 @@ Shapes = Annotated[
     typer.Option("--input", "-i", metavar="SHAPE", help="1x3x224x224 or x:1,3,224,224, once an input."),
 ]
 File = Annotated[Optional[Path], typer.Option("--inputs", metavar="FILE", help="Inputs: .pt .npy .npz .safetensors.")]  # noqa: UP045
+OpenAttention = Annotated[bool, typer.Option("--open-attention", help="A module for each part of attention.")]
 Device = Annotated[str, typer.Option(metavar="DEVICE", help="cpu, cuda, cuda:1, ...")]
 Allow = Annotated[
     Optional[list[str]],  # noqa: UP045
@@ -89,6 +93,7 @@ def convert(
     strategy: Strategy = "threshold",
     skip: Skip = None,
     form: Forms = None,
+    open_attention: OpenAttention = False,
     device: Device = "cpu",
     allow: Allow = None,
     trust: Trust = False,
@@ -113,6 +118,7 @@ def convert(
         strategy=_strategy(strategy),
         skip=tuple(skip or ()),
         forms=tuple(form or ()),
+        open_attention=open_attention,
         report_file=report,
         verify=not no_verify,
         dry_run=dry_run,
@@ -129,6 +135,10 @@ def inspect(
     allow: Allow = None,
     trust: Trust = False,
     report: ReportFile = None,
+    explainer: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option("--for", metavar="EXPLAINER", help="zennit or captum: what it has no rule for, instead."),
+    ] = None,
     verbose: Verbose = False,
     quiet: Quiet = False,
     debug: Debug = False,
@@ -141,6 +151,7 @@ def inspect(
         source,
         commands.Feed(tuple(shapes or ()), inputs),
         report_file=report,
+        explainer=explainer,
         screen=commands.Screen(verbose, quiet),
     )
 
@@ -172,6 +183,74 @@ def verify(
     )
 
 
+def explain(
+    model: Annotated[str, typer.Argument(metavar="MODEL", show_default=False, help="As for canonize MODEL -o OUT.")],
+    pictures: Annotated[
+        list[Path], typer.Argument(metavar="IMAGE...", show_default=False, help="Picture files, and folders of them.")
+    ],
+    out: Annotated[
+        list[Path],
+        typer.Option(
+            "--output",
+            "-o",
+            metavar="OUT",
+            show_default=False,
+            help=".png .pdf .svg: heatmaps side by side; .npy .h5: relevances; NAME/: a picture each. May be repeated.",
+        ),
+    ],
+    method: Annotated[
+        str, typer.Option("--method", "-m", metavar="NAME", help="How; see docs/explaining.md.")
+    ] = "epsilon-plus",
+    target: Annotated[
+        Optional[int],  # noqa: UP045
+        typer.Option("--target", "-t", metavar="CLASS", help="Class to explain; what the model decides by default."),
+    ] = None,
+    side: Annotated[str, typer.Option(metavar="WHICH", help="original, canonical or both.")] = "both",
+    settings: Annotated[
+        Optional[list[str]],  # noqa: UP045
+        typer.Option(
+            "--set", metavar="NAME=VALUE", help="epsilon=0.1, gamma=0.5, threshold=gradient, gate=uniform, ..."
+        ),
+    ] = None,
+    normalise: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option("--normalise", metavar="HOW", help="none, imagenet, or MEAN,.../STD,..."),
+    ] = None,
+    batch: Annotated[int, typer.Option("--batch", min=1, help="Pictures at once.")] = 8,
+    open_attention: OpenAttention = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Leave out pictures whose heatmap is there.")] = False,
+    arch: Arch = None,
+    shapes: Shapes = None,
+    strategy: Strategy = "threshold",
+    device: Device = "cpu",
+    allow: Allow = None,
+    trust: Trust = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> int:
+    """Explain what MODEL sees in pictures: heatmaps of the original and of its canonical form."""
+    from canonize import commands
+    from canonize.explain import command
+
+    if side not in ("original", "canonical", "both"):
+        raise CanonizeError(f"there is no side {side!r}", hint="Use original, canonical or both")
+    wish = command.Wish(
+        pictures,
+        out,
+        method,
+        target,
+        side,
+        _strategy(strategy),
+        settings or (),
+        normalise,
+        batch,
+        open_attention,
+        resume,
+    )
+    source = commands.Source(model, arch, tuple(allow or ()), trust, device)
+    return command.explain(source, commands.Feed(tuple(shapes or ())), wish, commands.Screen(quiet=quiet))
+
+
 def patterns(debug: Debug = False) -> int:
     """List what canonize can fold: name, when it runs, what it does."""
     from canonize import commands
@@ -179,8 +258,147 @@ def patterns(debug: Debug = False) -> int:
     return commands.patterns()
 
 
+Many = Optional[list[str]]  # noqa: UP045
+Samples = Annotated[Optional[int], typer.Option(metavar="N", help="Samples for each seed.")]  # noqa: UP045
+Folder = Annotated[Path, typer.Option("--output", "-o", metavar="FOLDER", help="For all results.")]
+Jobs = Annotated[int, typer.Option("--jobs", "-j", metavar="N", help="Processes; -1: one a core.")]
+Size = Annotated[int, typer.Option(metavar="PIXELS", help="Side that pictures from files are brought to.")]
+SettingsOf = Annotated[Many, typer.Option("--set", metavar="KEY=VALUE", help="Of metrics: patch=8,noise=0.1,...")]
+
+
+def evaluate(
+    models: Annotated[Many, typer.Argument(metavar="MODEL...", help="[NAME=]MODEL, or shipped:vgg.")] = None,
+    data: Annotated[Many, typer.Option(metavar="DATA", help="digits, voc:FOLDER, ...; see --list.")] = None,
+    canonization: Annotated[
+        Many, typer.Option("--canonization", "-c", metavar="FORM", help="none, threshold, untangle, structure, ...")
+    ] = None,
+    method: Annotated[Many, typer.Option("--method", "-m", metavar="METHOD", help="epsilon-plus, ...")] = None,
+    metric: Annotated[Many, typer.Option(metavar="METRIC", help="mass-accuracy, ...")] = None,
+    out: Folder = Path("evaluation"),
+    samples: Samples = None,
+    seeds: Annotated[Optional[int], typer.Option(metavar="N", help="Draws of samples and noise.")] = None,  # noqa: UP045
+    batch: Annotated[int, typer.Option(metavar="N", help="Samples at once.")] = 16,
+    target: Annotated[str, typer.Option(metavar="CLASS", help="Explain the label, or predicted.")] = "label",
+    all_samples: Annotated[bool, typer.Option("--all-samples", help="Count wrong answers, too.")] = False,
+    settings: SettingsOf = None,
+    size: Size = 224,
+    jobs: Jobs = 1,
+    backend: Annotated[str, typer.Option(metavar="NAME", help="loky, dask, ray, ... (joblib).")] = "loky",
+    address: Annotated[Optional[str], typer.Option(metavar="URL", help="Of a Dask or Ray cluster.")] = None,  # noqa: UP045
+    papers: Annotated[bool, typer.Option("--papers", help="The papers' tables and search, shipped models.")] = False,
+    trials: Annotated[Optional[int], typer.Option(metavar="N", help="Of the search of --papers.")] = None,  # noqa: UP045
+    show: Annotated[bool, typer.Option("--list", help="Metrics, data, methods, shipped models.")] = False,
+    arch: Arch = None,
+    device: Device = "cpu",
+    allow: Allow = None,
+    trust: Trust = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> int:
+    """Measure explanations with and without canonization, paired, with standard errors.
+
+    Options that name something may be given several times or with commas. A run that was stopped goes on when the same
+    command is given again.
+    """
+    from canonize import commands
+    from canonize.evaluate import command
+    from canonize.evaluate.runner import Workers
+
+    screen = commands.Screen(quiet=quiet)
+    where = command.Where(out, Workers(jobs, backend, address), screen.progress, screen.say)
+    if show:
+        return command.listing(screen.say)
+    if papers:
+        return command.papers(where, samples=samples, seeds=seeds, trials=trials)
+    experiment = command.experiment_of(
+        models or (),
+        data or (),
+        canonization or (),
+        method or (),
+        metric or (),
+        arch=arch,
+        allow=tuple(allow or ()),
+        trust=trust,
+        settings=settings or (),
+        target=target,
+        samples=64 if samples is None else samples,
+        seeds=tuple(range(3 if seeds is None else seeds)),
+        batch=batch,
+        device=device,
+        size=size,
+    )
+    return command.evaluate(experiment, where, correct_only=not all_samples)
+
+
+def search(
+    model: Annotated[Optional[str], typer.Argument(metavar="MODEL", show_default=False)] = None,  # noqa: UP045
+    data: Annotated[Optional[str], typer.Option(metavar="DATA", help="As for canonize evaluate.")] = None,  # noqa: UP045
+    objective: Annotated[Many, typer.Option("--objective", metavar="METRIC", help="Several: a Pareto front.")] = None,
+    space: Annotated[str, typer.Option(metavar="SPACE", help="papers (2 x 6^4), wide, or a JSON file.")] = "papers",
+    sampler: Annotated[str, typer.Option(metavar="NAME", help="tpe, random, grid, nsga2, qmc.")] = "tpe",
+    trials: Annotated[int, typer.Option(metavar="N", help="Configurations, earlier runs' included.")] = 100,
+    samples: Samples = None,
+    seed: Annotated[int, typer.Option(help="Of samples, noise and sampler.")] = 0,
+    batch: Annotated[int, typer.Option(metavar="N", help="Samples at once.")] = 16,
+    storage: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(metavar="URL", help="Shared by all workers; SQLite in FOLDER by default, journal:FILE, ..."),
+    ] = None,
+    study: Annotated[str, typer.Option(metavar="NAME", help="Of the search in its storage.")] = "canonize",
+    out: Folder = Path("search"),
+    settings: SettingsOf = None,
+    size: Size = 224,
+    jobs: Jobs = 1,
+    arch: Arch = None,
+    device: Device = "cpu",
+    allow: Allow = None,
+    trust: Trust = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> int:
+    """Search the rules of groups of layers, and the canonical form, whose explanations measure best.
+
+    The same command goes on where it stopped; given on several machines with one --storage, they share the work.
+    """
+    from canonize import commands
+    from canonize.evaluate import command as common
+    from canonize.evaluate.plan import ModelSource
+    from canonize.evaluate.runner import Workers
+    from canonize.search import Search, command, read_space
+
+    if data is None:
+        raise CanonizeError("no data are given", hint="Give --data digits, or --data folder:FOLDER")
+    source = ModelSource.parse(_wanted(model), arch=arch, allow=tuple(allow or ()), trust=trust)
+    wanted = Search(
+        model=source,
+        data=data,
+        space=read_space(space),
+        objectives=common.split(objective or ()) or ("mass-accuracy",),
+        trials=trials,
+        samples=32 if samples is None else samples,
+        seed=seed,
+        batch=batch,
+        sampler=sampler,  # type: ignore[arg-type] # checked where all of it is
+        device=device,
+        size=size,
+        settings=common.settings_of(settings or ()),
+        name=study,
+    )
+    screen = commands.Screen(quiet=quiet)
+    return command.search(wanted, common.Where(out, Workers(jobs), screen.progress, screen.say), storage)
+
+
 STRATEGIES: tuple[Literal["threshold"], Literal["untangle"]] = ("threshold", "untangle")
-COMMANDS: dict[str, Callable[..., int]] = {"inspect": inspect, "verify": verify, "patterns": patterns}
+COMMANDS: dict[str, Callable[..., int]] = {
+    "inspect": inspect,
+    "verify": verify,
+    "explain": explain,
+    "patterns": patterns,
+    "evaluate": evaluate,
+    "search": search,
+}
+# What these have measured when they are stopped stays, and counts when they go on.
+RESUMABLE = {"evaluate", "search"}
 # Options without a value, which may stand before a command's name.
 FLAGS = {"--debug", "--trust", "--verbose", "-v", "--quiet", "-q"}
 
@@ -225,7 +443,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return GOOD
     except (KeyboardInterrupt, typer.Abort):
-        _complain("interrupted; nothing was written")
+        kept = "what was measured is kept: the same command goes on" if name in RESUMABLE else "nothing was written"
+        _complain(f"interrupted; {kept}")
         return INTERRUPTED
     except Exception as error:
         if debug:

@@ -91,6 +91,7 @@ def convert(
     strategy: Literal["threshold", "untangle"],
     skip: tuple[str, ...],
     forms: tuple[str, ...],
+    open_attention: bool,
     report_file: Path | None,
     verify: bool,
     dry_run: bool,
@@ -107,7 +108,14 @@ def convert(
     try:
         with screen.progress() as progress:
             canonical = canonize.canonize(
-                loaded.model, inputs, strategy=strategy, skip=skip, forms=forms, verify=verify, progress=progress
+                loaded.model,
+                inputs,
+                strategy=strategy,
+                skip=skip,
+                forms=forms,
+                verify=verify,
+                open_attention=open_attention,
+                progress=progress,
             )
     except NotEquivalentError as error:
         return _different(error, out)
@@ -130,11 +138,23 @@ def convert(
     return GOOD
 
 
-def inspect(source: Source, feed: Feed, *, report_file: Path | None, screen: Screen) -> int:
-    """Print what is not canonical in a model."""
+def inspect(
+    source: Source, feed: Feed, *, report_file: Path | None, screen: Screen, explainer: str | None = None
+) -> int:  # fmt: skip
+    """Print what is not canonical in a model; or, for an explainer, what that has no rule for."""
     _check_report(report_file)
     shapes = [parse_shape(s) for s in feed.shapes]
     loaded = _load(source)
+    if explainer is not None:
+        from canonize.explain.support import blockers, listed
+
+        found = blockers(loaded.model, _inputs(loaded.model, shapes, feed.file), explainer)
+        for line in listed(found):
+            screen.say(line)
+        screen.say(
+            f"{explainer}: {len(found)} layers without a rule" if found else f"{explainer}: every layer has a rule"
+        )
+        return DIFFERENT if found else GOOD
     report: Report = canonize.inspect(loaded.model, _inputs(loaded.model, shapes, feed.file))
     report.notes[:0] = loaded.notes
     _write_report(report, report_file)
