@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import platform
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
@@ -13,15 +14,24 @@ from torch import fx, nn
 from canonize.capture import capture
 from canonize.errors import CanonizeError, CaptureError, InputError, NotEquivalentError, RewriteError
 from canonize.form import findings
+from canonize.forms import Form, chosen_forms
 from canonize.inputs import Inputs, infer, normalise
 from canonize.network import Network
 from canonize.normalize import normalize
-from canonize.normalize.attention import open_products, with_open_modules
 from canonize.patterns import catalogue
 from canonize.report import Report, Verdict
 from canonize.rewrite import Progress, rewrite
 
 Strategy = Literal["threshold", "untangle"]
+
+
+@dataclass(frozen=True)
+class _Wishes:
+    """How the canonical form is to look, where there is a choice."""
+
+    strategy: str = "threshold"
+    skip: tuple[str, ...] = ()
+    forms: tuple[Form, ...] = ()
 
 
 def canonize(
@@ -30,9 +40,9 @@ def canonize(
     *,
     strategy: Strategy = "threshold",
     skip: Sequence[str] = (),
+    forms: Sequence[str] = (),
     copy: bool = False,
     verify: bool = True,
-    open_attention: bool = False,
     progress: Progress | None = None,
 ) -> fx.GraphModule:
     r"""Rewrite a model into a canonical form that computes the same function.
@@ -49,12 +59,13 @@ def canonize(
         threshold per channel; or copy the producer.
     skip : sequence of str
         Patterns not to use, by name (``canonize patterns`` lists them).
+    forms : sequence of str
+        Other ways to write some layers, by name: ``"dense_as_convolution"``, ``"plain_pooling"``,
+        ``"batch_norm_as_convolution"`` (see :mod:`canonize.forms`). All are exact.
     copy : bool
         Detach the result: by default parameters that no rewrite touched are shared with ``model``.
     verify : bool
         Prove the result numerically against ``model``, in float64 and in the model's own precision.
-    open_attention : bool
-        Take attention apart into projections, matrix products and softmax, so that each can have a rule.
     progress : callable, optional
         Called as ``progress(stage, done, total)``.
 
@@ -77,31 +88,24 @@ def canonize(
     The algebra is that of Pahde et al. 2023 (arXiv 2211.17174), Eqs. 2 to 8; see ``docs/algebra.md``.
     """
     _check_arguments(model, strategy, skip)
+    wanted = chosen_forms(forms)
     inputs = infer(model) if example_inputs is None else normalise(example_inputs)
     tell = progress or (lambda stage, done, total: None)
     # Layers that are made on the way draw initial weights; nobody's random numbers may depend on that.
     with torch.random.fork_rng(devices=[]):
-        network, report = _captured_and_rewritten(
-            model, inputs, strategy, tuple(skip), verify, open_attention, tell
-        )  # fmt: skip
+        network, report = _captured_and_rewritten(model, inputs, _Wishes(strategy, tuple(skip), wanted), verify, tell)
         return _finish(network, report, copy)
 
 
 def _captured_and_rewritten(
-    model: nn.Module,
-    inputs: Inputs,
-    strategy: str,
-    skip: tuple[str, ...],
-    verify: bool,
-    open_attention: bool,
-    tell: Progress,
+    model: nn.Module, inputs: Inputs, wishes: _Wishes, verify: bool, tell: Progress
 ) -> tuple[Network, Report]:
     """Try the tracers in turn, until what one has seen is rewritten and proven."""
     failure: CanonizeError | None = None
     for tracer in ("symbolic_trace", "torch.export"):
         try:
             tell("capture", 0, 1)
-            network, report = _rewritten(model, inputs, tracer, strategy, skip, open_attention, tell)
+            network, report = _rewritten(model, inputs, tracer, wishes, tell)
             if verify:
                 tell("verify", 0, 1)
                 report.verdict = _prove(model, network, inputs)
@@ -147,25 +151,15 @@ def _check_arguments(model: nn.Module, strategy: str, skip: Sequence[str]) -> No
 
 
 def _rewritten(
-    model: nn.Module,
-    inputs: Inputs,
-    tracer: str,
-    strategy: str,
-    skip: tuple[str, ...],
-    open_attention: bool,
-    tell: Progress,
+    model: nn.Module, inputs: Inputs, tracer: str, wishes: _Wishes, tell: Progress
 ) -> tuple[Network, Report]:
-    opened, notes = with_open_modules(model) if open_attention else (model, [])
-    captured = capture(opened, inputs, tracer)
+    captured = capture(model, inputs, tracer)
     network = normalize(captured, inputs, type(model).__name__)
-    network.notes.extend(notes)
-    if open_attention:
-        open_products(network)
     tell("capture", 1, 1)
-    journal = rewrite(network, strategy, skip, tell)
+    journal = rewrite(network, wishes.strategy, wishes.skip, tell, wishes.forms)
     report = Report(
         model=type(model).__name__,
-        strategy=strategy,
+        strategy=wishes.strategy,
         captured_by=captured.tracer,
         inputs=inputs.describe(),
         affines=journal.fates(),

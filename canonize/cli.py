@@ -49,7 +49,6 @@ Shapes = Annotated[
     typer.Option("--input", "-i", metavar="SHAPE", help="1x3x224x224 or x:1,3,224,224, once an input."),
 ]
 File = Annotated[Optional[Path], typer.Option("--inputs", metavar="FILE", help="Inputs: .pt .npy .npz .safetensors.")]  # noqa: UP045
-OpenAttention = Annotated[bool, typer.Option("--open-attention", help="A module for each part of attention.")]
 Device = Annotated[str, typer.Option(metavar="DEVICE", help="cpu, cuda, cuda:1, ...")]
 Allow = Annotated[
     Optional[list[str]],  # noqa: UP045
@@ -63,6 +62,10 @@ Strategy = Annotated[str, typer.Option(metavar="NAME", help="threshold or untang
 Skip = Annotated[
     Optional[list[str]],  # noqa: UP045
     typer.Option("--skip", metavar="PATTERN", help="Pattern to leave alone; see canonize patterns."),
+]
+Forms = Annotated[
+    Optional[list[str]],  # noqa: UP045
+    typer.Option("--form", metavar="FORM", help="Optional form, such as dense_as_convolution; see canonize patterns."),
 ]
 ReportFile = Annotated[Optional[Path], typer.Option("--report", metavar="FILE", help="Also as .json or .txt.")]  # noqa: UP045
 
@@ -86,7 +89,7 @@ def convert(
     inputs: File = None,
     strategy: Strategy = "threshold",
     skip: Skip = None,
-    open_attention: OpenAttention = False,
+    form: Forms = None,
     device: Device = "cpu",
     allow: Allow = None,
     trust: Trust = False,
@@ -110,7 +113,7 @@ def convert(
         out=out,
         strategy=_strategy(strategy),
         skip=tuple(skip or ()),
-        open_attention=open_attention,
+        forms=tuple(form or ()),
         report_file=report,
         verify=not no_verify,
         dry_run=dry_run,
@@ -209,7 +212,7 @@ def explain(
         typer.Option("--normalise", metavar="HOW", help="none, imagenet, or MEAN,.../STD,..."),
     ] = None,
     batch: Annotated[int, typer.Option("--batch", min=1, help="Pictures at once.")] = 8,
-    open_attention: OpenAttention = False,
+    form: Forms = None,
     resume: Annotated[bool, typer.Option("--resume", help="Leave out pictures whose heatmap is there.")] = False,
     arch: Arch = None,
     shapes: Shapes = None,
@@ -236,7 +239,7 @@ def explain(
         settings or (),
         normalise,
         batch,
-        open_attention,
+        tuple(form or ()),
         resume,
     )
     source = commands.Source(model, arch, tuple(allow or ()), trust, device)

@@ -90,7 +90,7 @@ def convert(
     out: Path | None,
     strategy: Literal["threshold", "untangle"],
     skip: tuple[str, ...],
-    open_attention: bool,
+    forms: tuple[str, ...],
     report_file: Path | None,
     verify: bool,
     dry_run: bool,
@@ -107,13 +107,7 @@ def convert(
     try:
         with screen.progress() as progress:
             canonical = canonize.canonize(
-                loaded.model,
-                inputs,
-                strategy=strategy,
-                skip=skip,
-                verify=verify,
-                open_attention=open_attention,
-                progress=progress,
+                loaded.model, inputs, strategy=strategy, skip=skip, forms=forms, verify=verify, progress=progress
             )
     except NotEquivalentError as error:
         return _different(error, out)
@@ -174,14 +168,15 @@ def verify(first: Source, second: Source, feed: Feed, *, seed: int, screen: Scre
 
 
 def patterns() -> int:
-    """Print the catalogue of patterns."""
+    """Print the catalogue of patterns, and of optional forms."""
+    from canonize.forms import FORMS
     from canonize.patterns import catalogue
 
-    listed = list(catalogue())
-    width = max(len(pattern.name) for pattern in listed)
-    when = max(len(pattern.strategy) for pattern in listed)
-    for pattern in listed:
-        print(f"{pattern.name.ljust(width)}  {pattern.strategy.ljust(when)}  {pattern.summary}")
+    rows: list[tuple[str, str, str]] = [(pattern.name, pattern.strategy, pattern.summary) for pattern in catalogue()]
+    rows += [(form.name, "--form", form.summary) for form in FORMS]
+    width, when = (max(len(row[column]) for row in rows) for column in (0, 1))
+    for name, strategy, summary in rows:
+        print(f"{name.ljust(width)}  {strategy.ljust(when)}  {summary}")
     return GOOD
 
 

@@ -170,7 +170,7 @@ def test_the_rule_of_thresholds_is_a_choice() -> None:
 
 
 class Product(nn.Module):
-    """``x * sigmoid(x)`` beside ``sigmoid(x) * x`` and ``x * y``: of equal shapes, only the graph says what a gate is."""
+    """``x * sigmoid(y)``, ``sigmoid(y) * x`` or ``x * y``: of equal shapes, only the graph says what a gate is."""
 
     def __init__(self, spelling: str) -> None:
         super().__init__()
