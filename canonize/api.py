@@ -61,7 +61,7 @@ def canonize(
         Patterns not to use, by name (``canonize patterns`` lists them).
     forms : sequence of str
         Other ways to write some layers, by name: ``"dense_as_convolution"``, ``"plain_pooling"``,
-        ``"batch_norm_as_convolution"`` (see :mod:`canonize.forms`). All are exact.
+        ``"batch_norm_as_convolution"``, ``"open_attention"`` (see :mod:`canonize.forms`). All are exact.
     copy : bool
         Detach the result: by default parameters that no rewrite touched are shared with ``model``.
     verify : bool
