@@ -82,8 +82,9 @@ def explain(source: Source, feed: Feed, wish: Wish, screen: Screen) -> int:
     for note in loaded.notes:
         screen.say(f"note: {note}")
     screen.say(f"{len(files)} picture{'s' * (len(files) > 1)}, {normalisation.describe()}")
-    if "low" in method.hyperparameters and not {"low", "high"} & set(hyperparameters):
-        hyperparameters["low"], hyperparameters["high"] = normalisation.bounds()
+    if "low" in method.hyperparameters:
+        low, high = normalisation.bounds()
+        hyperparameters = {"low": low, "high": high} | hyperparameters
     models, code = _models(model, sample, wish, screen)
     if code != GOOD:
         return code
