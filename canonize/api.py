@@ -19,7 +19,6 @@ from canonize.forms import Form, chosen_forms
 from canonize.inputs import Inputs, infer, normalise
 from canonize.network import Network
 from canonize.normalize import normalize
-from canonize.normalize.attention import open_products, with_open_modules
 from canonize.patterns import catalogue
 from canonize.report import Report, Verdict
 from canonize.rewrite import Progress, rewrite
@@ -46,7 +45,6 @@ def canonize(
     forms: Sequence[str] = (),
     copy: bool = False,
     verify: bool = True,
-    open_attention: bool = False,
     progress: Progress | None = None,
 ) -> fx.GraphModule:
     r"""Rewrite a model into a canonical form that computes the same function.
@@ -65,13 +63,11 @@ def canonize(
         Patterns not to use, by name (``canonize patterns`` lists them).
     forms : sequence of str
         Other ways to write some layers, by name: ``"dense_as_convolution"``, ``"plain_pooling"``,
-        ``"batch_norm_as_convolution"`` (see :mod:`canonize.forms`). All are exact.
+        ``"batch_norm_as_convolution"``, ``"open_attention"`` (see :mod:`canonize.forms`). All are exact.
     copy : bool
         Detach the result: by default parameters that no rewrite touched are shared with ``model``.
     verify : bool
         Prove the result numerically against ``model``, in float64 and in the model's own precision.
-    open_attention : bool
-        Take attention apart into projections, matrix products and softmax, so that each can have a rule.
     progress : callable, optional
         Called as ``progress(stage, done, total)``.
 
@@ -99,8 +95,7 @@ def canonize(
     tell = progress or (lambda stage, done, total: None)
     # Layers that are made on the way draw initial weights; nobody's random numbers may depend on that.
     with torch.random.fork_rng(devices=[]):
-        wishes = _Wishes(strategy, tuple(skip), wanted, open_attention)
-        network, report = _captured_and_rewritten(model, inputs, wishes, verify, tell)
+        network, report = _captured_and_rewritten(model, inputs, _Wishes(strategy, tuple(skip), wanted), verify, tell)
         return _finish(network, report, copy)
 
 
@@ -161,12 +156,8 @@ def _rewritten(
     model: nn.Module, inputs: Inputs, tracer: str, wishes: _Wishes, tell: Progress
 ) -> tuple[Network, Report]:
     with _collector_at_rest():
-        opened, notes = with_open_modules(model) if wishes.open_attention else (model, [])
-        captured = capture(opened, inputs, tracer)
+        captured = capture(model, inputs, tracer)
         network = normalize(captured, inputs, type(model).__name__)
-        network.notes.extend(notes)
-        if wishes.open_attention:
-            open_products(network)
         tell("capture", 1, 1)
         journal = rewrite(network, wishes.strategy, wishes.skip, tell, wishes.forms)
     report = Report(

@@ -51,7 +51,6 @@ Shapes = Annotated[
     typer.Option("--input", "-i", metavar="SHAPE", help="1x3x224x224 or x:1,3,224,224, once an input."),
 ]
 File = Annotated[Optional[Path], typer.Option("--inputs", metavar="FILE", help="Inputs: .pt .npy .npz .safetensors.")]  # noqa: UP045
-OpenAttention = Annotated[bool, typer.Option("--open-attention", help="A module for each part of attention.")]
 Device = Annotated[str, typer.Option(metavar="DEVICE", help="cpu, cuda, cuda:1, ...")]
 Allow = Annotated[
     Optional[list[str]],  # noqa: UP045
@@ -93,7 +92,6 @@ def convert(
     strategy: Strategy = "threshold",
     skip: Skip = None,
     form: Forms = None,
-    open_attention: OpenAttention = False,
     device: Device = "cpu",
     allow: Allow = None,
     trust: Trust = False,
@@ -118,7 +116,6 @@ def convert(
         strategy=_strategy(strategy),
         skip=tuple(skip or ()),
         forms=tuple(form or ()),
-        open_attention=open_attention,
         report_file=report,
         verify=not no_verify,
         dry_run=dry_run,
@@ -217,7 +214,7 @@ def explain(
         typer.Option("--normalise", metavar="HOW", help="none, imagenet, or MEAN,.../STD,..."),
     ] = None,
     batch: Annotated[int, typer.Option("--batch", min=1, help="Pictures at once.")] = 8,
-    open_attention: OpenAttention = False,
+    form: Forms = None,
     resume: Annotated[bool, typer.Option("--resume", help="Leave out pictures whose heatmap is there.")] = False,
     arch: Arch = None,
     shapes: Shapes = None,
@@ -244,7 +241,7 @@ def explain(
         settings or (),
         normalise,
         batch,
-        open_attention,
+        tuple(form or ()),
         resume,
     )
     source = commands.Source(model, arch, tuple(allow or ()), trust, device)

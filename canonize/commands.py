@@ -91,7 +91,6 @@ def convert(
     strategy: Literal["threshold", "untangle"],
     skip: tuple[str, ...],
     forms: tuple[str, ...],
-    open_attention: bool,
     report_file: Path | None,
     verify: bool,
     dry_run: bool,
@@ -108,14 +107,7 @@ def convert(
     try:
         with screen.progress() as progress:
             canonical = canonize.canonize(
-                loaded.model,
-                inputs,
-                strategy=strategy,
-                skip=skip,
-                forms=forms,
-                verify=verify,
-                open_attention=open_attention,
-                progress=progress,
+                loaded.model, inputs, strategy=strategy, skip=skip, forms=forms, verify=verify, progress=progress
             )
     except NotEquivalentError as error:
         return _different(error, out)

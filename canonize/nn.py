@@ -250,10 +250,10 @@ class Offset(nn.Module):
         self.register_buffer("shift", shift)
 
     def forward(self, input: Tensor) -> Tensor:
-        """Scale, then shift, in the input's dtype (while a model is being rewritten, these are float64)."""
+        """Scale, then shift."""
         if self.scale is not None:
-            input = input * self.scale.to(input.dtype)
-        return input if self.shift is None else input + self.shift.to(input.dtype)
+            input = input * self.scale
+        return input if self.shift is None else input + self.shift
 
 
 class Constant(nn.Module):

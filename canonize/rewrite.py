@@ -86,6 +86,9 @@ def rewrite(
             journal.courses[origin] = _Course()
     for form in forms:
         form.before(network, journal)
+    for node in network.affines():  # a form may have made some
+        for origin in network.affine(node).origins:
+            journal.courses.setdefault(origin, _Course())
     patterns = chosen(strategy, skip)
     early = [p for p in patterns if not isinstance(p, ExplicitLinearLayer)]
     late = [p for p in patterns if isinstance(p, ExplicitLinearLayer)]

@@ -28,7 +28,7 @@ def main() -> None:
     """Explain one image by AttnLRP, by CP-LRP, and by rules that leave attention to the gradient."""
     torch.manual_seed(0)
     model, images = vision_transformer(), torch.rand(1, 3, 32, 32)
-    canonical = canonize.canonize(model, images, open_attention=True)
+    canonical = canonize.canonize(model, images, forms=["open_attention"])
     layers = [module for module in canonical.modules() if isinstance(module, MatrixProduct | nn.Softmax | nn.LayerNorm)]
     print(len(layers), "matrix products, softmaxes and normalisations, each a module; affines left:",
           sum(getattr(layer, "weight", None) is not None for layer in layers))  # fmt: skip

@@ -125,6 +125,8 @@ def attribute(
         else:
             parts = _in_parts(job, given, batch_size)
     relevance = tuple(_joined([part.relevance[i] for part in parts]) for i in range(len(given)))
+    if not all(bool(value.isfinite().all()) for value in relevance if value is not None):
+        notes = (*notes, "relevance is not finite: it overflowed, or was divided by nothing")
     return Attribution(
         relevance=relevance if isinstance(inputs, tuple) else relevance[0],  # type: ignore[arg-type]
         output=torch.cat([part.output for part in parts]),

@@ -42,7 +42,7 @@ class Wish:
         ``NAME=VALUE``: hyperparameters of the method, and choices of rules.
     normalise : str or None
     batch : int
-    open_attention : bool
+    forms : sequence of str
     resume : bool
         Leave pictures that are in the folder already.
     """
@@ -56,7 +56,7 @@ class Wish:
     settings: Sequence[str]
     normalise: str | None
     batch: int
-    open_attention: bool
+    forms: Sequence[str]
     resume: bool
 
 
@@ -82,8 +82,9 @@ def explain(source: Source, feed: Feed, wish: Wish, screen: Screen) -> int:
     for note in loaded.notes:
         screen.say(f"note: {note}")
     screen.say(f"{len(files)} picture{'s' * (len(files) > 1)}, {normalisation.describe()}")
-    if "low" in method.hyperparameters and not {"low", "high"} & set(hyperparameters):
-        hyperparameters["low"], hyperparameters["high"] = normalisation.bounds()
+    if "low" in method.hyperparameters:
+        low, high = normalisation.bounds()
+        hyperparameters = {"low": low, "high": high} | hyperparameters
     models, code = _models(model, sample, wish, screen)
     if code != GOOD:
         return code
@@ -183,7 +184,7 @@ def _models(model: nn.Module, sample: Inputs, wish: Wish, screen: Screen) -> tup
             with screen.progress() as progress:
                 strategy: Any = wish.strategy
                 models["canonical"] = canonize.canonize(
-                    model, sample, strategy=strategy, open_attention=wish.open_attention, progress=progress
+                    model, sample, strategy=strategy, forms=wish.forms, progress=progress
                 )
         except NotEquivalentError as error:
             _different(error, None)

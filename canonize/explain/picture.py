@@ -77,6 +77,9 @@ def _show_input(axis: Any, picture: Tensor, name: str) -> None:
 
 
 def _show_heatmap(figure: Any, axis: Any, relevance: Tensor) -> None:
+    if not bool(relevance.isfinite().all()):
+        axis.text(0.5, 0.5, "not finite", transform=axis.transAxes, ha="center", va="center", color="red")
+        relevance = relevance.nan_to_num(0.0, 0.0, 0.0)
     top = float(relevance.abs().max()) or 1.0
     image = axis.imshow(relevance.detach().numpy(), cmap=COLOURS, vmin=-top, vmax=top, interpolation="nearest")
     axis.set(xticks=[], yticks=[])

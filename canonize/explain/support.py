@@ -23,7 +23,7 @@ from canonize.normalize.translate import BATCH_NORM, DROPOUT, MOVEMENT
 
 EXPLAINERS = ("zennit", "captum")
 CANONIZE = "canonize the model"
-OPEN = "canonize the model with open_attention=True (--open-attention)"
+OPEN = "canonize the model with forms=['open_attention'] (--form open_attention)"
 OWN_RULES = "use canonize.explain.composite, layer_map() or Canonizer()"
 # An output is a copy of one input or a constant: the gradient is the rule.
 MOVEMENTS = (

@@ -254,7 +254,7 @@ def known_to_zennit(model: nn.Module, choices: Choices) -> fx.GraphModule:
             raise ExplainError(
                 "zennit's composites have no rules for attention",
                 where=name,
-                hint="Use canonize.explain.composite, on a model canonized with open_attention=True",
+                hint="Use canonize.explain.composite, on a model canonized with forms=['open_attention']",
             )
         inputs = [values[source] for source in node.args if isinstance(source, fx.Node)]
         if isinstance(module, cnn.Sum) and choices.sum == "norm":

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torchvision.models.densenet import DenseNet
 from torchvision.models.efficientnet import EfficientNet, MBConvConfig
 from torchvision.models.resnet import Bottleneck, ResNet
 
@@ -32,6 +33,14 @@ def efficientnet() -> nn.Module:
     model: nn.Module = EfficientNet(
         stages, 0.0, num_classes=CLASSES, last_channel=32, norm_layer=partial(nn.BatchNorm2d, eps=1e-3)
     )
+    return model
+
+
+def small_dense() -> nn.Module:
+    """A torchvision DenseNet of two blocks: explicit matrices of its layers are small."""
+    model: nn.Module = DenseNet(
+        growth_rate=4, block_config=(2, 2), num_init_features=6, bn_size=2, num_classes=CLASSES
+    )  # fmt: skip
     return model
 
 

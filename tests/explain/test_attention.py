@@ -18,7 +18,6 @@ from torchvision.models.vision_transformer import VisionTransformer
 import canonize
 from canonize.explain import Choices, attribute
 from canonize.explain.structure import is_matrix_product
-from canonize.normalize.attention import OpenMultiheadAttention, window_mask, with_open_modules
 from tests.explain.heatmaps import difference
 
 
@@ -76,7 +75,7 @@ def test_opened_transformers_are_the_same_function_with_a_module_for_each_part(n
     build, size, products = MODELS[name]
     model = hard(build())
     images = torch.randn(2, 3, size, size, dtype=torch.float64)
-    canonical = canonize.canonize(model, images, open_attention=True, verify=False)
+    canonical = canonize.canonize(model, images, forms=["open_attention"], verify=False)
     with torch.no_grad():
         wanted = model(images)
         assert (canonical(images) - wanted).abs().max() / wanted.abs().max() < 1e-10
@@ -84,8 +83,7 @@ def test_opened_transformers_are_the_same_function_with_a_module_for_each_part(n
     assert sum(map(is_matrix_product, layers.values())) == products
     assert sum(isinstance(layer, nn.Softmax) for layer in layers.values()) == products // 2
     assert not any(isinstance(layer, nn.MultiheadAttention) for layer in layers.values())
-    assert not any("attention" in str(getattr(layer, "target", "")).removeprefix("canonize.normalize.attention")
-                   for layer in layers.values())  # fmt: skip
+    assert not any("attention" in str(getattr(layer, "target", "")) for layer in layers.values())
     for choices in (Choices(), Choices(attention="cplrp")):
         found = attribute(canonical, images, method="epsilon", choices=choices).relevance
         assert isinstance(found, Tensor) and found.isfinite().all() and (found != 0).any()
@@ -94,7 +92,7 @@ def test_opened_transformers_are_the_same_function_with_a_module_for_each_part(n
 @pytest.mark.parametrize("name", ["torchvision ViT", "timm ViT"])
 def test_no_affine_is_left_in_a_vision_transformer(name: str) -> None:
     model = hard(MODELS[name][0]())
-    canonical = canonize.canonize(model, torch.randn(2, 3, 32, 32, dtype=torch.float64), open_attention=True)
+    canonical = canonize.canonize(model, torch.randn(2, 3, 32, 32, dtype=torch.float64), forms=["open_attention"])
     assert canonical.report.verdict.passed and not canonical.report.findings
     norms = [layer for layer in canonical.modules() if isinstance(layer, nn.LayerNorm)]
     assert len(norms) == 5 and not any(layer.elementwise_affine for layer in norms)
@@ -113,7 +111,7 @@ def test_attnlrp_on_one_attention_layer_is_what_its_equations_say() -> None:
 
     torch.manual_seed(0)
     layer, x = Layer().double(), torch.randn(1, 5, 4, dtype=torch.float64)
-    canonical = canonize.canonize(layer, x, open_attention=True)
+    canonical = canonize.canonize(layer, x, forms=["open_attention"])
     tiny = 1e-14
     found = attribute(canonical, x, 2, method="epsilon", epsilon=tiny, stabilizer=tiny).relevance
     assert isinstance(found, Tensor)
@@ -137,66 +135,96 @@ def test_attnlrp_on_one_attention_layer_is_what_its_equations_say() -> None:
     assert isinstance(closed, Tensor) and difference(closed, wanted[None]) > 0.01
 
 
+class Attending(nn.Module):
+    """``nn.MultiheadAttention`` of three inputs."""
+
+    def __init__(self, batch_first: bool, widths: tuple[int, int], **options: Any) -> None:
+        super().__init__()
+        self.inner = nn.MultiheadAttention(8, 2, batch_first=batch_first, kdim=widths[0], vdim=widths[1], **options)
+        if self.inner.in_proj_bias is not None:
+            nn.init.normal_(self.inner.in_proj_bias)
+            nn.init.normal_(self.inner.out_proj.bias)
+        self.mask: Tensor | None = None
+
+    def forward(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        output: Tensor = self.inner(query, key, value, attn_mask=self.mask, need_weights=False)[0]
+        return output
+
+
 @pytest.mark.parametrize("batch_first", [True, False])
 @pytest.mark.parametrize("widths", [(8, 8), (6, 5)])
-def test_open_multihead_attention_answers_as_the_closed_one(batch_first: bool, widths: tuple[int, int]) -> None:
-    closed = nn.MultiheadAttention(8, 2, batch_first=batch_first, kdim=widths[0], vdim=widths[1]).double().eval()
-    nn.init.normal_(closed.in_proj_bias)
-    opened = OpenMultiheadAttention(closed)
-    query, key, value = (torch.randn(3, 4, n, dtype=torch.float64) for n in (8, *widths))
-    length = 4 if batch_first else 3
-    batch = 7 - length
-    causal = torch.ones(length, length, dtype=torch.bool).triu(1)
-    padding = torch.zeros(batch, length, dtype=torch.bool)
-    padding[:, -1] = True
-    for more in (
-        {},
-        {"attn_mask": causal, "average_attn_weights": False},
-        {"attn_mask": torch.randn(2 * batch, length, length, dtype=torch.float64), "key_padding_mask": padding},
-        {"need_weights": False, "attn_mask": torch.randn(length, length, dtype=torch.float64)},
-    ):
-        options: dict[str, Any] = dict(more)
-        if options.get("attn_mask") is not None and options["attn_mask"].is_floating_point():
-            mask = options.get("key_padding_mask")
-            if mask is not None:  # torch wants both masks of one type
-                options["key_padding_mask"] = torch.zeros(mask.shape, dtype=torch.float64).masked_fill(mask, -math.inf)
-        wanted, got = closed(query, key, value, **options), opened(query, key, value, **options)
-        assert torch.allclose(got[0], wanted[0], rtol=1e-10, atol=1e-12)
-        assert (got[1] is None) is (wanted[1] is None)
-        assert got[1] is None or torch.allclose(got[1], wanted[1], rtol=1e-10, atol=1e-12)
-    assert (
-        opened.key.weight.data_ptr()
-        == (closed.in_proj_weight[8:] if widths == (8, 8) else closed.k_proj_weight).data_ptr()
-    )
+@pytest.mark.parametrize("options", [{}, {"bias": False}])
+def test_open_multihead_attention_answers_as_the_closed_one(
+    batch_first: bool, widths: tuple[int, int], options: dict[str, Any]
+) -> None:
+    model = Attending(batch_first, widths, **options).double().eval()
+    inputs = tuple(torch.randn(3, 4, n, dtype=torch.float64) for n in (8, *widths))
+    opened = canonize.canonize(model, inputs, forms=["open_attention"], verify=False)
+    assert not any(isinstance(layer, nn.MultiheadAttention) for layer in opened.modules()), opened.report.notes
+    with torch.no_grad():
+        wanted = model(*inputs)
+        assert (opened(*inputs) - wanted).abs().max() / wanted.abs().max() < 1e-10
+        other = tuple(torch.randn(3, 9, n, dtype=torch.float64) for n in (8, *widths))  # of another length
+        assert (opened(*other) - model(*other)).abs().max() / model(*other).abs().max() < 1e-10
+    assert isinstance(opened.get_submodule("inner.query"), nn.Linear)
+    assert isinstance(opened.get_submodule("inner.softmax"), nn.Softmax)
 
 
-def test_what_is_not_opened_is_noted_and_stays_right() -> None:
+@pytest.mark.parametrize(
+    ("options", "mask", "reason"),
+    [
+        ({"add_bias_kv": True}, None, "keys and values of its own"),
+        ({}, torch.ones(4, 4, dtype=torch.bool).triu(1), "its mask is boolean"),
+    ],
+)
+def test_attention_that_is_not_opened_is_noted_and_stays_right(
+    options: dict[str, Any], mask: Tensor | None, reason: str
+) -> None:
+    model = Attending(True, (8, 8), **options).eval()
+    model.mask = mask
+    canonical = canonize.canonize(model, tuple(torch.randn(2, 4, 8) for _ in range(3)), forms=["open_attention"])
+    assert reason in " ".join(canonical.report.notes) and canonical.report.verdict.passed
+
+
+def test_weights_that_are_read_keep_attention_closed() -> None:
+    class Reading(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = nn.MultiheadAttention(8, 2, batch_first=True)
+
+        def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+            output, weights = self.inner(x, x, x)
+            return output, weights
+
+    canonical = canonize.canonize(Reading(), torch.randn(2, 4, 8), forms=["open_attention"])
+    assert "its weights are read" in " ".join(canonical.report.notes)
+
+
+def test_a_product_with_a_mask_of_the_length_stays() -> None:
     class Causal(nn.Module):
         def forward(self, x: Tensor) -> Tensor:
             return F.scaled_dot_product_attention(x, x, x, is_causal=True)
 
-    report = canonize.canonize(Causal(), torch.randn(2, 5, 4), open_attention=True).report
+    report = canonize.canonize(Causal(), torch.randn(2, 5, 4), forms=["open_attention"]).report
     assert "its mask depends on the length" in " ".join(report.notes)
-    _, notes = with_open_modules(nn.MultiheadAttention(8, 2, add_bias_kv=True))
-    assert "keys and values of its own" in notes[0]
+
+
+def test_a_mask_that_is_added_becomes_a_sum() -> None:
+    class Masked(nn.Module):
+        def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+            return F.scaled_dot_product_attention(x, x, x, attn_mask=mask, scale=0.3)
+
+    canonical = canonize.canonize(
+        Masked(), (torch.randn(2, 5, 4), torch.randn(2, 5, 5)), forms=["open_attention"]
+    )  # fmt: skip
+    assert sum(is_matrix_product(layer) for layer in canonical.modules()) == 2
+    assert sum(type(layer).__name__ == "Sum" for layer in canonical.modules()) == 1
 
 
 def test_the_model_is_not_changed() -> None:
     model = vit().eval()
     before = [(name, module, type(module)) for name, module in model.named_modules()]
     state = {name: value.clone() for name, value in model.state_dict().items()}
-    canonize.canonize(model, torch.randn(2, 3, 32, 32), open_attention=True, verify=False)
-    swin = SwinTransformer([4, 4], 8, [2], [2], [4, 4], num_classes=5).eval()
-    types = [type(module) for module in swin.modules()]
-    with_open_modules(swin)
-    assert types == [type(module) for module in swin.modules()]
+    canonize.canonize(model, torch.randn(2, 3, 32, 32), forms=["open_attention"], verify=False)
     assert before == [(name, module, type(module)) for name, module in model.named_modules()]
     assert all(torch.equal(value, state[name]) for name, value in model.state_dict().items())
-
-
-def test_a_cyclic_shift_masks_what_was_not_beside_each_other() -> None:
-    mask = window_mask(torch.zeros((), dtype=torch.float64), (2, 2), (2, 2), (1, 0))
-    assert mask.shape == (4, 1, 4, 4) and mask.dtype == torch.float64
-    assert not mask[:2].any(), "the upper windows hold neighbours"
-    rows = torch.tensor([0, 0, 1, 1])
-    assert torch.equal(mask[2, 0], (rows[:, None] != rows[None]) * -100.0)

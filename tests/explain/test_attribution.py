@@ -125,6 +125,15 @@ def test_the_model_is_left_as_it_was(small: tuple[nn.Module, nn.Module, Tensor, 
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
 
 
+def test_relevance_that_overflows_is_noted() -> None:
+    layer = nn.Linear(2, 2, bias=False)
+    with torch.no_grad():
+        layer.weight.copy_(torch.tensor([[1.0, -1.0], [1.0, 1.0]]))
+    found = attribute(layer, torch.ones(1, 2), 0, method="epsilon", epsilon=0.0)
+    assert isinstance(found.relevance, Tensor) and not found.relevance.isfinite().all()
+    assert "not finite" in found.notes[0]
+
+
 def test_modules_called_twice_are_noted() -> None:
     model, images, _ = ready(Reused)
     assert "conv" in attribute(model, images).notes[0]
@@ -170,7 +179,7 @@ def test_the_rule_of_thresholds_is_a_choice() -> None:
 
 
 class Product(nn.Module):
-    """``x * sigmoid(x)`` beside ``sigmoid(x) * x`` and ``x * y``: of equal shapes, only the graph says what a gate is."""
+    """``x * sigmoid(y)``, ``sigmoid(y) * x`` or ``x * y``: of equal shapes, only the graph says what a gate is."""
 
     def __init__(self, spelling: str) -> None:
         super().__init__()

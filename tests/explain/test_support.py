@@ -82,11 +82,11 @@ def test_attention_recurrence_and_unknown_calls_say_what_to_do() -> None:
     model = Odd().eval()
     zennit, captum_ = (blockers(model, normalise(x), name) for name in ("zennit", "captum"))
     by_name = {blocker.where: blocker for blocker in zennit}
-    assert "--open-attention" in by_name["attention"].advice and "fails" in by_name["attention"].what
+    assert "--form open_attention" in by_name["attention"].advice and "fails" in by_name["attention"].what
     assert "rule of yours" in by_name["memory"].advice
     assert any("cumsum" in blocker.what for blocker in zennit)
     assert any("attention" in blocker.what.lower() for blocker in captum_)
-    opened = canonize.canonize(model, x, open_attention=True, verify=False)
+    opened = canonize.canonize(model, x, forms=["open_attention"], verify=False)
     after = told(opened, x, "zennit")
     assert any("matrix product" in what for what in after.values()) and any(
         "Softmax" in what for what in after.values()
