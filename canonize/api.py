@@ -33,7 +33,6 @@ class _Wishes:
     strategy: str = "threshold"
     skip: tuple[str, ...] = ()
     forms: tuple[Form, ...] = ()
-    open_attention: bool = False
 
 
 def canonize(
