@@ -77,24 +77,23 @@ def canonize(
     tell = progress or (lambda stage, done, total: None)
     # Layers that are made on the way draw initial weights; nobody's random numbers may depend on that.
     with torch.random.fork_rng(devices=[]):
-        network, report = _captured_and_rewritten(model, inputs, strategy, tuple(skip), verify, tell)
-        return _finish(network, report, copy)
+        built, report = _captured_and_rewritten(model, inputs, strategy, tuple(skip), verify, tell)
+        return _finish(built, report, copy)
 
 
 def _captured_and_rewritten(
     model: nn.Module, inputs: Inputs, strategy: str, skip: tuple[str, ...], verify: bool, tell: Progress
-) -> tuple[Network, Report]:
+) -> tuple[fx.GraphModule, Report]:
     """Try the tracers in turn, until what one has seen is rewritten and proven."""
     failure: CanonizeError | None = None
     for tracer in ("symbolic_trace", "torch.export"):
         try:
             tell("capture", 0, 1)
             network, report = _rewritten(model, inputs, tracer, strategy, skip, tell)
+            built = network.build()
             if verify:
-                tell("verify", 0, 1)
-                report.verdict = _prove(model, network, inputs)
-                tell("verify", 1, 1)
-            return network, report
+                report.verdict = _prove(model, network, built, inputs, tell)
+            return built, report
         except Exception as error:
             # A trace can silently take another branch than the model does. Only torch.export's word is final.
             told = error if isinstance(error, CanonizeError) else _unexpected(model, error)
@@ -168,11 +167,13 @@ def _name_map(model: nn.Module, network: Network) -> dict[str, str | None]:
     return {name: name if name in network.modules else None for name in leaves}
 
 
-def _prove(model: nn.Module, network: Network, inputs: Inputs) -> Verdict:
+def _prove(model: nn.Module, network: Network, built: fx.GraphModule, inputs: Inputs, tell: Progress) -> Verdict:
     from canonize.verify import check_equivalence
 
     try:
-        verdict: Verdict = check_equivalence(model, network.build(), inputs, exact=network.build(torch.float64))
+        exact = network.build(torch.float64)
+        verdict: Verdict = check_equivalence(model, built, inputs, exact=exact, thorough=False, progress=tell)
+        del exact
     finally:
         # Graph modules and their graphs refer to each other: without this, their float64 copies of the weights would
         # stay until the collector comes by.
@@ -190,8 +191,7 @@ def _prove(model: nn.Module, network: Network, inputs: Inputs) -> Verdict:
     )
 
 
-def _finish(network: Network, report: Report, copy: bool) -> fx.GraphModule:
-    built = network.build()
+def _finish(built: fx.GraphModule, report: Report, copy: bool) -> fx.GraphModule:
     if copy:
         _detach(built)
     report.findings = findings(built, report)

@@ -7,9 +7,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from canonize.capture.captured import GUARD
 from canonize.inputs import Inputs
 from canonize.verify import measure, run
-from canonize.verify.oracle import Oracle
+from canonize.verify.oracle import Memory, Oracle
 from canonize.verify.twin import eval_twin, float64_twin, floating_dtype
 
 
@@ -43,6 +44,7 @@ class Candidate:
     ) -> None:
         self.own_dtype = floating_dtype(other) or oracle.dtype
         self.notes: list[str] = []
+        self._known = Memory()
         self.dtype, self.tight = torch.float64, oracle.in_float64
         if narrow or not oracle.in_float64:
             if not oracle.in_float64:
@@ -56,7 +58,7 @@ class Candidate:
         self._fall_back_where_needed(other, exact, inputs)
 
     def _use_own(self, other: nn.Module) -> None:
-        self.model = eval_twin(other)
+        self.model, self._known = eval_twin(other), Memory()
         self.dtype = self.own_dtype
         self.tight = self.dtype == torch.float64 and self.tight
 
@@ -83,8 +85,16 @@ class Candidate:
         return self.dtype == torch.float64 and self.own_dtype != torch.float64
 
     def run(self, inputs: Inputs) -> Any:
-        """Outputs in `dtype`; see `run.outputs`."""
-        return run.outputs(self.model, inputs, self.dtype)
+        """Outputs in `dtype`, remembered for the same `Inputs`; see `run.outputs`."""
+        return self._known.recall(inputs, lambda: run.outputs(self.model, inputs, self.dtype))
+
+    def declines(self, inputs: Inputs) -> bool:
+        """Whether it says of itself that it was made for other sizes."""
+        try:
+            self.run(inputs)
+        except run.FailedRunError as error:
+            return GUARD in str(error)
+        return False
 
     def gradients(self, inputs: Inputs, weights: list[Tensor]) -> list[Tensor] | None:
         """Input gradients in `dtype`; see `run.input_gradients`."""
@@ -93,7 +103,7 @@ class Candidate:
     def nondeterministic(self, inputs: Inputs) -> bool:
         """Whether two runs on the same input differ."""
         try:
-            first, second = self.run(inputs), self.run(inputs)
+            first, second = self.run(inputs), run.outputs(self.model, inputs, self.dtype)
         except run.FailedRunError:
             return False
         if measure.first_nonfinite(first):

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import dataclasses
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Literal
 
+import torch
 from torch import nn
 
 from canonize.errors import InputError, NotEquivalentError
@@ -15,12 +17,15 @@ from canonize.verify.candidate import Candidate
 from canonize.verify.describe import describe
 from canonize.verify.gradients import gradient_checks
 from canonize.verify.judge import Judge, failure
-from canonize.verify.oracle import Oracle
-from canonize.verify.twin import device_of
+from canonize.verify.environment import environment
+from canonize.verify.oracle import Oracle, representable
+from canonize.verify.twin import device_of, floating_dtype
 from canonize.verify.weights import weight_check
 
 # Of normal inputs, to learn how noisy a model with few outputs is in its own precision.
 _DRAWS = 4
+
+Progress = Callable[[str, int, int], None]
 
 
 def check_equivalence(
@@ -34,6 +39,7 @@ def check_equivalence(
     precision: Literal["float64", "working"] | None = None,
     gradients: bool = True,
     thorough: bool = True,
+    progress: Progress | None = None,
 ) -> Verdict:
     """Compare two models on many inputs and say whether they are the same function in eval mode.
 
@@ -62,7 +68,10 @@ def check_equivalence(
     gradients : bool
         Whether to compare input gradients.
     thorough : bool
-        Without it only normal values, the examples, and one other batch size.
+        Without it the examples, a small row, and three regimes as rows of one small batch: what `canonize.canonize` asks
+        for, at little more than one forward in float64 and one in the model's own precision, of each model.
+    progress : callable, optional
+        Called as ``progress("verify", done, total)``.
 
     Returns
     -------
@@ -74,32 +83,41 @@ def check_equivalence(
     InputError
         If `model` does not run on the example inputs.
     """
+    tell = progress or (lambda stage, done, total: None)
     with run.undisturbed(device_of(model)):
         inputs = infer(model) if example_inputs is None else normalise(example_inputs)
+        coarsest = _coarsest(model, other, inputs)
+        inputs = representable(inputs, coarsest)
         oracle = _oracle(model, inputs)
-        place = oracle.nondeterminism(inputs)
+        candidate = Candidate(other, exact, oracle, inputs, narrow=precision == "working")
+        variable = thorough or any(size != inputs.batch_size for size in batch_sizes)
+        feed = _feed(oracle, candidate, inputs, seed, coarsest, variable)
+        place = oracle.nondeterminism(feed.rows)
         if place:
             reason = f"the model itself is not deterministic in eval mode: {place} changes between runs"
-            return Verdict(False, (), reason)
-        candidate = Candidate(other, exact, oracle, inputs, narrow=precision == "working")
+            return Verdict(False, (), reason, environment=environment(model))
         outcomes: list[Check | str] = []
         judge = Judge(oracle, candidate)
-        judge.learn_noise(_draws(inputs, seed))
-        single = _single_row(oracle, inputs)
-        outcomes += [judge.judge(case) for case in regimes.cases(inputs, batch_sizes, seed, thorough, single)]
+        cases = list(regimes.cases(feed, batch_sizes) if thorough else regimes.quick_cases(feed, batch_sizes))
+        judge.learn_noise(_noise_cases(cases, feed))
+        for done, case in enumerate(cases):
+            tell("verify", done, len(cases) + 2)
+            outcomes += judge.judge(case)
         if gradients and any(isinstance(outcome, Check) for outcome in outcomes):
-            outcomes += gradient_checks(oracle, candidate, inputs, seed, draws=5 if thorough else 3)
+            outcomes += gradient_checks(oracle, candidate, feed, draws=5 if thorough else 3)
+        tell("verify", len(cases) + 1, len(cases) + 2)
         if precision is None and candidate.wide_enough:
             proven = exact is not None and all(o.passed for o in outcomes if isinstance(o, Check))
             judge = Judge(oracle, Candidate(other, None, oracle, inputs, narrow=True), proven)
-            draws = _draws(inputs, seed)
-            judge.learn_noise(draws)
-            outcomes += [judge.judge(case) for case in draws[:2]]
+            judge.learn_noise(_noise_cases(cases, feed))
+            for case in cases[:2]:
+                outcomes += judge.judge(case)
         if exact is not None and outcomes:
             outcomes.append(weight_check(other, exact) or "weights were not compared: exact holds others")
         checks = [outcome for outcome in outcomes if isinstance(outcome, Check)]
         notes = [*candidate.notes, *(outcome for outcome in outcomes if isinstance(outcome, str) and outcome)]
-        return _verdict(checks, notes, candidate, inputs)
+        tell("verify", len(cases) + 2, len(cases) + 2)
+        return _verdict(checks, notes, candidate, inputs, environment(model))
 
 
 def assert_equivalent(model: nn.Module, other: nn.Module, example_inputs: Any = None, **options: Any) -> Verdict:
@@ -138,25 +156,43 @@ def _oracle(model: nn.Module, inputs: Inputs) -> Oracle:
         ) from error
 
 
-def _single_row(oracle: Oracle, inputs: Inputs) -> Inputs | None:
-    """The example inputs with batch size 1, if the reference takes them and they are fewer."""
-    single = inputs.with_batch(1)
-    if single is None or (inputs.batch_size or 1) <= 1:
-        return None
-    try:
-        oracle.truth(single)
-    except run.FailedRunError:
-        return None
-    return single
+def _coarsest(model: nn.Module, other: nn.Module, inputs: Inputs) -> torch.dtype:
+    """The coarser of the two models' precisions: what it can hold both can be fed."""
+    given = next((t.dtype for t in inputs.tensors() if t.is_floating_point()), torch.float32)
+    dtypes = [floating_dtype(model) or given, floating_dtype(other) or given]
+    return max(dtypes, key=lambda dtype: torch.finfo(dtype).eps)
 
 
-def _draws(inputs: Inputs, seed: int) -> list[regimes.Case]:
-    return [regimes.normal(inputs, seed + 1 + draw, f"normal, draw {draw + 1}") for draw in range(_DRAWS)]
+def _feed(
+    oracle: Oracle, candidate: Candidate, inputs: Inputs, seed: int, dtype: torch.dtype, variable: bool
+) -> regimes.Feed:
+    """Decide how few and how small rows the two models can be fed.
+
+    Fewer and smaller rows are a matter of cost alone: models that are made for one size are fed that size.
+    """
+    few = inputs.with_batch(1) if variable and (inputs.batch_size or 1) > 1 else None
+    for rows in (few, inputs):
+        small = None if rows is None else regimes.shrink(rows)
+        if small is not None:
+            feed = regimes.Feed(inputs, small, True, seed, dtype)
+            trial = feed.normal(0).inputs
+            if oracle.takes(trial) and not candidate.declines(trial):
+                return feed
+    return regimes.Feed(inputs, few if few is not None and oracle.takes(few) else inputs, False, seed, dtype)
 
 
-def _verdict(checks: list[Check], notes: list[str], candidate: Candidate, inputs: Inputs) -> Verdict:
+def _noise_cases(cases: list[regimes.Case], feed: regimes.Feed) -> Iterator[regimes.Case]:
+    """What noise is learned from: what is run anyway, then more normal draws for outputs of few elements."""
+    yield from (case for case in cases if case.regime == "normal")
+    for draw in range(_DRAWS):
+        yield feed.normal(draw)
+
+
+def _verdict(
+    checks: list[Check], notes: list[str], candidate: Candidate, inputs: Inputs, environment: dict[str, str]
+) -> Verdict:
     failed = [check for check in checks if not check.passed]
-    verdict = Verdict(bool(checks) and not failed, tuple(checks), "", tuple(notes))
+    verdict = Verdict(bool(checks) and not failed, tuple(checks), "", tuple(notes), environment=environment)
     if verdict.passed:
         return verdict
     if not checks:
@@ -166,4 +202,4 @@ def _verdict(checks: list[Check], notes: list[str], candidate: Candidate, inputs
         reason = failure(worst) if worst is not None else ""
         if candidate.nondeterministic(inputs):
             reason += "; the candidate is not deterministic in eval mode (active dropout?)"
-    return Verdict(False, verdict.checks, reason, verdict.notes)
+    return dataclasses.replace(verdict, reason=reason)

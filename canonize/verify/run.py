@@ -29,7 +29,7 @@ class FailedRunError(RuntimeError):
     """A model raised while it was run; the message is one line long."""
 
 
-def _precision_switches() -> list[tuple[Any, str, Any]]:
+def precision_switches() -> list[tuple[Any, str, Any]]:
     """Where torch keeps what it may compute float32 in: holder, attribute, value for full precision."""
     backends = torch.backends
     if hasattr(backends.cuda.matmul, "fp32_precision"):
@@ -53,7 +53,7 @@ def undisturbed(device: torch.device | None = None) -> Iterator[None]:
     device : torch.device, optional
         Whose random state is to be kept beside the CPU's.
     """
-    switches = _precision_switches()
+    switches = precision_switches()
     before = [getattr(holder, name) for holder, name, _ in switches]
     dtype, python_state = torch.get_default_dtype(), random.getstate()
     numpy_random = getattr(sys.modules.get("numpy"), "random", None)
