@@ -89,7 +89,7 @@ def _captured_and_rewritten(
     for tracer in ("symbolic_trace", "torch.export"):
         try:
             tell("capture", 0, 1)
-            network, report = _rewritten(model, inputs, tracer, strategy, skip, tell)
+            network, report = rewritten(model, inputs, tracer, strategy, skip, tell)
             built = network.build()
             if verify:
                 report.verdict = _prove(model, network, built, inputs, tell)
@@ -133,13 +133,21 @@ def _check_arguments(model: nn.Module, strategy: str, skip: Sequence[str]) -> No
         raise CanonizeError(f"there is no pattern {unknown[0]!r} to skip", hint=f"Patterns: {', '.join(sorted(known))}")
 
 
-def _rewritten(
-    model: nn.Module, inputs: Inputs, tracer: str, strategy: str, skip: tuple[str, ...], tell: Progress
+def rewritten(
+    model: nn.Module,
+    inputs: Inputs,
+    tracer: str,
+    strategy: str,
+    skip: tuple[str, ...] = (),
+    tell: Progress | None = None,
+    limit: int | None = None,
 ) -> tuple[Network, Report]:
+    """Capture, normalize and rewrite, with one tracer and without proof; at most ``limit`` rewrites."""
+    tell = tell or (lambda stage, done, total: None)
     captured = capture(model, inputs, tracer)
     network = normalize(captured, inputs, type(model).__name__)
     tell("capture", 1, 1)
-    journal = rewrite(network, strategy, skip, tell)
+    journal = rewrite(network, strategy, skip, tell, limit)
     report = Report(
         model=type(model).__name__,
         strategy=strategy,

@@ -63,6 +63,10 @@ Skip = Annotated[
     typer.Option("--skip", metavar="PATTERN", help="Pattern to leave alone; see canonize patterns."),
 ]
 ReportFile = Annotated[Optional[Path], typer.Option("--report", metavar="FILE", help="Also as .json or .txt.")]  # noqa: UP045
+VerdictFile = Annotated[
+    Optional[Path],  # noqa: UP045
+    typer.Option("--report", metavar="FILE", help="Also as .json, .xml (JUnit), .md or .txt."),
+]
 
 
 def _version(asked: bool) -> None:
@@ -149,6 +153,12 @@ def verify(
     allow: Allow = None,
     trust: Trust = False,
     seed: Annotated[int, typer.Option(help="Of the random inputs.")] = 0,
+    report: VerdictFile = None,
+    dump: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option("--dump", metavar="DIR", help="If they differ: input and activations of the layer."),
+    ] = None,
+    quick: Annotated[bool, typer.Option("--quick", help="Fewer inputs: what a conversion checks.")] = False,
     verbose: Verbose = False,
     quiet: Quiet = False,
     debug: Debug = False,
@@ -162,6 +172,9 @@ def verify(
         commands.Source(second, arch, packages, trust, device),
         commands.Feed(tuple(shapes or ()), inputs),
         seed=seed,
+        report_file=report,
+        dump=dump,
+        quick=quick,
         screen=commands.Screen(verbose, quiet),
     )
 

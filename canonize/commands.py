@@ -14,13 +14,15 @@ from rich.console import Console
 from torch import nn
 
 import canonize
-from canonize.errors import ExportError, InputError, NotEquivalentError
+from canonize.errors import InputError, NotEquivalentError
 from canonize.export import check_output, save
 from canonize.inputs import Inputs, Shape, from_shapes, infer, load_inputs, parse_shape
 from canonize.inputs.infer import dtype_and_device
 from canonize.loading import Loaded, load_with_notes
 from canonize.report import Report, Verdict
-from canonize.views.text import render, render_rich, render_verdict
+from canonize.views.files import VERDICT_ENDINGS, check_report_path, write_verdict
+from canonize.views.text import render, render_rich
+from canonize.views.verdict import render_verdict
 
 GOOD, DIFFERENT = 0, 1
 
@@ -141,16 +143,35 @@ def inspect(source: Source, feed: Feed, *, report_file: Path | None, screen: Scr
     return GOOD if report.canonical else DIFFERENT
 
 
-def verify(first: Source, second: Source, feed: Feed, *, seed: int, screen: Screen) -> int:
+def verify(
+    first: Source,
+    second: Source,
+    feed: Feed,
+    *,
+    seed: int,
+    report_file: Path | None,
+    dump: Path | None,
+    quick: bool,
+    screen: Screen,
+) -> int:
     """Print whether two models are the same function."""
+    check_report_path(report_file, VERDICT_ENDINGS)
     shapes = [parse_shape(s) for s in feed.shapes]
     reference, candidate = _load(first), _load(second)
     for note in (*reference.notes, *candidate.notes):
         screen.say(f"note: {note}")
     inputs = _inputs(reference.model, shapes, feed.file)
-    verdict: Verdict = canonize.check_equivalence(reference.model, candidate.model, inputs, seed=seed)
-    screen.say(f"{first.name} and {second.name} on {inputs.describe()}")
+    with screen.progress() as progress:
+        verdict: Verdict = canonize.check_equivalence(
+            reference.model, candidate.model, inputs, seed=seed, thorough=not quick, progress=progress, dump=dump
+        )
+    title = f"{first.name} and {second.name} on {inputs.describe()}"
+    if report_file is not None:
+        write_verdict(verdict, report_file, title)
+    screen.say(title)
     screen.say(render_verdict(verdict, screen.verbose))
+    if dump is not None and verdict.divergence is not None:
+        screen.say(f"input and activations written to {dump}")
     return GOOD if verdict.passed else DIFFERENT
 
 
@@ -198,12 +219,7 @@ def _different(error: NotEquivalentError, out: Path | None) -> int:
 
 
 def _check_report(path: Path | None) -> None:
-    if path is None:
-        return
-    if path.suffix not in (".json", ".txt"):
-        raise ExportError("a report is .json or .txt", where=str(path), hint="Give such a name to --report")
-    if not path.parent.is_dir():
-        raise ExportError(f"there is no folder {path.parent}", where=str(path), hint="Make it first")
+    check_report_path(path, (".json", ".txt"))
 
 
 def _write_report(report: Report, path: Path | None) -> None:

@@ -105,8 +105,8 @@ class OutputError:
     reference, candidate : float
         The two values there.
     allclose : float
-        Smallest t with ``|candidate - reference| <= t + t |reference|`` everywhere: what ``torch.allclose`` would need as
-        ``rtol`` and ``atol``.
+        Smallest t with ``|candidate - reference| <= t + t |reference|`` everywhere: what ``torch.allclose`` would need
+        as ``rtol`` and ``atol``.
     histogram : tuple of int
         Elements by ``|difference| / scale``: none at all; below 1e-16; one bin a decade, up to 1; 1 and more.
     top_k : tuple of (int, float)

@@ -35,6 +35,12 @@ class Journal:
     rewrites: list[Rewrite] = field(default_factory=list)
     refusals: dict[tuple[str, str], Refusal] = field(default_factory=dict)
     courses: dict[Origin, _Course] = field(default_factory=dict)
+    limit: int | None = None
+
+    @property
+    def full(self) -> bool:
+        """Whether no further rewrite is wanted."""
+        return self.limit is not None and len(self.rewrites) >= self.limit
 
     def fates(self) -> list[AffineFate]:
         """What became of each frozen affine, in the order of the original model."""
@@ -52,19 +58,34 @@ class Journal:
 
 
 def rewrite(
-    network: Network, strategy: str = "threshold", skip: tuple[str, ...] = (), progress: Progress | None = None
+    network: Network,
+    strategy: str = "threshold",
+    skip: tuple[str, ...] = (),
+    progress: Progress | None = None,
+    limit: int | None = None,
 ) -> Journal:
     """Absorb every frozen affine of a network, or say why not.
 
     Every rewrite takes one affine out of the graph, or turns it into parts that are final, so that the number of
     rewrites is bounded by the number of affines and their branches; going beyond that is an error.
 
+    Parameters
+    ----------
+    network : Network
+        Rewritten in place.
+    strategy, skip
+        As for `canonize.canonize`.
+    progress : callable, optional
+        Called as ``progress("rewrite", done, total)``.
+    limit : int, optional
+        Stop after so many rewrites: whoever looks for the one that went wrong halves the list.
+
     Raises
     ------
     RewriteError
         If the rewriting does not come to an end.
     """
-    journal = Journal()
+    journal = Journal(limit=limit)
     for node in network.affines():
         for origin in network.affine(node).origins:
             journal.courses[origin] = _Course()
@@ -99,6 +120,8 @@ def rewrite(
 
 
 def _try(network: Network, pattern: Pattern, node: fx.Node, journal: Journal) -> bool:
+    if journal.full:
+        return False
     name, origins = label(network, node), network.affine(node).origins
     plan = pattern.check(network, node)
     if isinstance(plan, Refused):
@@ -124,6 +147,8 @@ def _try(network: Network, pattern: Pattern, node: fx.Node, journal: Journal) ->
 
 
 def _merge(network: Network, pattern: MergePattern, node: fx.Node, journal: Journal) -> bool:
+    if journal.full:
+        return False
     name = label(network, node)
     merge = pattern.check(network, node)
     if isinstance(merge, Refused):

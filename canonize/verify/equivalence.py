@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -13,11 +15,11 @@ from canonize.errors import InputError, NotEquivalentError
 from canonize.inputs import Inputs, infer, normalise
 from canonize.report import Check, Verdict
 from canonize.verify import regimes, run
+from canonize.verify.blame import Failure, find_divergence
 from canonize.verify.candidate import Candidate
-from canonize.verify.describe import describe
+from canonize.verify.environment import environment
 from canonize.verify.gradients import gradient_checks
 from canonize.verify.judge import Judge, failure
-from canonize.verify.environment import environment
 from canonize.verify.oracle import Oracle, representable
 from canonize.verify.twin import device_of, floating_dtype
 from canonize.verify.weights import weight_check
@@ -40,6 +42,8 @@ def check_equivalence(
     gradients: bool = True,
     thorough: bool = True,
     progress: Progress | None = None,
+    locate: bool = True,
+    dump: str | os.PathLike[str] | None = None,
 ) -> Verdict:
     """Compare two models on many inputs and say whether they are the same function in eval mode.
 
@@ -68,10 +72,14 @@ def check_equivalence(
     gradients : bool
         Whether to compare input gradients.
     thorough : bool
-        Without it the examples, a small row, and three regimes as rows of one small batch: what `canonize.canonize` asks
-        for, at little more than one forward in float64 and one in the model's own precision, of each model.
+        Without it the examples, a small row, and three regimes as rows of one small batch: what `canonize.canonize`
+        asks for, at little more than one forward in float64 and one in the model's own precision, of each model.
     progress : callable, optional
         Called as ``progress("verify", done, total)``.
+    locate : bool
+        Whether to name the first layer that differs, where the two are not equivalent.
+    dump : path, optional
+        Folder for the input and the two activations at that layer.
 
     Returns
     -------
@@ -97,27 +105,40 @@ def check_equivalence(
             reason = f"the model itself is not deterministic in eval mode: {place} changes between runs"
             return Verdict(False, (), reason, environment=environment(model))
         outcomes: list[Check | str] = []
+        failures: list[Failure] = []
+
+        def note(found: list[Check | str], inputs: Inputs, by: Candidate) -> None:
+            outcomes.extend(found)
+            failures.extend(Failure(c, inputs, by) for c in found if isinstance(c, Check) and not c.passed)
+
         judge = Judge(oracle, candidate)
         cases = list(regimes.cases(feed, batch_sizes) if thorough else regimes.quick_cases(feed, batch_sizes))
         judge.learn_noise(_noise_cases(cases, feed))
         for done, case in enumerate(cases):
             tell("verify", done, len(cases) + 2)
-            outcomes += judge.judge(case)
+            note(judge.judge(case), case.inputs, candidate)
         if gradients and any(isinstance(outcome, Check) for outcome in outcomes):
-            outcomes += gradient_checks(oracle, candidate, feed, draws=5 if thorough else 3)
+            found = gradient_checks(oracle, candidate, feed, draws=5 if thorough else 3)
+            note(found, feed.normal(0).inputs, candidate)
         tell("verify", len(cases) + 1, len(cases) + 2)
         if precision is None and candidate.wide_enough:
             proven = exact is not None and all(o.passed for o in outcomes if isinstance(o, Check))
-            judge = Judge(oracle, Candidate(other, None, oracle, inputs, narrow=True), proven)
+            narrow = Candidate(other, None, oracle, inputs, narrow=True)
+            judge = Judge(oracle, narrow, proven)
             judge.learn_noise(_noise_cases(cases, feed))
             for case in cases[:2]:
-                outcomes += judge.judge(case)
+                note(judge.judge(case), case.inputs, narrow)
         if exact is not None and outcomes:
             outcomes.append(weight_check(other, exact) or "weights were not compared: exact holds others")
         checks = [outcome for outcome in outcomes if isinstance(outcome, Check)]
         notes = [*candidate.notes, *(outcome for outcome in outcomes if isinstance(outcome, str) and outcome)]
         tell("verify", len(cases) + 2, len(cases) + 2)
-        return _verdict(checks, notes, candidate, inputs, environment(model))
+        verdict = _verdict(checks, notes, candidate, inputs, environment(model))
+        if failures and (locate or dump is not None):
+            worst = min(failures, key=_telling)
+            divergence = find_divergence(model, other, oracle, worst, None if dump is None else Path(dump))
+            verdict = dataclasses.replace(verdict, divergence=divergence)
+        return verdict
 
 
 def assert_equivalent(model: nn.Module, other: nn.Module, example_inputs: Any = None, **options: Any) -> Verdict:
@@ -136,13 +157,13 @@ def assert_equivalent(model: nn.Module, other: nn.Module, example_inputs: Any = 
     Raises
     ------
     NotEquivalentError
-        With the verdict in words, and as data in its ``verdict``.
+        With the verdict's report as its message, and as data in its ``verdict``.
     InputError
         If `model` does not run on the example inputs.
     """
     verdict = check_equivalence(model, other, example_inputs, **options)
     if not verdict.passed:
-        raise NotEquivalentError(f"the two models do not compute the same function\n{describe(verdict)}", verdict)
+        raise NotEquivalentError(f"the two models do not compute the same function\n{verdict}", verdict)
     return verdict
 
 
@@ -154,6 +175,13 @@ def _oracle(model: nn.Module, inputs: Inputs) -> Oracle:
             f"the reference model does not run on the example inputs ({inputs.describe()}): {error}",
             hint="Pass example_inputs that fit it: a tensor, a tuple, or (args, kwargs)",
         ) from error
+
+
+def _telling(failure: Failure) -> tuple[bool, bool, float]:
+    """Failures in the order in which they tell where the models part: outputs, in float64, small inputs first."""
+    check = failure.check
+    size = sum(t.numel() for t in failure.inputs.tensors())
+    return check.quantity != "output", check.precision != "float64", float(size)
 
 
 def _coarsest(model: nn.Module, other: nn.Module, inputs: Inputs) -> torch.dtype:

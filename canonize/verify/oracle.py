@@ -177,7 +177,7 @@ def _has_narrow(model: nn.Module) -> bool:
 
 
 def representable(inputs: Inputs, dtype: torch.dtype) -> Inputs:
-    """Round inputs to what a precision can hold, and give them in float64, so that feeding them in it costs nothing more.
+    """Round inputs to what a precision can hold, and give them in float64: being fed in it then costs nothing.
 
     Inputs that need no rounding are given back as they are, so that answers to them are still remembered.
     """

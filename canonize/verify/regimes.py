@@ -134,9 +134,7 @@ def shrink(inputs: Inputs) -> Inputs | None:
     """
     return _resized(
         inputs,
-        lambda size: (
-            max(_SMALLEST_SIDE, round(size * _SHRINK / _STRIDE) * _STRIDE) if size > _LARGE_SIDE else size
-        ),
+        lambda size: max(_SMALLEST_SIDE, round(size * _SHRINK / _STRIDE) * _STRIDE) if size > _LARGE_SIDE else size,
     )
 
 
@@ -179,7 +177,9 @@ class Feed:
     dtype: torch.dtype
     _drawn: dict[int, Case] = field(default_factory=dict)
 
-    def case(self, name: str, inputs: Inputs, regime: str, *, required: bool = True, rows: tuple[str, ...] = ()) -> Case:
+    def case(
+        self, name: str, inputs: Inputs, regime: str, *, required: bool = True, rows: tuple[str, ...] = ()
+    ) -> Case:
         """A case whose values can be held, and whose name says their shape."""
         return Case(f"{name}{self._shape(inputs)}", representable(inputs, self.dtype), regime, required, rows)
 
