@@ -29,7 +29,8 @@ def verdict_markdown(verdict: Verdict, name: str = "canonize verify") -> str:
         for check, output in table:
             lines += _row(
                 f"`{output.output}`", check.precision, "pass" if output.passed else "**fail**", _number(output.error),
-                _number(output.tolerance), _number(output.largest), _number(output.mean), f"`{output.where}`", check.name,
+                _number(output.tolerance), _number(output.largest), _number(output.mean), f"`{output.where}`",
+                check.name,
             )  # fmt: skip
         lines.append("")
         lines += [
