@@ -63,9 +63,9 @@ Skip = Annotated[
     typer.Option("--skip", metavar="PATTERN", help="Pattern to leave alone; see canonize patterns."),
 ]
 ReportFile = Annotated[Optional[Path], typer.Option("--report", metavar="FILE", help="Also as .json or .txt.")]  # noqa: UP045
-VerdictFile = Annotated[
-    Optional[Path],  # noqa: UP045
-    typer.Option("--report", metavar="FILE", help="Also as .json, .xml (JUnit), .md or .txt."),
+VerdictFiles = Annotated[
+    Optional[list[Path]],  # noqa: UP045
+    typer.Option("--report", metavar="FILE", help="Also as .json, .xml (JUnit), .md or .txt; may be repeated."),
 ]
 
 
@@ -153,7 +153,7 @@ def verify(
     allow: Allow = None,
     trust: Trust = False,
     seed: Annotated[int, typer.Option(help="Of the random inputs.")] = 0,
-    report: VerdictFile = None,
+    report: VerdictFiles = None,
     dump: Annotated[
         Optional[Path],  # noqa: UP045
         typer.Option("--dump", metavar="DIR", help="If they differ: input and activations of the layer."),
@@ -172,7 +172,7 @@ def verify(
         commands.Source(second, arch, packages, trust, device),
         commands.Feed(tuple(shapes or ()), inputs),
         seed=seed,
-        report_file=report,
+        report_files=tuple(report or ()),
         dump=dump,
         quick=quick,
         screen=commands.Screen(verbose, quiet),

@@ -149,13 +149,14 @@ def verify(
     feed: Feed,
     *,
     seed: int,
-    report_file: Path | None,
+    report_files: tuple[Path, ...],
     dump: Path | None,
     quick: bool,
     screen: Screen,
 ) -> int:
     """Print whether two models are the same function."""
-    check_report_path(report_file, VERDICT_ENDINGS)
+    for path in report_files:
+        check_report_path(path, VERDICT_ENDINGS)
     shapes = [parse_shape(s) for s in feed.shapes]
     reference, candidate = _load(first), _load(second)
     for note in (*reference.notes, *candidate.notes):
@@ -166,8 +167,8 @@ def verify(
             reference.model, candidate.model, inputs, seed=seed, thorough=not quick, progress=progress, dump=dump
         )
     title = f"{first.name} and {second.name} on {inputs.describe()}"
-    if report_file is not None:
-        write_verdict(verdict, report_file, title)
+    for path in report_files:
+        write_verdict(verdict, path, title)
     screen.say(title)
     screen.say(render_verdict(verdict, screen.verbose))
     if dump is not None and verdict.divergence is not None:

@@ -19,17 +19,19 @@ from canonize.verify.candidate import Candidate
 from canonize.verify.judge import EXACT_TOLERANCE
 from canonize.verify.locate import Comparison, Reference, Side
 from canonize.verify.oracle import Oracle
+from canonize.verify.twin import float64_twin
 
 _NOBODY = "both models agree in every layer that they share: the difference is made behind the last of them"
 
 
 @dataclass(frozen=True)
 class Failure:
-    """A check that failed, with what it was made on."""
+    """A check that failed, with what it was made on, and the inputs that the user gave."""
 
     check: Check
     inputs: Inputs
     candidate: Candidate
+    examples: Inputs
 
 
 def find_divergence(
@@ -68,7 +70,7 @@ def find_divergence(
         rewrites: list[Rewrite] = []
         graph: fx.Graph | None = None
         if _is_rewritten(other, found):
-            canonical = _canonical(model, other, inputs, failure.candidate)
+            canonical = _canonical(model, other, failure.examples, failure.candidate)
             if canonical is not None:
                 compared = locate.compare_layers(canonical.reference, candidate, inputs)
                 if compared.agreeing() > found.agreeing():
@@ -78,7 +80,7 @@ def find_divergence(
         if rewrites and graph is not None:
             made = _makers(outcome.layer, rewrites, graph) if outcome.layer else ""
             if not outcome.layer:
-                made = _guilty_rewrite(model, other, oracle, inputs)
+                made = _guilty_rewrite(model, other, oracle, failure)
             outcome = replace(outcome, rewrite=made)
         if dump is not None:
             _write(dump, outcome, used.truth, candidate, inputs)
@@ -127,15 +129,17 @@ def _settings(other: nn.Module) -> tuple[str, str]:
     return (report.captured_by, report.strategy) if isinstance(report, Report) else ("symbolic_trace", "threshold")
 
 
-def _canonical(model: nn.Module, other: nn.Module, inputs: Inputs, candidate: Candidate) -> _Canonical | None:
+def _canonical(model: nn.Module, other: nn.Module, examples: Inputs, candidate: Candidate) -> _Canonical | None:
     """The canonical form of the reference, to compare with another one layer by layer."""
     from canonize.api import rewritten
 
     tracer, strategy = _settings(other)
     with contextlib.suppress(CanonizeError, RuntimeError):
-        network, report = rewritten(model, inputs.to(dtype=_dtype(model)), tracer, strategy)
-        truth = Side(network.build(torch.float64), torch.float64)
-        own = None if candidate.tight else Side(network.build(), network.dtype)
+        network, report = rewritten(model, examples.to(dtype=_dtype(model)), tracer, strategy)
+        # Rounded like the candidate's weights: what still differs is no rounding.
+        built = network.build()
+        truth = Side(network.build(torch.float64) if candidate.tight else float64_twin(built), torch.float64)
+        own = None if candidate.tight else Side(built, network.dtype)
         eps = _eps(candidate, network.dtype)
         return _Canonical(Reference("the reference's canonical form", truth, own, eps), report, network.graph)
     return None
@@ -160,24 +164,22 @@ def _makers(layer: str, rewrites: list[Rewrite], graph: fx.Graph) -> str:
     return f"made by {told}" + (f" and {len(made) - 3} more" if len(made) > 3 else "")
 
 
-def _guilty_rewrite(model: nn.Module, other: nn.Module, oracle: Oracle, inputs: Inputs) -> str:
+def _guilty_rewrite(model: nn.Module, other: nn.Module, oracle: Oracle, failure: Failure) -> str:
     """The first of a model's rewrites after which it computes something else, by bisection."""
     from canonize.api import rewritten
 
     tracer, strategy = _settings(other)
-    truth = oracle.truth(inputs)
+    truth = oracle.truth(failure.inputs)
+    examples = failure.examples.to(dtype=_dtype(model))
 
     def wrong_after(count: int) -> tuple[bool, Rewrite | None]:
-        network, report = rewritten(model, inputs.to(dtype=_dtype(model)), tracer, strategy, limit=count)
-        answer = run.outputs(network.build(torch.float64), inputs, torch.float64)
+        network, report = rewritten(model, examples, tracer, strategy, limit=count)
+        answer = run.outputs(network.build(torch.float64), failure.inputs, torch.float64)
         error = measure.compare(truth, answer).error
         return error > 100 * EXACT_TOLERANCE, report.rewrites[-1] if report.rewrites else None
 
-    def total() -> int:
-        _, report = rewritten(model, inputs.to(dtype=_dtype(model)), tracer, strategy)
-        return len(report.rewrites)
-
-    return _bisected(total(), wrong_after)
+    _, report = rewritten(model, examples, tracer, strategy)
+    return _bisected(len(report.rewrites), wrong_after)
 
 
 def _bisected(total: int, wrong_after: Callable[[int], tuple[bool, Rewrite | None]]) -> str:

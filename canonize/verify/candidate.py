@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -44,7 +45,10 @@ class Candidate:
     ) -> None:
         self.own_dtype = floating_dtype(other) or oracle.dtype
         self.notes: list[str] = []
-        self._known = Memory()
+        self._known, self._steps = Memory(), Memory()
+        self._other = other
+        self._other64: nn.Module | None = None
+        self._moved: nn.Module | None = None
         self.dtype, self.tight = torch.float64, oracle.in_float64
         if narrow or not oracle.in_float64:
             if not oracle.in_float64:
@@ -96,6 +100,20 @@ class Candidate:
             return GUARD in str(error)
         return False
 
+    def sensitivity(self, inputs: Inputs, row: int | None = None) -> list[float]:
+        """How far each output moves, relative to its scale, when every weight moves by one step of its own precision.
+
+        Weights that were rounded once leave a model that much in the dark about the exact function.
+        """
+        try:
+            wide = self._other64 = self._other64 or float64_twin(self._other)
+            moved = self._moved = self._moved or _one_step_away(wide, self._other)
+            pair = [self._steps.recall(inputs, lambda: [run.outputs(m, inputs, torch.float64) for m in (wide, moved)])]
+        except run.FailedRunError:
+            return []
+        errors = [difference.error for difference in measure.differences(*pair[0], row=row)]
+        return [error if math.isfinite(error) else 0.0 for error in errors]
+
     def gradients(self, inputs: Inputs, weights: list[Tensor]) -> list[Tensor] | None:
         """Input gradients in `dtype`; see `run.input_gradients`."""
         return run.input_gradients(self.model, inputs, self.dtype, weights)
@@ -109,6 +127,28 @@ class Candidate:
         if measure.first_nonfinite(first):
             return False
         return measure.compare(first, second).error > 64 * torch.finfo(self.dtype).eps
+
+
+def _one_step_away(wide: nn.Module, narrow: nn.Module) -> nn.Module:
+    """A copy of a float64 twin whose tensors are each one rounding step of the original's precision away."""
+    moved = float64_twin(wide)
+    generator = torch.Generator().manual_seed(0)
+    own = {name: t for name, t in (*narrow.named_parameters(), *narrow.named_buffers())}
+    with torch.no_grad():
+        for name, tensor in (*moved.named_parameters(), *moved.named_buffers()):
+            if tensor.is_floating_point() and name in own:
+                signs = torch.randint(0, 2, tensor.shape, generator=generator).to(tensor) * 2 - 1
+                step = torch.finfo(own[name].dtype).eps if own[name].dtype != torch.float64 else 0.0
+                # Not in place: parameters that are float64 already are shared between twins.
+                _set(moved, name, tensor * (1 + step * signs))
+    return moved
+
+
+def _set(model: nn.Module, name: str, value: Tensor) -> None:
+    owner, _, last = name.rpartition(".")
+    module = model.get_submodule(owner)
+    table = module._parameters if last in module._parameters else module._buffers
+    table[last] = nn.Parameter(value, requires_grad=False) if table is module._parameters else value  # type: ignore[assignment]
 
 
 def _has_narrow(model: nn.Module) -> bool:

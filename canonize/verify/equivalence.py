@@ -107,9 +107,9 @@ def check_equivalence(
         outcomes: list[Check | str] = []
         failures: list[Failure] = []
 
-        def note(found: list[Check | str], inputs: Inputs, by: Candidate) -> None:
+        def note(found: list[Check | str], fed: Inputs, by: Candidate) -> None:
             outcomes.extend(found)
-            failures.extend(Failure(c, inputs, by) for c in found if isinstance(c, Check) and not c.passed)
+            failures.extend(Failure(c, fed, by, inputs) for c in found if isinstance(c, Check) and not c.passed)
 
         judge = Judge(oracle, candidate)
         cases = list(regimes.cases(feed, batch_sizes) if thorough else regimes.quick_cases(feed, batch_sizes))
@@ -178,10 +178,9 @@ def _oracle(model: nn.Module, inputs: Inputs) -> Oracle:
 
 
 def _telling(failure: Failure) -> tuple[bool, bool, float]:
-    """Failures in the order in which they tell where the models part: outputs, in float64, small inputs first."""
+    """Failures in the order in which they tell where the models part: outputs, in float64, by how far they are off."""
     check = failure.check
-    size = sum(t.numel() for t in failure.inputs.tensors())
-    return check.quantity != "output", check.precision != "float64", float(size)
+    return check.quantity != "output", check.precision != "float64", -check.error / check.tolerance
 
 
 def _coarsest(model: nn.Module, other: nn.Module, inputs: Inputs) -> torch.dtype:

@@ -22,6 +22,8 @@ BUDGET = 2**30
 # granted; where no layer is, the next lower threshold is tried.
 _THRESHOLDS = (16.0, 8.0, 4.0, 2.0)
 _EXACT = 1e-11
+# Float64 runs of the same weights differ by no more.
+_SAME = 1e-12
 
 
 @dataclass(frozen=True)
@@ -99,24 +101,42 @@ class Comparison:
         Layers in between that agree again excuse what is in front of them: a folded BatchNorm moves what a convolution
         gives, and not what the activation behind it gives.
         """
+        exact = self._source(self.error, _SAME)
+        if exact is not None and self._beyond_rounding(exact):
+            return exact
         for threshold in _THRESHOLDS:
-            guilty = self._reached(self.reads, threshold)
-            sources = [n for n in guilty if not self._reached(self.layers[n].reads, threshold)]
-            if sources:
-                return min(sources)
+            found = self._source(self.ratio, threshold)
+            if found is not None:
+                return found
         return None
 
-    def _reached(self, start: frozenset[int], threshold: float) -> set[int]:
+    def _beyond_rounding(self, number: int) -> bool:
+        """Whether a layer's error is no rounding: layers in front of it that have none say that neither has it."""
+        ahead, stack = set[int](), list(self.layers[number].reads)
+        while stack:
+            before = stack.pop()
+            if before not in ahead:
+                ahead.add(before)
+                stack.extend(self.layers[before].reads)
+        proven = any(self.error.get(n, math.inf) <= _SAME for n in ahead)
+        return self.ratio[number] > (_THRESHOLDS[-1] if proven else _THRESHOLDS[-2])
+
+    def _source(self, measured: dict[int, float], threshold: float) -> int | None:
+        guilty = self._reached(self.reads, measured, threshold)
+        sources = [n for n in guilty if not self._reached(self.layers[n].reads, measured, threshold)]
+        return min(sources) if sources else None
+
+    def _reached(self, start: frozenset[int], measured: dict[int, float], threshold: float) -> set[int]:
         found, seen, stack = set(), set(), list(start)
         while stack:
             number = stack.pop()
             if number in seen:
                 continue
             seen.add(number)
-            ratio = self.ratio.get(number)
-            if ratio is not None and ratio <= threshold:
+            value = measured.get(number)
+            if value is not None and value <= threshold:
                 continue
-            if ratio is not None:
+            if value is not None:
                 found.add(number)
             stack.extend(self.layers[number].reads)
         return found
