@@ -158,10 +158,10 @@ def verify(
     for path in report_files:
         check_report_path(path, VERDICT_ENDINGS)
     shapes = [parse_shape(s) for s in feed.shapes]
-    reference, candidate = _load(first), _load(second)
+    reference, candidate = _side(first), _side(second)
     for note in (*reference.notes, *candidate.notes):
         screen.say(f"note: {note}")
-    inputs = _inputs(reference.model, shapes, feed.file)
+    inputs = _inputs_of_both(reference.model, candidate.model, shapes, feed.file)
     with screen.progress() as progress:
         verdict: Verdict = canonize.check_equivalence(
             reference.model, candidate.model, inputs, seed=seed, thorough=not quick, progress=progress, dump=dump
@@ -192,14 +192,41 @@ def _load(source: Source) -> Loaded:
     here = str(Path.cwd())
     if here not in sys.path:  # factories live beside the person who names them
         sys.path.insert(0, here)
+    device = _device(source.device)
+    loaded = load_with_notes(source.name, source.arch, allow=source.allow, trust=source.trust)
+    return Loaded(loaded.model.to(device), loaded.notes)
+
+
+def _device(name: str) -> torch.device:
     try:
-        device = torch.device(source.device)
+        device = torch.device(name)
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
         first = str(error).splitlines()[0]
-        raise InputError(f"the device {source.device} cannot be used ({first})", hint="Try --device cpu") from error
-    loaded = load_with_notes(source.name, source.arch, allow=source.allow, trust=source.trust)
-    return Loaded(loaded.model.to(device), loaded.notes)
+        raise InputError(f"the device {name} cannot be used ({first})", hint="Try --device cpu") from error
+    return device
+
+
+def _side(source: Source) -> Loaded:
+    """One side of a comparison: an ``.onnx`` file is run as it is, by ONNX Runtime."""
+    path = Path(source.name)
+    if path.suffix.lower() != ".onnx" or not path.is_file():
+        return _load(source)
+    from canonize.verify.onnx_model import OnnxModel
+
+    model = OnnxModel(path, _device(source.device))
+    return Loaded(model, (f"{source.name} is run by ONNX Runtime, {model.session.get_providers()[0]}",))
+
+
+def _inputs_of_both(first: nn.Module, second: nn.Module, shapes: list[Shape], file: Path | None) -> Inputs:
+    from canonize.verify.onnx_model import OnnxModel
+
+    if shapes or file is not None:
+        return _inputs(first, shapes, file)
+    # A session states its sizes; a module that takes them is asked where the sizes are free.
+    sessions = [model for model in (first, second) if isinstance(model, OnnxModel)]
+    modules = [model for model in (first, second) if not isinstance(model, OnnxModel)]
+    return _inputs(modules[0], shapes, file) if modules and not sessions else sessions[0].example()
 
 
 def _inputs(model: nn.Module, shapes: list[Shape], file: Path | None) -> Inputs:

@@ -15,6 +15,10 @@ from canonize.verify.oracle import Memory, Oracle
 from canonize.verify.twin import eval_twin, float64_twin, floating_dtype
 
 
+# How an exported program begins its complaint about a size that it was not exported for.
+_EXPORTED = "Guard failed"
+
+
 class Candidate:
     """A candidate, ready to be run.
 
@@ -97,7 +101,7 @@ class Candidate:
         try:
             self.run(inputs)
         except run.FailedRunError as error:
-            return GUARD in str(error)
+            return declined(error)
         return False
 
     def sensitivity(self, inputs: Inputs, row: int | None = None) -> list[float]:
@@ -127,6 +131,11 @@ class Candidate:
         if measure.first_nonfinite(first):
             return False
         return measure.compare(first, second).error > 64 * torch.finfo(self.dtype).eps
+
+
+def declined(error: run.FailedRunError) -> bool:
+    """Whether a model says that it was made for other sizes: a canonical one, an exported program, a session."""
+    return GUARD in str(error) or _EXPORTED in str(error)
 
 
 def _one_step_away(wide: nn.Module, narrow: nn.Module) -> nn.Module:

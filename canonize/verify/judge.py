@@ -8,11 +8,10 @@ from typing import Any
 
 import torch
 
-from canonize.capture.captured import GUARD
 from canonize.inputs import Inputs
 from canonize.report import Check, OutputError
 from canonize.verify import measure, run
-from canonize.verify.candidate import Candidate
+from canonize.verify.candidate import Candidate, declined
 from canonize.verify.measure import Difference
 from canonize.verify.oracle import Oracle, representable
 from canonize.verify.regimes import Case
@@ -111,7 +110,7 @@ class Judge:
         try:
             answer = self.candidate.run(inputs)
         except run.FailedRunError as error:
-            if GUARD in str(error):
+            if declined(error):
                 return [*notes, f"'{case.name}' was not compared: the candidate refuses it ({error})"]
             return [*notes, self._failed(case.name, f"the candidate fails where the reference runs: {error}")]
         return [*notes, *(self._judge_row(case, inputs, truth, answer, row, name) for row, name in finite)]

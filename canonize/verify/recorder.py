@@ -16,6 +16,7 @@ from torch.utils.weak import WeakIdKeyDictionary
 from canonize.capture.captured import path_of
 from canonize.inputs import Inputs
 from canonize.verify import run
+from canonize.verify.onnx_model import OnnxModel
 
 
 @dataclass(frozen=True)
@@ -72,6 +73,8 @@ def record(model: nn.Module, inputs: Inputs, dtype: torch.dtype, visit: Visit) -
     FailedRunError
         If the model raises.
     """
+    if isinstance(model, OnnxModel):
+        return _record_onnx(model, inputs, dtype, visit)
     if isinstance(model, fx.GraphModule) and _calls_operators_alone(model):
         return _record_program(model, inputs, dtype, visit)
     return _record_modules(model, inputs, dtype, visit)
@@ -165,6 +168,34 @@ def _record_program(
     output = run.outputs(Interpreted(), inputs, dtype)
     last = next(node for node in reversed(model.graph.nodes) if node.op == "output")
     return frozenset[int]().union(*(sources.get(n, frozenset()) for n in last.all_input_nodes)), output
+
+
+def _record_onnx(model: OnnxModel, inputs: Inputs, dtype: torch.dtype, visit: Visit) -> tuple[frozenset[int], Any]:
+    """Intermediate results of ONNX Runtime, for files whose exporter has noted the modules' names."""
+    nodes = list(model.layers())
+    lasts = {i for i, node in enumerate(nodes) if node[0] and (i + 1 == len(nodes) or nodes[i + 1][0] != node[0])}
+    session = model.with_results([nodes[i][2] for i in sorted(lasts)])
+    names = [output.name for output in session.get_outputs()]
+
+    class Session(nn.Module):
+        def forward(self, *args: Any, **kwargs: Any) -> Any:
+            return tuple(torch.as_tensor(value) for value in session.run(names, model.feed(*args, **kwargs)))
+
+    found = dict(zip(names, run.outputs(Session(), inputs, dtype), strict=True))
+    sources: dict[str, frozenset[int]] = {}
+    calls: Counter[str] = Counter()
+    number = 0
+    for i, (name, operator, result, read) in enumerate(nodes):
+        sources[result] = frozenset[int]().union(*(sources.get(value, frozenset()) for value in read))
+        if i in lasts:
+            visit(number, Layer(name, calls[name], operator, sources[result]), found[result])
+            calls[name] += 1
+            sources[result] = frozenset([number])
+            number += 1
+    outputs = [output.name for output in model.session.get_outputs()]
+    reads = frozenset[int]().union(*(sources.get(name, frozenset()) for name in outputs))
+    given = tuple(found[name] for name in outputs)
+    return reads, given[0] if len(given) == 1 else given
 
 
 def _last_of_modules(nodes: Iterable[fx.Node]) -> dict[fx.Node, str]:
