@@ -73,7 +73,7 @@ def find_divergence(
             canonical = _canonical(model, other, failure.examples, failure.candidate)
             if canonical is not None:
                 compared = locate.compare_layers(canonical.reference, candidate, inputs)
-                if compared.agreeing() > found.agreeing():
+                if compared.agreeing() >= found.agreeing():
                     found, used = compared, canonical.reference
                     rewrites, graph = canonical.report.rewrites, canonical.graph
         outcome = locate.describe(found, used.name, case)
@@ -108,8 +108,8 @@ def _raises(side: Side, inputs: Inputs) -> bool:
 
 
 def _is_rewritten(other: nn.Module, found: Comparison) -> bool:
-    """Whether a candidate has layers that the reference lacks, or some that differ and yet are put right behind."""
-    if isinstance(getattr(other, "report", None), Report) or len(found.ratio) < len(found.layers):
+    """Whether the two have other layers, or some of the candidate's differ and yet are put right behind."""
+    if isinstance(getattr(other, "report", None), Report) or found.missing or len(found.ratio) < len(found.layers):
         return True
     guilty = found.first_divergent()
     before = found.ratio if guilty is None else {n: r for n, r in found.ratio.items() if n < guilty}

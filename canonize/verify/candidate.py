@@ -51,7 +51,7 @@ class Candidate:
         self.notes: list[str] = []
         self._known, self._steps = Memory(), Memory()
         self._other = other
-        self._other64: nn.Module | None = None
+        self._wide: nn.Module | None = None
         self._moved: nn.Module | None = None
         self.dtype, self.tight = torch.float64, oracle.in_float64
         if narrow or not oracle.in_float64:
@@ -107,16 +107,26 @@ class Candidate:
     def sensitivity(self, inputs: Inputs, row: int | None = None) -> list[float]:
         """How far each output moves, relative to its scale, when every weight moves by one step of its own precision.
 
-        Weights that were rounded once leave a model that much in the dark about the exact function.
+        Weights that were rounded once leave a model that much in the dark about the exact function. In a narrow
+        precision the two runs also round differently on the way, so that their difference holds that noise too; a fault
+        that either run has is in both, and not in their difference.
         """
+        if isinstance(self._other, torch.jit.ScriptModule) or self.own_dtype == torch.float64:
+            return []  # its tensors cannot be exchanged, or have not been rounded
         try:
-            wide = self._other64 = self._other64 or float64_twin(self._other)
-            moved = self._moved = self._moved or _one_step_away(wide, self._other)
-            pair = [self._steps.recall(inputs, lambda: [run.outputs(m, inputs, torch.float64) for m in (wide, moved)])]
+            pair = self._steps.recall(inputs, lambda: self._moved_pair(inputs))
         except run.FailedRunError:
             return []
-        errors = [difference.error for difference in measure.differences(*pair[0], row=row)]
+        errors = [difference.error for difference in measure.differences(*pair, row=row)]
         return [error if math.isfinite(error) else 0.0 for error in errors]
+
+    def _moved_pair(self, inputs: Inputs) -> tuple[Any, Any]:
+        if self._moved is None:
+            self._wide = self.model if self.dtype != torch.float64 else float64_twin(self._other)
+            self._moved = _one_step_away(self._wide, self._other)
+        assert self._wide is not None
+        first, second = (run.outputs(model, inputs, self.dtype) for model in (self._wide, self._moved))
+        return first, second
 
     def gradients(self, inputs: Inputs, weights: list[Tensor]) -> list[Tensor] | None:
         """Input gradients in `dtype`; see `run.input_gradients`."""
@@ -138,18 +148,18 @@ def declined(error: run.FailedRunError) -> bool:
     return GUARD in str(error) or _EXPORTED in str(error)
 
 
-def _one_step_away(wide: nn.Module, narrow: nn.Module) -> nn.Module:
-    """A copy of a float64 twin whose tensors are each one rounding step of the original's precision away."""
-    moved = float64_twin(wide)
+def _one_step_away(model: nn.Module, narrow: nn.Module) -> nn.Module:
+    """A copy of a twin whose tensors are each one rounding step of the original's precision away."""
+    moved = eval_twin(model)
     generator = torch.Generator().manual_seed(0)
-    own = {name: t for name, t in (*narrow.named_parameters(), *narrow.named_buffers())}
+    own = {name: t.dtype for name, t in (*narrow.named_parameters(), *narrow.named_buffers())}
     with torch.no_grad():
-        for name, tensor in (*moved.named_parameters(), *moved.named_buffers()):
-            if tensor.is_floating_point() and name in own:
-                signs = torch.randint(0, 2, tensor.shape, generator=generator).to(tensor) * 2 - 1
-                step = torch.finfo(own[name].dtype).eps if own[name].dtype != torch.float64 else 0.0
-                # Not in place: parameters that are float64 already are shared between twins.
-                _set(moved, name, tensor * (1 + step * signs))
+        for name, tensor in [*moved.named_parameters(), *moved.named_buffers()]:
+            if tensor.is_floating_point() and own.get(name, torch.float64) != torch.float64:
+                signs = torch.randint(0, 2, tensor.shape, generator=generator).to(tensor.device) * 2 - 1
+                away = tensor.double() * (1 + torch.finfo(own[name]).eps * signs)
+                # Not in place: twins share their parameters with the model.
+                _set(moved, name, away.to(tensor.dtype))
     return moved
 
 

@@ -26,6 +26,8 @@ _NOISE_FACTOR, _FLOOR_STEPS = 4.0, 8.0
 # Where float64 has proven the function, and each weight to be rounded once, only noise is left to look at: a threshold
 # leaves a rounding step of W s z + W t where a rectifier gives zero, several times the reference's noise in a DenseNet.
 _PROVEN_NOISE_FACTOR = 16.0
+# One pair of runs of a narrow precision is one draw of its noise.
+_OWN_STEPS_FACTOR = 3.0
 # In float64 with rounded weights less: only the weights were rounded, no value on the way was.
 _ROUNDED_FACTOR, _ROUNDED_STEPS = 3.0, 3.0
 # Share of integer outputs (an argmax, say) that may differ where values are rounded: near ties fall either way.
@@ -146,9 +148,10 @@ class Judge:
         return self._check(name, differences, tolerances)
 
     def _sensitivity(self, inputs: Inputs, row: int | None) -> list[float]:
-        if self.proven or not self.oracle.in_float64 or self.candidate.own_dtype == torch.float64:
+        if self.proven or not self.oracle.in_float64:
             return []
-        return self.candidate.sensitivity(inputs, row)
+        factor = 1.0 if self.candidate.dtype == torch.float64 else _OWN_STEPS_FACTOR
+        return [factor * value for value in self.candidate.sensitivity(inputs, row)]
 
     def _check(self, name: str, differences: list[Difference], tolerances: list[float]) -> Check:
         worst = max(range(len(differences)), key=lambda i: differences[i].error / tolerances[i])

@@ -80,6 +80,8 @@ class Comparison:
         Element of the largest error.
     reads : frozenset of int
         What the output is read from.
+    missing : int
+        Layers of the reference that the candidate lacks.
     passes : int
     """
 
@@ -89,6 +91,7 @@ class Comparison:
     allowed: dict[int, float] = field(default_factory=dict)
     where: dict[int, str] = field(default_factory=dict)
     reads: frozenset[int] = frozenset()
+    missing: int = 0
     passes: int = 1
 
     def agreeing(self) -> int:
@@ -226,6 +229,7 @@ def _against(reference: Reference, candidate: Side, inputs: Inputs, kept: dict[t
         found.ratio[number] = error / allowed if math.isfinite(error) else math.inf
 
     found.reads, _ = record(candidate.model, inputs, candidate.dtype, weigh)
+    found.missing = len(kept.keys() - {layer.key for layer in found.layers})
     return found
 
 
