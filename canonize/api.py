@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import platform
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import fx, nn
@@ -20,6 +20,9 @@ from canonize.patterns import catalogue
 from canonize.report import Report, Verdict
 from canonize.rewrite import Progress, rewrite
 
+if TYPE_CHECKING:
+    from canonize.verify.paranoid import Watch
+
 Strategy = Literal["threshold", "untangle"]
 
 
@@ -31,6 +34,7 @@ def canonize(
     skip: Sequence[str] = (),
     copy: bool = False,
     verify: bool = True,
+    paranoid: bool = False,
     progress: Progress | None = None,
 ) -> fx.GraphModule:
     r"""Rewrite a model into a canonical form that computes the same function.
@@ -51,6 +55,8 @@ def canonize(
         Detach the result: by default parameters that no rewrite touched are shared with ``model``.
     verify : bool
         Prove the result numerically against ``model``, in float64 and in the model's own precision.
+    paranoid : bool
+        Also check each rewrite alone, on the part of the graph that it changed, in float64.
     progress : callable, optional
         Called as ``progress(stage, done, total)``.
 
@@ -77,19 +83,25 @@ def canonize(
     tell = progress or (lambda stage, done, total: None)
     # Layers that are made on the way draw initial weights; nobody's random numbers may depend on that.
     with torch.random.fork_rng(devices=[]):
-        built, report = _captured_and_rewritten(model, inputs, strategy, tuple(skip), verify, tell)
+        built, report = _captured_and_rewritten(model, inputs, strategy, tuple(skip), verify, paranoid, tell)
         return _finish(built, report, copy)
 
 
 def _captured_and_rewritten(
-    model: nn.Module, inputs: Inputs, strategy: str, skip: tuple[str, ...], verify: bool, tell: Progress
+    model: nn.Module,
+    inputs: Inputs,
+    strategy: str,
+    skip: tuple[str, ...],
+    verify: bool,
+    paranoid: bool,
+    tell: Progress,
 ) -> tuple[fx.GraphModule, Report]:
     """Try the tracers in turn, until what one has seen is rewritten and proven."""
     failure: CanonizeError | None = None
     for tracer in ("symbolic_trace", "torch.export"):
         try:
             tell("capture", 0, 1)
-            network, report = rewritten(model, inputs, tracer, strategy, skip, tell)
+            network, report = rewritten(model, inputs, tracer, strategy, skip, tell, paranoid=paranoid)
             built = network.build()
             if verify:
                 report.verdict = _prove(model, network, built, inputs, tell)
@@ -141,13 +153,17 @@ def rewritten(
     skip: tuple[str, ...] = (),
     tell: Progress | None = None,
     limit: int | None = None,
+    paranoid: bool = False,
 ) -> tuple[Network, Report]:
     """Capture, normalize and rewrite, with one tracer and without proof; at most ``limit`` rewrites."""
     tell = tell or (lambda stage, done, total: None)
     captured = capture(model, inputs, tracer)
     network = normalize(captured, inputs, type(model).__name__)
     tell("capture", 1, 1)
-    journal = rewrite(network, strategy, skip, tell, limit)
+    watch = _watch(network) if paranoid else None
+    journal = rewrite(network, strategy, skip, tell, limit, watch.check if watch else None)
+    if watch is not None:
+        network.notes.append(watch.note())
     report = Report(
         model=type(model).__name__,
         strategy=strategy,
@@ -161,6 +177,12 @@ def rewritten(
     )
     report.names = _name_map(model, network)
     return network, report
+
+
+def _watch(network: Network) -> Watch:
+    from canonize.verify.paranoid import Watch
+
+    return Watch(network)
 
 
 def _versions() -> dict[str, str]:

@@ -93,6 +93,7 @@ def convert(
     trust: Trust = False,
     report: ReportFile = None,
     no_verify: Annotated[bool, typer.Option("--no-verify", help="Do not compare with the original.")] = False,
+    paranoid: Annotated[bool, typer.Option("--paranoid", help="Check each rewrite alone, too.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Do everything but write OUT.")] = False,
     verbose: Verbose = False,
     quiet: Quiet = False,
@@ -113,6 +114,7 @@ def convert(
         skip=tuple(skip or ()),
         report_file=report,
         verify=not no_verify,
+        paranoid=paranoid,
         dry_run=dry_run,
         screen=commands.Screen(verbose, quiet),
     )

@@ -94,6 +94,7 @@ def convert(
     skip: tuple[str, ...],
     report_file: Path | None,
     verify: bool,
+    paranoid: bool,
     dry_run: bool,
     screen: Screen,
 ) -> int:
@@ -108,7 +109,13 @@ def convert(
     try:
         with screen.progress() as progress:
             canonical = canonize.canonize(
-                loaded.model, inputs, strategy=strategy, skip=skip, verify=verify, progress=progress
+                loaded.model,
+                inputs,
+                strategy=strategy,
+                skip=skip,
+                verify=verify,
+                paranoid=paranoid,
+                progress=progress,
             )
     except NotEquivalentError as error:
         return _different(error, out)

@@ -36,6 +36,13 @@ class Journal:
     refusals: dict[tuple[str, str], Refusal] = field(default_factory=dict)
     courses: dict[Origin, _Course] = field(default_factory=dict)
     limit: int | None = None
+    watch: Callable[[Rewrite], None] | None = None
+
+    def add(self, rewrite: Rewrite) -> None:
+        """Write a rewrite down."""
+        self.rewrites.append(rewrite)
+        if self.watch is not None:
+            self.watch(rewrite)
 
     @property
     def full(self) -> bool:
@@ -63,6 +70,7 @@ def rewrite(
     skip: tuple[str, ...] = (),
     progress: Progress | None = None,
     limit: int | None = None,
+    watch: Callable[[Rewrite], None] | None = None,
 ) -> Journal:
     """Absorb every frozen affine of a network, or say why not.
 
@@ -79,13 +87,15 @@ def rewrite(
         Called as ``progress("rewrite", done, total)``.
     limit : int, optional
         Stop after so many rewrites: whoever looks for the one that went wrong halves the list.
+    watch : callable, optional
+        Called after each rewrite, with it.
 
     Raises
     ------
     RewriteError
         If the rewriting does not come to an end.
     """
-    journal = Journal(limit=limit)
+    journal = Journal(limit=limit, watch=watch)
     for node in network.affines():
         for origin in network.affine(node).origins:
             journal.courses[origin] = _Course()
@@ -133,7 +143,7 @@ def _try(network: Network, pattern: Pattern, node: fx.Node, journal: Journal) ->
     detail = _describe(plan)
     merged = [label(network, other) for other in plan.merged]
     pattern.rewrite(network, plan)
-    journal.rewrites.append(Rewrite(pattern.name, name, (*plan.into, *merged), detail))
+    journal.add(Rewrite(pattern.name, name, (*plan.into, *merged), detail))
     for key in [key for key in journal.refusals if key[1] == name]:
         if not last:
             del journal.refusals[key]
@@ -158,7 +168,7 @@ def _merge(network: Network, pattern: MergePattern, node: fx.Node, journal: Jour
     origins = gone.origins if isinstance(gone, FrozenAffine) else ()
     lost = label(network, merge.first)
     into = pattern.rewrite(network, node, merge)
-    journal.rewrites.append(Rewrite(pattern.name, lost, (into,)))
+    journal.add(Rewrite(pattern.name, lost, (into,)))
     for course in journal.courses.values():
         # What an earlier fold has put into the layer that is gone now lies in the merged one.
         course.into[:] = [into if layer == lost else layer for layer in course.into]

@@ -15,6 +15,8 @@ from canonize.verify.oracle import Memory, Oracle
 from canonize.verify.twin import eval_twin, float64_twin, floating_dtype
 
 
+# Draws of the signs with which weights are moved by one rounding step.
+_STEP_DRAWS = 3
 # How an exported program begins its complaint about a size that it was not exported for.
 _EXPORTED = "Guard failed"
 
@@ -51,8 +53,6 @@ class Candidate:
         self.notes: list[str] = []
         self._known, self._steps = Memory(), Memory()
         self._other = other
-        self._wide: nn.Module | None = None
-        self._moved: nn.Module | None = None
         self.dtype, self.tight = torch.float64, oracle.in_float64
         if narrow or not oracle.in_float64:
             if not oracle.in_float64:
@@ -107,6 +107,8 @@ class Candidate:
     def sensitivity(self, inputs: Inputs, row: int | None = None) -> list[float]:
         """How far each output moves, relative to its scale, when every weight moves by one step of its own precision.
 
+        The largest of a few draws of the steps' signs.
+
         Weights that were rounded once leave a model that much in the dark about the exact function. In a narrow
         precision the two runs also round differently on the way, so that their difference holds that noise too; a fault
         that either run has is in both, and not in their difference.
@@ -114,19 +116,17 @@ class Candidate:
         if isinstance(self._other, torch.jit.ScriptModule) or self.own_dtype == torch.float64:
             return []  # its tensors cannot be exchanged, or have not been rounded
         try:
-            pair = self._steps.recall(inputs, lambda: self._moved_pair(inputs))
+            still, *moved = self._steps.recall(inputs, lambda: self._with_steps(inputs))
         except run.FailedRunError:
             return []
-        errors = [difference.error for difference in measure.differences(*pair, row=row)]
-        return [error if math.isfinite(error) else 0.0 for error in errors]
+        draws = [[d.error for d in measure.differences(still, other, row=row)] for other in moved]
+        return [max((e for e in errors if math.isfinite(e)), default=0.0) for errors in zip(*draws, strict=True)]
 
-    def _moved_pair(self, inputs: Inputs) -> tuple[Any, Any]:
-        if self._moved is None:
-            self._wide = self.model if self.dtype != torch.float64 else float64_twin(self._other)
-            self._moved = _one_step_away(self._wide, self._other)
-        assert self._wide is not None
-        first, second = (run.outputs(model, inputs, self.dtype) for model in (self._wide, self._moved))
-        return first, second
+    def _with_steps(self, inputs: Inputs) -> list[Any]:
+        """Outputs of the model as it is, then with its weights moved, a draw each."""
+        model = self.model if self.dtype != torch.float64 else float64_twin(self._other)
+        moved = (_one_step_away(model, self._other, draw) for draw in range(_STEP_DRAWS))
+        return [run.outputs(m, inputs, self.dtype) for m in (model, *moved)]
 
     def gradients(self, inputs: Inputs, weights: list[Tensor]) -> list[Tensor] | None:
         """Input gradients in `dtype`; see `run.input_gradients`."""
@@ -148,10 +148,10 @@ def declined(error: run.FailedRunError) -> bool:
     return GUARD in str(error) or _EXPORTED in str(error)
 
 
-def _one_step_away(model: nn.Module, narrow: nn.Module) -> nn.Module:
+def _one_step_away(model: nn.Module, narrow: nn.Module, seed: int) -> nn.Module:
     """A copy of a twin whose tensors are each one rounding step of the original's precision away."""
     moved = eval_twin(model)
-    generator = torch.Generator().manual_seed(0)
+    generator = torch.Generator().manual_seed(seed)
     own = {name: t.dtype for name, t in (*narrow.named_parameters(), *narrow.named_buffers())}
     with torch.no_grad():
         for name, tensor in [*moved.named_parameters(), *moved.named_buffers()]:

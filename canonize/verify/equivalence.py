@@ -21,6 +21,7 @@ from canonize.verify.environment import environment
 from canonize.verify.gradients import gradient_checks
 from canonize.verify.judge import Judge, failure
 from canonize.verify.oracle import Oracle, representable
+from canonize.verify.thresholds import straddle
 from canonize.verify.twin import device_of, floating_dtype
 from canonize.verify.weights import weight_check
 
@@ -120,6 +121,9 @@ def check_equivalence(
         if gradients and any(isinstance(outcome, Check) for outcome in outcomes):
             found = gradient_checks(oracle, candidate, feed, draws=5 if thorough else 3)
             note(found, feed.normal(0).inputs, candidate)
+        if thorough:
+            for fed in _straddling(oracle, candidate, feed, outcomes):
+                note(judge.judge(fed), fed.inputs, candidate)
         tell("verify", len(cases) + 1, len(cases) + 2)
         if precision is None and candidate.wide_enough:
             proven = exact is not None and all(o.passed for o in outcomes if isinstance(o, Check))
@@ -175,6 +179,20 @@ def _oracle(model: nn.Module, inputs: Inputs) -> Oracle:
             f"the reference model does not run on the example inputs ({inputs.describe()}): {error}",
             hint="Pass example_inputs that fit it: a tensor, a tuple, or (args, kwargs)",
         ) from error
+
+
+def _straddling(
+    oracle: Oracle, candidate: Candidate, feed: regimes.Feed, outcomes: list[Check | str]
+) -> list[regimes.Case]:
+    """Cases on both sides of every threshold of either model, and a note of how many were reached."""
+    cases = []
+    sides = (("candidate", candidate.model, candidate.dtype), ("reference", oracle.wide, oracle.truth_dtype))
+    for name, model, dtype in sides:
+        found, crossing = straddle(model, feed.normal(0).inputs, dtype)
+        cases += [feed.case(f"thresholds of the {name}, step {i + 1}", x, "thresholds") for i, x in enumerate(found)]
+        if crossing.total:
+            outcomes.append(f"thresholds of the {name}: {crossing.crossed} of {crossing.total} crossed both ways")
+    return cases
 
 
 def _telling(failure: Failure) -> tuple[bool, bool, float]:

@@ -26,8 +26,6 @@ _NOISE_FACTOR, _FLOOR_STEPS = 4.0, 8.0
 # Where float64 has proven the function, and each weight to be rounded once, only noise is left to look at: a threshold
 # leaves a rounding step of W s z + W t where a rectifier gives zero, several times the reference's noise in a DenseNet.
 _PROVEN_NOISE_FACTOR = 16.0
-# One pair of runs of a narrow precision is one draw of its noise.
-_OWN_STEPS_FACTOR = 3.0
 # In float64 with rounded weights less: only the weights were rounded, no value on the way was.
 _ROUNDED_FACTOR, _ROUNDED_STEPS = 3.0, 3.0
 # Share of integer outputs (an argmax, say) that may differ where values are rounded: near ties fall either way.
@@ -150,7 +148,8 @@ class Judge:
     def _sensitivity(self, inputs: Inputs, row: int | None) -> list[float]:
         if self.proven or not self.oracle.in_float64:
             return []
-        factor = 1.0 if self.candidate.dtype == torch.float64 else _OWN_STEPS_FACTOR
+        # In a half precision outputs respond to steps no longer linearly: a few draws are a rough guess.
+        factor = 2.0 if torch.finfo(self.candidate.own_dtype).bits < 32 else 1.0
         return [factor * value for value in self.candidate.sensitivity(inputs, row)]
 
     def _check(self, name: str, differences: list[Difference], tolerances: list[float]) -> Check:

@@ -15,9 +15,9 @@ import canonize
 from canonize.nn import ChannelPad, ThreshReLU
 from tests.verify.campaign.architectures import make
 
-# A fault counts as planted where it moves an output by this share of its scale on some probe: ten times what rounding
-# the weights to float32 does. What moves less is, for a float32 model, no fault.
-VISIBLE = 1e-5
+# A fault counts as planted where it moves an output by this share of its scale on some probe, and by ten times what
+# rounding its weights to float32 has cost the sound candidate. What moves less is, for a float32 model, no fault.
+VISIBLE, BEYOND_ROUNDING = 1e-5, 10.0
 LINEAR = (nn.Conv2d, nn.Linear)
 
 
@@ -222,18 +222,19 @@ def plant(kind: str, architecture: str, form: str, seed: int, tries: int = 20) -
         candidate = copy.deepcopy(sound)
         with torch.no_grad():
             layers = KINDS[kind](model, candidate, chance, inputs)
-            if layers is not None and _shows(model, candidate, inputs):
+            if layers is not None and _shows(model, sound, candidate, inputs):
                 return Fault(kind, architecture, form, model, candidate, inputs, layers)
     return None
 
 
-def _shows(model: nn.Module, candidate: nn.Module, inputs: tuple[Tensor, ...]) -> bool:
-    wide, other = copy.deepcopy(model).double(), copy.deepcopy(candidate).double()
+def _shows(model: nn.Module, sound: nn.Module, candidate: nn.Module, inputs: tuple[Tensor, ...]) -> bool:
+    wide, right, wrong = (copy.deepcopy(m).double() for m in (model, sound, candidate))
     for probe in _probes(inputs):
-        truth, answer = wide(*probe), other(*probe)
+        truth, answer = wide(*probe), wrong(*probe)
         if not bool(torch.isfinite(answer).all()):
             return True
-        if float((truth - answer).abs().max()) > VISIBLE * float(truth.abs().max()):
+        least = max(VISIBLE * float(truth.abs().max()), BEYOND_ROUNDING * float((truth - right(*probe)).abs().max()))
+        if float((truth - answer).abs().max()) > least:
             return True
     return False
 
