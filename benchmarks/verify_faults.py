@@ -52,9 +52,7 @@ class Row:
 def differs(model: nn.Module, candidate: nn.Module, inputs: tuple[Tensor, ...], rtol: float, atol: float) -> bool:
     """What a tolerance check says: float32, one row of uniform values, every element within atol + rtol * |value|."""
     generator = torch.Generator().manual_seed(0)
-    fed = [
-        torch.rand(t[:1].shape, generator=generator).to(t.dtype) if t.is_floating_point() else t[:1] for t in inputs
-    ]
+    fed = [torch.rand(t[:1].shape, generator=generator).to(t.dtype) if t.is_floating_point() else t[:1] for t in inputs]
     with torch.no_grad():
         try:
             expected, found = model(*fed), candidate(*fed)
@@ -139,7 +137,9 @@ def _sum(rows: dict[str, Row]) -> Row:
 def main() -> int:
     """Run both campaigns and print the table."""
     parser = argparse.ArgumentParser(description="Planted faults against verdicts.")
-    parser.add_argument("--seeds", type=int, default=2, help="draws of every kind, network and form; two more of the equivalents")
+    parser.add_argument(
+        "--seeds", type=int, default=2, help="draws of every kind, network and form; two more of the equivalents"
+    )
     parser.add_argument("--docs", action="store_true", help="write the table into docs/verification.md")
     arguments = parser.parse_args()
     torch.set_num_threads(1)

@@ -157,7 +157,7 @@ def _makers(layer: str, rewrites: list[Rewrite], graph: fx.Graph) -> str:
     if not made:  # an activation or a padding on the way into a layer that a rewrite names
         node = next((n for n in graph.nodes if n.op == "call_module" and n.target == layer), None)
         readers = {str(user.target) for user in node.users} if node is not None else set()
-        made = [r for r in rewrites if readers & set(r.into)]
+        made = [r for r in rewrites if readers & set(r.into) and r.detail]
     if not made:
         return "no rewrite touched this layer"
     told = ", ".join(f"{r.pattern} ({r.anchor})" for r in made[:3])

@@ -14,7 +14,6 @@ from canonize.verify import measure, run
 from canonize.verify.oracle import Memory, Oracle
 from canonize.verify.twin import eval_twin, float64_twin, floating_dtype
 
-
 # Draws of the signs with which weights are moved by one rounding step.
 _STEP_DRAWS = 3
 # How an exported program begins its complaint about a size that it was not exported for.

@@ -144,7 +144,9 @@ def _providers(device: torch.device, path: Path) -> list[Any]:
     runtime = _runtime(path)
     if device.type != "cuda" or "CUDAExecutionProvider" not in runtime.get_available_providers():
         raise LoadError(
-            f"ONNX Runtime has no provider for {device}", where=str(path), hint="Install onnxruntime-gpu, or use the CPU"
+            f"ONNX Runtime has no provider for {device}",
+            where=str(path),
+            hint="Install onnxruntime-gpu, or take the CPU",
         )
     # TF32 would drown what is to be seen.
     return [("CUDAExecutionProvider", {"device_id": device.index or 0, "use_tf32": 0}), "CPUExecutionProvider"]

@@ -67,6 +67,8 @@ def _settings(module: nn.Module | None) -> dict[str, Any]:
 
 
 State = dict[str, _Entry]
+# Activation and number of the threshold: whether each channel has been seen below, and above.
+Regions = dict[tuple[str, int], list[Tensor]]
 
 
 class Watch:
@@ -116,38 +118,40 @@ class Watch:
         if not part:
             return
         outputs = _read_from_outside(before, part) & _read_from_outside(after, part)
-        worst = 0.0
-        seen: dict[tuple[str, int], list[Tensor]] = {}
+        seen: Regions = {}
         for draw, scale in enumerate(_SCALES):
             fed = self._draw(before, after, part, draw, scale)
             if any(value is Unknown for value in fed.values()):
                 self.unknown += 1
                 return
-            first, second = (_run(self.network, state, part, fed, seen if s == 0 else None) for s, state in enumerate((before, after)))
+            first = _run(self.network, before, part, fed, seen)
+            second = _run(self.network, after, part, fed, None)
             for name in outputs:
-                if measure.first_nonfinite(first[name]):
-                    continue
-                found = measure.compare(first[name], second[name], name)
-                worst = max(worst, found.error)
-                if not found.error <= TOLERANCE:
-                    raise RewriteError(
-                        f"{rewrite.pattern} changed what {name} gives ({found.mismatch or f'by {found.error:.2g} of its scale, {found.where}'})",
-                        rewrite.anchor,
-                        f"Please report this model; --skip {rewrite.pattern} goes without it",
-                    )
+                self._compare(name, first[name], second[name], rewrite)
             if all(bool(region.all()) for regions in seen.values() for region in regions):
                 break
         self.checked += 1
-        self.worst = max(self.worst, worst)
         self.regions += sum(region.numel() for regions in seen.values() for region in regions)
         self.reached += sum(int(region.sum()) for regions in seen.values() for region in regions)
+
+    def _compare(self, name: str, before: Any, after: Any, rewrite: Rewrite) -> None:
+        if measure.first_nonfinite(before):
+            return
+        found = measure.compare(before, after, name)
+        self.worst = max(self.worst, found.error)
+        if not found.error <= TOLERANCE:
+            how = found.mismatch or f"by {found.error:.2g} of its scale, {found.where}"
+            hint = f"Please report this model; --skip {rewrite.pattern} goes without it"
+            raise RewriteError(f"{rewrite.pattern} changed what {name} gives ({how})", rewrite.anchor, hint)
 
     def _look(self) -> State:
         state: State = {}
         for node in self.network.graph.nodes:
             module = self.network.module(node)
             pending = self.network.pending.get(str(node.target)) if module is not None else None
-            args, kwargs = fx.node.map_arg((node.args, node.kwargs), lambda n: _Name(n.name))
+            args, kwargs = fx.node.map_aggregate(
+                (node.args, node.kwargs), lambda a: _Name(a.name) if isinstance(a, fx.Node) else a
+            )
             # A rewrite may set a padding in place: what is kept is a copy that shares the tensors.
             kept = shell(module) if module is not None else None
             state[node.name] = _Entry(node, node.op, node.target, args, kwargs, module, kept, copy.copy(pending))
@@ -178,7 +182,9 @@ def _random(value: Any, scale: float, generator: torch.Generator, device: torch.
         return torch.zeros(value.shape, dtype=value.dtype, device=device)
     drawn = torch.randn(value.shape, generator=generator, dtype=torch.float64)
     if value.dim() > 1:
-        drawn += 2 * torch.randn((value.shape[0], value.shape[1], *[1] * (value.dim() - 2)), generator=generator).double()
+        drawn += (
+            2 * torch.randn((value.shape[0], value.shape[1], *[1] * (value.dim() - 2)), generator=generator).double()
+        )
     return (scale * drawn).to(device)
 
 
@@ -237,7 +243,11 @@ def _read_from_outside(state: State, part: set[str]) -> set[str]:
 
 
 def _run(
-    network: Network, state: State, part: set[str], fed: dict[str, Any], seen: dict[tuple[str, int], list[Tensor]] | None
+    network: Network,
+    state: State,
+    part: set[str],
+    fed: dict[str, Any],
+    seen: dict[tuple[str, int], list[Tensor]] | None,
 ) -> dict[str, Any]:
     values = dict(fed)
     with torch.no_grad():
@@ -261,14 +271,16 @@ def _run(
     return values
 
 
-def _note_regions(name: str, module: nn.Module, args: Any, seen: dict[tuple[str, int], list[Tensor]]) -> None:
+def _note_regions(name: str, module: nn.Module, args: Any, seen: Regions) -> None:
     ends = _ENDS.get(type(module))
     if ends is None or not args or not isinstance(args[0], Tensor):
         return
-    x = args[0]
+    x = args[0] if args[0].dim() > 1 else args[0].reshape(1, -1)
+    dims = [d for d in range(x.dim()) if d != 1]
     for number, end in enumerate(ends(module)):
-        bound = end.to(x) if isinstance(end, Tensor) else end
-        dims = [d for d in range(x.dim()) if d != 1 or x.dim() == 1]
-        now = [(x < bound).amax(dims), (x > bound).amax(dims)] if x.dim() > 1 else [(x < bound).any(), (x > bound).any()]
+        bound = torch.as_tensor(end).to(x)
+        # An infinite bound is no threshold.
+        finite = torch.isfinite(bound.expand_as(x)).amax(dims)
+        now = [(x < bound).amax(dims)[finite], (x > bound).amax(dims)[finite]]
         before = seen.get((name, number), [torch.zeros_like(part) for part in now])
         seen[name, number] = [a | b for a, b in zip(before, now, strict=True)]

@@ -54,6 +54,8 @@ def test_a_slip_is_caught_at_its_rewrite(monkeypatch: pytest.MonkeyPatch) -> Non
         weights.bias = weights.bias * (1 + 100 * TOLERANCE)
 
     monkeypatch.setattr(LinearThenBatchNorm, "rewrite", slipping)
-    with pytest.raises(canonize.CanonizeError, match=r"^bn.affine: linear_bn changed what .* gives \(by .* of its scale"):
+    with pytest.raises(
+        canonize.CanonizeError, match=r"^bn.affine: linear_bn changed what .* gives \(by .* of its scale"
+    ):
         canonize.canonize(make(), X, verify=False, paranoid=True)
     canonize.canonize(make(), X, verify=False)

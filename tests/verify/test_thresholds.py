@@ -54,4 +54,6 @@ def test_a_wrong_bound_that_no_draw_reaches_is_caught() -> None:
     failed = {check.name.split(",")[0] for check in verdict.checks if not check.passed}
     assert failed and all(name.startswith("thresholds of the") for name in failed), verdict
     assert check_equivalence(Behind(5.0), Behind(5.0), x)
-    assert "thresholds of the candidate: 1 of 1 crossed both ways" in check_equivalence(Behind(5), Behind(5), x).notes
+    assert (
+        "thresholds of the candidate: 1 of 1 crossed both ways" in check_equivalence(Behind(5.0), Behind(5.0), x).notes
+    )
