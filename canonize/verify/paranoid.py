@@ -149,9 +149,7 @@ class Watch:
         for node in self.network.graph.nodes:
             module = self.network.module(node)
             pending = self.network.pending.get(str(node.target)) if module is not None else None
-            args, kwargs = fx.node.map_aggregate(
-                (node.args, node.kwargs), lambda a: _Name(a.name) if isinstance(a, fx.Node) else a
-            )
+            args, kwargs = _by_name((node.args, node.kwargs))
             # A rewrite may set a padding in place: what is kept is a copy that shares the tensors.
             kept = shell(module) if module is not None else None
             state[node.name] = _Entry(node, node.op, node.target, args, kwargs, module, kept, copy.copy(pending))
@@ -175,6 +173,12 @@ class _Name:
     name: str
 
 
+def _by_name(arguments: Any) -> Any:
+    """The same nested arguments with names in the place of nodes."""
+    swap: Any = lambda a: _Name(a.name) if isinstance(a, fx.Node) else a  # noqa: E731
+    return fx.node.map_aggregate(arguments, swap)
+
+
 def _random(value: Any, scale: float, generator: torch.Generator, device: torch.device) -> Any:
     if not isinstance(value, Tensor):
         return value
@@ -190,7 +194,7 @@ def _random(value: Any, scale: float, generator: torch.Generator, device: torch.
 
 def _read(entry: _Entry) -> set[str]:
     found: set[str] = set()
-    fx.node.map_aggregate((entry.args, entry.kwargs), lambda a: found.add(a.name) if isinstance(a, _Name) else None)  # type: ignore[func-returns-value]
+    fx.node.map_aggregate((entry.args, entry.kwargs), lambda a: found.add(a.name) if isinstance(a, _Name) else None)
     return found
 
 
