@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import platform
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
@@ -13,6 +14,7 @@ from torch import fx, nn
 from canonize.capture import capture
 from canonize.errors import CanonizeError, CaptureError, InputError, NotEquivalentError, RewriteError
 from canonize.form import findings
+from canonize.forms import Form, chosen_forms
 from canonize.inputs import Inputs, infer, normalise
 from canonize.network import Network
 from canonize.normalize import normalize
@@ -26,12 +28,22 @@ if TYPE_CHECKING:
 Strategy = Literal["threshold", "untangle"]
 
 
+@dataclass(frozen=True)
+class Wishes:
+    """How the canonical form is to look, where there is a choice."""
+
+    strategy: str = "threshold"
+    skip: tuple[str, ...] = ()
+    forms: tuple[Form, ...] = ()
+
+
 def canonize(
     model: nn.Module,
     example_inputs: Any = None,
     *,
     strategy: Strategy = "threshold",
     skip: Sequence[str] = (),
+    forms: Sequence[str] = (),
     copy: bool = False,
     verify: bool = True,
     paranoid: bool = False,
@@ -51,6 +63,9 @@ def canonize(
         threshold per channel; or copy the producer.
     skip : sequence of str
         Patterns not to use, by name (``canonize patterns`` lists them).
+    forms : sequence of str
+        Other ways to write some layers, by name: ``"dense_as_convolution"``, ``"plain_pooling"``,
+        ``"batch_norm_as_convolution"`` (see :mod:`canonize.forms`). All are exact.
     copy : bool
         Detach the result: by default parameters that no rewrite touched are shared with ``model``.
     verify : bool
@@ -79,29 +94,25 @@ def canonize(
     The algebra is that of Pahde et al. 2023 (arXiv 2211.17174), Eqs. 2 to 8; see ``docs/algebra.md``.
     """
     _check_arguments(model, strategy, skip)
+    wanted = chosen_forms(forms)
     inputs = infer(model) if example_inputs is None else normalise(example_inputs)
     tell = progress or (lambda stage, done, total: None)
     # Layers that are made on the way draw initial weights; nobody's random numbers may depend on that.
     with torch.random.fork_rng(devices=[]):
-        built, report = _captured_and_rewritten(model, inputs, strategy, tuple(skip), verify, paranoid, tell)
+        wishes = Wishes(strategy, tuple(skip), wanted)
+        built, report = _captured_and_rewritten(model, inputs, wishes, verify, paranoid, tell)
         return _finish(built, report, copy)
 
 
 def _captured_and_rewritten(
-    model: nn.Module,
-    inputs: Inputs,
-    strategy: str,
-    skip: tuple[str, ...],
-    verify: bool,
-    paranoid: bool,
-    tell: Progress,
+    model: nn.Module, inputs: Inputs, wishes: Wishes, verify: bool, paranoid: bool, tell: Progress
 ) -> tuple[fx.GraphModule, Report]:
     """Try the tracers in turn, until what one has seen is rewritten and proven."""
     failure: CanonizeError | None = None
     for tracer in ("symbolic_trace", "torch.export"):
         try:
             tell("capture", 0, 1)
-            network, report = rewritten(model, inputs, tracer, strategy, skip, tell, paranoid=paranoid)
+            network, report = rewritten(model, inputs, tracer, wishes, tell, paranoid=paranoid)
             built = network.build()
             if verify:
                 report.verdict = _prove(model, network, built, inputs, tell)
@@ -149,8 +160,7 @@ def rewritten(
     model: nn.Module,
     inputs: Inputs,
     tracer: str,
-    strategy: str,
-    skip: tuple[str, ...] = (),
+    wishes: Wishes,
     tell: Progress | None = None,
     limit: int | None = None,
     paranoid: bool = False,
@@ -161,12 +171,13 @@ def rewritten(
     network = normalize(captured, inputs, type(model).__name__)
     tell("capture", 1, 1)
     watch = _watch(network) if paranoid else None
-    journal = rewrite(network, strategy, skip, tell, limit, watch.check if watch else None)
+    watching = watch.check if watch is not None else None
+    journal = rewrite(network, wishes.strategy, wishes.skip, tell, wishes.forms, limit, watching)
     if watch is not None:
         network.notes.append(watch.note())
     report = Report(
         model=type(model).__name__,
-        strategy=strategy,
+        strategy=wishes.strategy,
         captured_by=captured.tracer,
         inputs=inputs.describe(),
         affines=journal.fates(),

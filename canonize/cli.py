@@ -62,6 +62,10 @@ Skip = Annotated[
     Optional[list[str]],  # noqa: UP045
     typer.Option("--skip", metavar="PATTERN", help="Pattern to leave alone; see canonize patterns."),
 ]
+Forms = Annotated[
+    Optional[list[str]],  # noqa: UP045
+    typer.Option("--form", metavar="FORM", help="Optional form, such as dense_as_convolution; see canonize patterns."),
+]
 ReportFile = Annotated[Optional[Path], typer.Option("--report", metavar="FILE", help="Also as .json or .txt.")]  # noqa: UP045
 VerdictFiles = Annotated[
     Optional[list[Path]],  # noqa: UP045
@@ -88,6 +92,7 @@ def convert(
     inputs: File = None,
     strategy: Strategy = "threshold",
     skip: Skip = None,
+    form: Forms = None,
     device: Device = "cpu",
     allow: Allow = None,
     trust: Trust = False,
@@ -112,6 +117,7 @@ def convert(
         out=out,
         strategy=_strategy(strategy),
         skip=tuple(skip or ()),
+        forms=tuple(form or ()),
         report_file=report,
         verify=not no_verify,
         paranoid=paranoid,

@@ -92,6 +92,7 @@ def convert(
     out: Path | None,
     strategy: Literal["threshold", "untangle"],
     skip: tuple[str, ...],
+    forms: tuple[str, ...],
     report_file: Path | None,
     verify: bool,
     paranoid: bool,
@@ -113,6 +114,7 @@ def convert(
                 inputs,
                 strategy=strategy,
                 skip=skip,
+                forms=forms,
                 verify=verify,
                 paranoid=paranoid,
                 progress=progress,
@@ -184,14 +186,15 @@ def verify(
 
 
 def patterns() -> int:
-    """Print the catalogue of patterns."""
+    """Print the catalogue of patterns, and of optional forms."""
+    from canonize.forms import FORMS
     from canonize.patterns import catalogue
 
-    listed = list(catalogue())
-    width = max(len(pattern.name) for pattern in listed)
-    when = max(len(pattern.strategy) for pattern in listed)
-    for pattern in listed:
-        print(f"{pattern.name.ljust(width)}  {pattern.strategy.ljust(when)}  {pattern.summary}")
+    rows: list[tuple[str, str, str]] = [(pattern.name, pattern.strategy, pattern.summary) for pattern in catalogue()]
+    rows += [(form.name, "--form", form.summary) for form in FORMS]
+    width, when = (max(len(row[column]) for row in rows) for column in (0, 1))
+    for name, strategy, summary in rows:
+        print(f"{name.ljust(width)}  {strategy.ljust(when)}  {summary}")
     return GOOD
 
 

@@ -14,8 +14,11 @@ from torch import Tensor, fx, nn
 
 from canonize.affine import Affine
 from canonize.linear import LINEAR, PendingWeights
-from canonize.nn import Rearrange
+from canonize.nn import Call, Rearrange
 from canonize.shapes import Shapes
+
+# Make a tensor of the same kind as their first argument, whose values they do not look at.
+_MAKE_ALIKE = {"new_zeros", "new_ones", "new_full", "new_empty", "zeros_like", "ones_like", "full_like", "empty_like"}
 
 
 @dataclass(frozen=True)
@@ -34,19 +37,14 @@ class FrozenAffine(nn.Module):
     affine : Affine
     origins : tuple of Origin
         What it was in the original model; several where affines have been composed.
-    whole : nn.Module or None
-        The normalisation that it was split off, with it; where nobody can take the affine, it goes back there.
     last_resort_only : bool
         Whether it is what a rewrite has left, to become an explicit layer.
     """
 
-    whole: nn.Module | None
-
-    def __init__(self, affine: Affine, origins: Sequence[Origin], whole: nn.Module | None = None) -> None:
+    def __init__(self, affine: Affine, origins: Sequence[Origin]) -> None:
         super().__init__()
         self.affine = affine
         self.origins = tuple(origins)
-        self.__dict__["whole"] = whole  # not a submodule: it is no part of the graph
         self.last_resort_only = False
 
     def forward(self, input: Tensor) -> Tensor:
@@ -109,8 +107,10 @@ class Network:
         return [u for u in node.users if not self.shapes.is_bookkeeping(u) and not self._only_measures(u, node)]
 
     def _only_measures(self, reader: fx.Node, node: fx.Node) -> bool:
-        """Whether a reader wants to know a value's shape or dtype only (``x.reshape_as(value)``)."""
+        """Whether a reader wants a value's shape or dtype only (``x.reshape_as(value)``, ``value.new_zeros(2)``)."""
         module = self.module(reader)
+        if isinstance(module, Call) and module.target.rpartition(".")[2] in _MAKE_ALIKE:
+            return reader.all_input_nodes.count(node) == 1 and reader.args[0] is node
         return isinstance(module, Rearrange) and module.measures and reader.args[0] is not node
 
     def data_inputs(self, node: fx.Node) -> list[fx.Node]:

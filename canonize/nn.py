@@ -180,8 +180,9 @@ class ChannelPad(nn.Module):
 
     Parameters
     ----------
-    padding : sequence of int
-        As in ``torch.nn.functional.pad``: last dimension first, left before right.
+    padding : sequence of int or Slot
+        As in ``torch.nn.functional.pad``: last dimension first, left before right. ``Slot(i)`` stands for the i-th
+        argument of the call: an amount that follows from the size of the input.
     value : Tensor
         Constants, of a shape that broadcasts with the input; size 1 along every padded dimension.
 
@@ -193,17 +194,20 @@ class ChannelPad(nn.Module):
 
     value: Tensor
 
-    def __init__(self, padding: Sequence[int], value: Tensor) -> None:
+    def __init__(self, padding: Sequence[int | Slot], value: Tensor) -> None:
         super().__init__()
         self.padding = tuple(padding)
         self.register_buffer("value", value)
 
-    def forward(self, input: Tensor) -> Tensor:
+    def forward(self, input: Tensor, *amounts: int) -> Tensor:
         """Pad with zeros, then put ``value`` wherever a mask says that no input stands."""
-        unpadded = input.ndim - len(self.padding) // 2
+        padding = fill(self.padding, (input, *amounts))
+        if all(type(amount) is int and amount == 0 for amount in padding):  # no symbol of an exporter among them
+            return input
+        unpadded = input.ndim - len(padding) // 2
         corner = input[(slice(0, 1),) * unpadded]
-        inside = F.pad(torch.ones_like(corner, dtype=torch.bool), self.padding)
-        return torch.where(inside, F.pad(input, self.padding), self.value)
+        inside = F.pad(torch.ones_like(corner, dtype=torch.bool), padding)
+        return torch.where(inside, F.pad(input, padding), self.value)
 
     def extra_repr(self) -> str:
         """Show the padding."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from torch import fx
 
@@ -14,6 +15,9 @@ from canonize.network import FrozenAffine, Network, Origin
 from canonize.patterns import MergePattern, Pattern, chosen, chosen_merges
 from canonize.patterns.last_resort import ExplicitLinearLayer, keep_as_it_is
 from canonize.report import AffineFate, Outcome, Refusal, Rewrite
+
+if TYPE_CHECKING:
+    from canonize.forms.form import Form
 
 Progress = Callable[[str, int, int], None]
 
@@ -58,10 +62,18 @@ class Journal:
                 course.outcome,
                 course.patterns[-1] if course.patterns else None,
                 tuple(dict.fromkeys(course.into)),
-                "" if course.outcome == "absorbed" else "; ".join(f"{p}: {r}" for p, r in course.reasons.items()),
+                "" if course.outcome == "absorbed" else _told(course.reasons),
             )
             for origin, course in self.courses.items()
         ]
+
+
+def _told(reasons: dict[str, str]) -> str:
+    """Reasons by pattern; patterns that stumble over the same share it."""
+    patterns: dict[str, list[str]] = {}
+    for pattern, reason in reasons.items():
+        patterns.setdefault(reason, []).append(pattern)
+    return "; ".join(f"{', '.join(names)}: {reason}" for reason, names in patterns.items())
 
 
 def rewrite(
@@ -69,6 +81,7 @@ def rewrite(
     strategy: str = "threshold",
     skip: tuple[str, ...] = (),
     progress: Progress | None = None,
+    forms: tuple[Form, ...] = (),
     limit: int | None = None,
     watch: Callable[[Rewrite], None] | None = None,
 ) -> Journal:
@@ -99,6 +112,8 @@ def rewrite(
     for node in network.affines():
         for origin in network.affine(node).origins:
             journal.courses[origin] = _Course()
+    for form in forms:
+        form.before(network, journal)
     patterns = chosen(strategy, skip)
     early = [p for p in patterns if not isinstance(p, ExplicitLinearLayer)]
     late = [p for p in patterns if isinstance(p, ExplicitLinearLayer)]
@@ -112,7 +127,7 @@ def rewrite(
             for node in network.affines():
                 if not pattern.match(network, node):
                     continue
-                changed |= _try(network, pattern, node, journal)
+                changed |= apply_pattern(network, pattern, node, journal)
                 if progress is not None:
                     progress("rewrite", total - len(network.affines()), total)
                 if len(journal.rewrites) > bound:
@@ -122,14 +137,15 @@ def rewrite(
                 if node.op == "call_module" and str(node.target) in network.modules and merge.match(network, node):
                     changed |= _merge(network, merge, node, journal)
     for node in network.affines():
-        if network.affine(node).whole is not None:
-            _give_back(network, node, journal)
-        elif not any(_try(network, pattern, node, journal) for pattern in late):
+        if not any(apply_pattern(network, pattern, node, journal) for pattern in late):
             _leave(network, node, journal)
+    for form in forms:
+        form.after(network, journal)
     return journal
 
 
-def _try(network: Network, pattern: Pattern, node: fx.Node, journal: Journal) -> bool:
+def apply_pattern(network: Network, pattern: Pattern, node: fx.Node, journal: Journal) -> bool:
+    """Rewrite around one affine if its pattern allows it there, and write down what happened."""
     if journal.full:
         return False
     name, origins = label(network, node), network.affine(node).origins
@@ -189,17 +205,6 @@ def _describe(plan: Plan) -> str:
     if plan.staying:
         words.append(f"stays on {len(plan.staying)} branches")
     return "; ".join(words)
-
-
-def _give_back(network: Network, node: fx.Node, journal: Journal) -> None:
-    """An input-dependent normalisation keeps the affine that nobody else can take."""
-    frozen = network.affine(node)
-    for origin in frozen.origins:
-        journal.courses[origin].outcome = "left"
-    source = node.args[0]
-    assert isinstance(source, fx.Node) and frozen.whole is not None
-    network.bypass(node)
-    network.replace(source, frozen.whole)
 
 
 def _leave(network: Network, node: fx.Node, journal: Journal) -> None:

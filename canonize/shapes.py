@@ -165,8 +165,8 @@ class Shapes:
         try:
             with torch.no_grad():
                 return self._run(node, known, real)
-        except Exception:
-            if real:
+        except Exception as error:
+            if real or not _meta_cannot_follow(error):
                 return Unknown
         # Values that meta tensors cannot follow (packed sequences, data-dependent sizes): run this part for real.
         value = self._evaluate(node, env, env.real, real=True)
@@ -192,16 +192,27 @@ class Shapes:
         module = self.lookup(str(node.target))
         if isinstance(module, _KEEP_SHAPE) or type(module).__name__ == "FrozenAffine":
             return args[0]
-        if real:
-            return module(*args, **kwargs)
-        return _call_on_meta(module, args, kwargs)
+        state = _state(module, args, _as_it_is if real else _to_meta)
+        return torch.func.functional_call(module, state, args, kwargs) if state else module(*args, **kwargs)
 
 
-def _call_on_meta(module: nn.Module, args: Any, kwargs: Any) -> Any:
-    state = {name: _to_meta(tensor) for name, tensor in (*module.named_parameters(), *module.named_buffers())}
-    if not state:
-        return module(*args, **kwargs)
-    return torch.func.functional_call(module, state, args, kwargs)
+def _meta_cannot_follow(error: Exception) -> bool:
+    """Whether an operation failed for want of values; sizes that do not fit would not fit for real either."""
+    return isinstance(error, NotImplementedError) or "meta" in str(error).lower() or "Dynamic" in type(error).__name__
+
+
+def _state(module: nn.Module, args: Any, convert: Callable[[Any], Any]) -> dict[str, Tensor]:
+    """A module's tensors; what is kept in float64 until the model is built is taken in its input's precision."""
+    own = next((a.dtype for a in args if isinstance(a, Tensor) and a.is_floating_point()), None)
+    state = {}
+    for name, tensor in (*module.named_parameters(), *module.named_buffers()):
+        value = convert(tensor)
+        state[name] = value.to(own) if own is not None and getattr(tensor, "kept_exact", False) else value
+    return state
+
+
+def _as_it_is(value: Any) -> Any:
+    return value
 
 
 def _to_meta(value: Any) -> Any:

@@ -75,7 +75,7 @@ def harden(model: Module, seed: int = 0, *, zero: bool = True, tiny: bool = True
 
 
 @torch.no_grad()
-def calibrate(model: Module, *inputs: Any, seed: int = 0) -> Module:
+def calibrate(model: Module, *inputs: Any, seed: int = 0, floor: float = 0.0) -> Module:
     """Set running statistics to those of `inputs`, then disturb them, so that deep models neither blow up nor fade.
 
     Call it after :func:`harden`, whose random statistics do not fit the data and compound from layer to layer.
@@ -88,6 +88,9 @@ def calibrate(model: Module, *inputs: Any, seed: int = 0) -> Module:
         One batch of arguments for ``model.forward``.
     seed : int
         Same seed, same numbers.
+    floor : float
+        Least variance of a channel, as a share of its layer's mean one. A channel that hardly ever fires is blown up
+        where another input does make it fire, and over many layers the output is nothing but that.
 
     Returns
     -------
@@ -100,6 +103,7 @@ def calibrate(model: Module, *inputs: Any, seed: int = 0) -> Module:
         # Layer by layer, so that each sees what the disturbed layers before it really make.
         (x,) = arguments
         variance, mean = torch.var_mean(x, [axis for axis in range(x.dim()) if axis != 1], correction=0)
+        variance = variance.clamp(min=floor * variance.mean().item())
         layer.running_mean.copy_(mean + 0.3 * variance.sqrt() * _normal(mean, generator))
         layer.running_var.copy_(variance * torch.exp(0.3 * _normal(variance, generator)))
 

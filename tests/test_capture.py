@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
 import canonize
-from canonize.api import _finish, rewritten
+from canonize.api import Wishes, _finish, rewritten
 from canonize.capture import capture, eval_copy, is_leaf
 from canonize.inputs import normalise
 from tests import checks, models
@@ -23,7 +23,7 @@ TRACERS = ("symbolic_trace", "torch.export")
 
 def _canonized_by(tracer: str, model: nn.Module, inputs: Any) -> fx.GraphModule:
     example = normalise(checks.draw(inputs, 2))
-    network, report = rewritten(model, example, tracer, "threshold")
+    network, report = rewritten(model, example, tracer, Wishes())
     assert report.captured_by == tracer
     return _finish(network.build(), report, copy=False)
 

@@ -230,10 +230,23 @@ def test_interrupting_leaves_nothing(folder: Path) -> None:
 
 
 def test_patterns_are_listed(capsys: Any) -> None:
+    from canonize.forms import FORMS
     from canonize.patterns import catalogue
 
     assert main(["patterns"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert len(lines) == len(list(catalogue())) > 3
-    for pattern, line in zip(catalogue(), lines, strict=True):
+    assert len(lines) == len(catalogue()) + len(FORMS)
+    for pattern, line in zip(catalogue(), lines, strict=False):
         assert pattern.name in line and pattern.summary in line and pattern.strategy in line
+    for form, line in zip(FORMS, lines[len(catalogue()) :], strict=True):
+        assert form.name in line and form.summary in line and "--form" in line
+
+
+def test_a_form_is_asked_for_by_name(tmp_path: Path, capsys: Any) -> None:
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)).eval()
+    torch.save(model, tmp_path / "m.pt")
+    asked = ["--form", "batch_norm_as_convolution", "--input", "1x3x8x8", "--dry-run"]
+    assert main([str(tmp_path / "m.pt"), *asked]) == 0
+    assert "last resort" in capsys.readouterr().out
+    assert main([str(tmp_path / "m.pt"), "--form", "nothing", "--dry-run"]) == 2
+    assert "there is no form" in capsys.readouterr().err

@@ -153,12 +153,12 @@ def _graph_calling(*names: str) -> torch.fx.Graph:
     return graph
 
 
-def test_affines_of_other_norms_are_found_with_their_reason() -> None:
+def test_affines_of_other_norms_are_found() -> None:
     for layer in (nn.LayerNorm(7), nn.GroupNorm(2, 4), nn.InstanceNorm2d(4, affine=True)):
         model = harden(Sequential(conv(3, 4, padding=1), layer, nn.ReLU())).eval()
-        (finding,) = canonize.canonize(model, torch.randn(2, 3, 5, 7)).report.findings
-        assert (finding.rule, finding.where) == ("C1", "1")
-        assert finding.reason, "it says why the affine stays"
+        found = [(f.rule, f.where) for f in canonize.inspect(model, torch.randn(2, 3, 5, 7)).findings]
+        assert ("C1", "1") in found
+        assert canonize.canonize(model, torch.randn(2, 3, 5, 7)).report.findings == []
     plain = Sequential(conv(3, 4, padding=1), nn.InstanceNorm2d(4), nn.ReLU()).eval()
     assert canonize.canonize(plain, torch.randn(2, 3, 5, 7)).report.findings == []
 

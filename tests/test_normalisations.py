@@ -87,13 +87,46 @@ def test_folds(name: str) -> None:
         (lambda: nn.Sequential(nn.LayerNorm(6), nn.GELU(), nn.Linear(6, 3)), (4, 6)),
         (lambda: nn.LayerNorm(6), (4, 6)),
         (lambda: nn.Sequential(nn.GroupNorm(2, 4), nn.Sigmoid()), (4, 6, 5)),
-        (lambda: nn.Sequential(nn.LayerNorm((5, 6)), nn.Linear(6, 3)), (5, 6)),
     ],
-    ids=["smooth-activation", "on-the-output", "group-norm", "over-two-dimensions"],
+    ids=["smooth-activation", "on-the-output", "group-norm"],
 )
-def test_stays_where_nobody_takes_it(build: Callable[[], nn.Module], shape: tuple[int, ...]) -> None:
+def test_an_explicit_layer_where_nobody_takes_it(build: Callable[[], nn.Module], shape: tuple[int, ...]) -> None:
     canonical = _canonized(build, shape)
     (norm,) = (m for m in canonical.modules() if isinstance(m, nn.LayerNorm | nn.GroupNorm))
+    assert norm.weight is None
+    assert [fate.outcome for fate in canonical.report.affines] == ["last resort"]
+    assert canonical.report.affines[0].reason
+    assert canonical.report.findings == []
+
+
+def test_stays_where_there_is_no_layer_for_it() -> None:
+    canonical = _canonized(lambda: nn.Sequential(nn.LayerNorm((5, 6)), nn.Linear(6, 3)), (5, 6))
+    (norm,) = (m for m in canonical.modules() if isinstance(m, nn.LayerNorm))
     assert isinstance(norm.weight, nn.Parameter)
     assert [finding.rule for finding in canonical.report.findings] == ["C1"]
-    assert not any(isinstance(m, nn.Conv1d) for m in canonical.modules()), "no layer is added for it"
+
+
+@pytest.mark.parametrize("version", [1, 2])
+@pytest.mark.parametrize("window", [4, 3], ids=["fits", "padded"])
+def test_swin(version: int, window: int) -> None:
+    """Its attention is one function; windows are shifted, padded and masked; version 2 normalises behind the layers."""
+    from canonize.compat import import_torchvision
+
+    import_torchvision()
+    from torchvision.models import swin_transformer as swin
+
+    kinds = {1: {}, 2: {"block": swin.SwinTransformerBlockV2, "downsample_layer": swin.PatchMergingV2}}[version]
+    torch.manual_seed(3)
+    model = swin.SwinTransformer([4, 4], 16, [2, 2], [2, 4], [window, window], num_classes=10, **kinds)
+    model = _hard(model).double().eval()
+    images = torch.randn(2, 3, 32, 32, dtype=torch.float64)
+    canonical = canonize.canonize(model, images, verify=False)
+    assert checks.relative_error(canonical(images), model(images)) <= 1e-10
+    assert all(m.weight is None for m in canonical.modules() if isinstance(m, nn.LayerNorm))
+    assert canonical.report.canonical, str(canonical.report)
+    explicit = [fate.name for fate in canonical.report.affines if fate.outcome != "absorbed"]
+    if version == 1:
+        assert explicit == ["features.0.2"], "the one that a residual sum and another norm read"
+    if window == 3:
+        other = torch.randn(1, 3, 40, 48, dtype=torch.float64)
+        assert checks.relative_error(canonical(other), model(other)) <= 1e-10

@@ -210,12 +210,35 @@ def _inplace_behind_identity(m: Any, x: Tensor) -> Any:
     return y.tanh()
 
 
+def _slice_set_to_zero(m: Any, x: Tensor) -> Any:
+    y = m.conv(x)
+    part = y[:, 1:3]
+    part.zero_()
+    return y.cos() + part.sum()
+
+
+def _slice_of_a_slice(m: Any, x: Tensor) -> Any:
+    y = m.conv(x)
+    y[:, 1:][:, :2].mul_(3.0)
+    return y.sigmoid()
+
+
+def _overlapping_slices(m: Any, x: Tensor) -> Any:
+    y = m.conv(x)
+    first, second = y[:, :3], y[:, 1:]
+    first.relu_()
+    return second.sigmoid() + y[:, :3]
+
+
 IN_PLACE = (
     _inplace_rectifier,
     _inplace_sum,
     _inplace_module,
     _inplace_chain,
     _inplace_on_a_view,
+    _slice_set_to_zero,
+    _slice_of_a_slice,
+    _overlapping_slices,
     _inplace_seen_by_a_view,
     _item_assignment,
     _inplace_behind_identity,
@@ -432,3 +455,25 @@ def test_dropout_that_is_never_switched_off_stays() -> None:
     canonical = canonize.canonize(model, torch.randn(2, 3, 5, 7), verify=False)
     images = torch.randn(2, 3, 5, 7)
     assert not torch.equal(canonical(images), canonical(images))
+
+
+class _TableOfPositions(nn.Module):
+    """A bias computed by layers from a buffer (Swin V2): the same on every call."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.mlp = nn.Sequential(nn.Linear(2, 5), nn.ReLU(), nn.Linear(5, 4))
+        self.conv = conv(3, 4)
+        self.register_buffer("table", torch.randn(2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(x).sigmoid() + 2 * self.mlp(self.table)[:, None, None].sigmoid()
+
+
+def test_layers_on_constants_are_evaluated_once() -> None:
+    model = _TableOfPositions().double().eval()
+    canonical = checks.assert_canonized(model, image(3), verify=False)
+    assert not any(isinstance(layer, nn.Linear) for layer in canonical.modules())
+    # Rounded once: not the float32 layers' own error on top of it.
+    single = canonize.canonize(model.float(), torch.randn(2, 3, 5, 7))
+    assert single.report.verdict.passed

@@ -39,6 +39,19 @@ def test_the_case_itself(case: Case) -> None:
     checks.assert_untouched(model, before)
 
 
+@pytest.mark.parametrize("case", ALL)
+def test_fates_do_not_depend_on_the_precision(case: Case) -> None:
+    """What is planned in float64 on the way to a float32 model must not get in the way of inferring its shapes."""
+    import canonize
+
+    fates = []
+    for dtype in (torch.float64, torch.float32):
+        example = checks.draw(case.inputs, 2, dtype=dtype)
+        report = canonize.canonize(case.model(dtype), example, verify=False).report
+        fates.append([(fate.name, fate.outcome) for fate in report.affines])
+    assert fates[0] == fates[1]
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("case", [pytest.param(case, id=case.name) for case in precision.CASES])
 def test_low_precision(case: Case, dtype: torch.dtype) -> None:

@@ -31,6 +31,11 @@ _HARMLESS = {
 _FACTORIES = ("zeros", "ones", "full", "empty", "arange", "linspace", "eye", "rand", "randn", "as_tensor", "tensor")
 # Functions that look into their arguments.
 _SEQUENCES = ("pack_padded_sequence", "pad_packed_sequence", "pack_sequence", "pad_sequence")
+# Swin's attention: two dense layers, a softmax and the movement of windows.
+_OPENED_FUNCTIONS = {
+    ("torchvision.models.swin_transformer", name)
+    for name in ("shifted_window_attention", "_patch_merging_pad", "_get_relative_position_bias")
+}
 
 
 # What torch.fx replaces while it traces; values must be worked out with the real ones.
@@ -311,6 +316,21 @@ def _recorded_autograd_functions() -> Iterator[None]:
         base.apply = original  # type: ignore[method-assign]
 
 
+@contextlib.contextmanager
+def _opened_functions() -> Iterator[None]:
+    """Trace into functions that a library keeps whole (``torch.fx.wrap``) although layers lie in them."""
+    wrapped = torch.fx._symbolic_trace._wrapped_fns_to_patch
+    taken = {
+        key: namespace for key, namespace in wrapped.items() if (namespace.get("__name__"), key[1]) in _OPENED_FUNCTIONS
+    }
+    for key in taken:
+        del wrapped[key]
+    try:
+        yield
+    finally:
+        wrapped.update(taken)
+
+
 def _detach_what_had_no_gradient(tracer: _Tracer, graph: fx.Graph) -> None:
     """Where a value leaves a ``torch.no_grad`` block, it is detached."""
     for node in list(graph.nodes):
@@ -345,6 +365,7 @@ def symbolic_trace(root: nn.Module, inputs: Inputs) -> Captured:
         _PatchedModule(rnn, _sequence_functions()),
         _PatchedModule(torch, _factory_functions()),
         _recorded_autograd_functions(),
+        _opened_functions(),
     ):
         graph = tracer.trace(root)
     _detach_what_had_no_gradient(tracer, graph)

@@ -1,8 +1,9 @@
-"""Calls without a module of their own: resizing to a computed size and matrix products let an affine through."""
+"""Calls without a module of their own: resizing and padding by computed sizes, matrix products."""
 
 from __future__ import annotations
 
 from canonize.affine import Affine
+from canonize.flow.padding import is_constant_pad, pad_backward, pad_forward
 from canonize.flow.plan import RefusedError, Step, backward_rule, forward_rule
 from canonize.flow.pooling import only_input, same_everywhere
 from canonize.flow.sums import is_product, product_backward, product_forward
@@ -18,10 +19,12 @@ def _refusal(step: Step) -> RefusedError:
 
 
 @forward_rule(Call)
-def call_forward(step: Step, incoming: list[Affine | None]) -> Affine:
+def call_forward(step: Step, incoming: list[Affine | None]) -> Affine | None:
     """Resizing is an average with weights that sum to one."""
     if is_product(step.module):
         return product_forward(step, incoming)
+    if is_constant_pad(step.module):
+        return pad_forward(step, incoming)
     if not _is_resizing(step.module) or any(affine is not None for affine in incoming[1:]):
         raise _refusal(step)
     affine = only_input(step, incoming[:1])
@@ -35,6 +38,8 @@ def call_backward(step: Step, affine: Affine) -> list[Affine | None]:
     """Resizing is an average with weights that sum to one."""
     if is_product(step.module):
         return product_backward(step, affine)
+    if is_constant_pad(step.module):
+        return pad_backward(step, affine)
     if not _is_resizing(step.module):
         raise _refusal(step)
     same_everywhere(step, affine)

@@ -167,7 +167,7 @@ def affine_takes_input(step: Step, incoming: list[Affine | None]) -> None:
 
     def compose(net: Network, node: fx.Node) -> None:
         second = net.affine(node)
-        second.affine, second.__dict__["whole"] = second.affine.after(first), None
+        second.affine = second.affine.after(first)
         second.origins = (*anchor.origins, *(o for o in second.origins if o not in anchor.origins))
 
     step.edit(compose)
@@ -181,7 +181,7 @@ def affine_takes_output(step: Step, affine: Affine) -> list[Affine | None]:
 
     def compose(net: Network, node: fx.Node) -> None:
         first = net.affine(node)
-        first.affine, first.__dict__["whole"] = affine.after(first.affine), None
+        first.affine = affine.after(first.affine)
         first.origins = (*first.origins, *(o for o in anchor.origins if o not in first.origins))
 
     step.edit(compose)

@@ -15,20 +15,43 @@ from torch import Tensor, fx, nn
 from canonize.affine import EXACT, Affine
 from canonize.flow.plan import RefusedError, Step, backward_rule, forward_rule
 from canonize.network import Network, keep_exact
-from canonize.nn import ChannelPad
+from canonize.nn import Call, ChannelPad, Slot
 
 CONSTANT_PADS = (nn.ConstantPad1d, nn.ConstantPad2d, nn.ConstantPad3d, nn.ZeroPad1d, nn.ZeroPad2d, nn.ZeroPad3d)
+_CALLS = ("torch.nn.functional.pad", "torch._C._nn.pad", "torch.ops.aten.constant_pad_nd.default")
+Padding = tuple[int | Slot, ...]
 
 
-def _padded_dims(padding: tuple[int, ...], ndim: int) -> set[int]:
-    return {ndim - 1 - i // 2 for i, amount in enumerate(padding) if amount}
+def is_constant_pad(module: object) -> bool:
+    """Whether a call pads with a number, by amounts some of which follow from sizes."""
+    return isinstance(module, Call) and _amounts_of(module) is not None
 
 
-def _value(step: Step, ndim: int) -> Tensor:
+def _amounts_of(call: Call) -> tuple[Padding, float] | None:
+    if call.target not in _CALLS:
+        return None
+    names = ("input", "pad", "value") if "aten" in call.target else ("input", "pad", "mode", "value")
+    given = dict(zip(names, call.args, strict=False)) | call.kwargs
+    padding, value = given.get("pad"), given.get("value") or 0.0
+    if given.get("mode", "constant") != "constant" or not isinstance(value, int | float):
+        return None
+    if given["input"] != Slot(0) or not isinstance(padding, tuple | list):
+        return None
+    return tuple(padding), float(value)
+
+
+def _parts(step: Step, ndim: int) -> tuple[Padding, Tensor]:
+    """By how much a layer pads, and with what, in float64."""
     module: Any = step.module
     if isinstance(module, ChannelPad):
-        return module.value.to(EXACT)
-    return torch.full((1,) * ndim, float(module.value), dtype=EXACT, device=step.network.device)
+        return module.padding, module.value.to(EXACT)
+    call = _amounts_of(module) if isinstance(module, Call) else None
+    padding, number = call or (tuple(module.padding), float(module.value))
+    return padding, torch.full((1,) * ndim, number, dtype=EXACT, device=step.network.device)
+
+
+def _padded_dims(padding: Padding, ndim: int) -> set[int]:
+    return {ndim - 1 - i // 2 for i, amount in enumerate(padding) if amount != 0}
 
 
 @forward_rule(*CONSTANT_PADS, ChannelPad)
@@ -38,10 +61,11 @@ def pad_forward(step: Step, incoming: list[Affine | None]) -> Affine:
     if affine is None:
         raise RefusedError(f"{step.label()} is not reached")
     step.pass_through("padding")
-    module: Any = step.module
-    padding = tuple(module.padding)
+    padding, value = _parts(step, affine.ndim)
     dims = _padded_dims(padding, affine.ndim)
     if affine.varying() & dims:
+        fixed = [amount for amount in padding if isinstance(amount, int)]
+        step.require(len(fixed) == len(padding), f"it differs along a dimension that {step.label()} pads")
         # Channels that the padding adds have no affine; those that were there keep theirs.
         source = step.network.data_inputs(step.node)[0]
         shape = list(step.shape(source))
@@ -49,9 +73,8 @@ def pad_forward(step: Step, incoming: list[Affine | None]) -> Affine:
             if dim not in dims:
                 shape[dim] = 1 if not affine.varies_along(dim) else shape[dim]
         scale, shift = affine.expanded(shape)
-        return Affine(F.pad(scale, padding, value=1.0), F.pad(shift, padding, value=0.0))
-    value = _value(step, affine.ndim)
-    _replace(step, padding, _before(step, affine, value))
+        return Affine(F.pad(scale, fixed, value=1.0), F.pad(shift, fixed, value=0.0))
+    _replace(step, padding, value, _before(step, affine, value))
     return affine
 
 
@@ -64,19 +87,18 @@ def _before(step: Step, affine: Affine, value: Tensor) -> Tensor:
 def pad_backward(step: Step, affine: Affine) -> list[Affine | None]:
     """Pad with what the affine makes of the old constant."""
     step.pass_through("padding")
-    module: Any = step.module
-    padding = tuple(module.padding)
+    padding, value = _parts(step, affine.ndim)
     step.require(
         not affine.varying() & _padded_dims(padding, affine.ndim),
         f"it differs along a dimension that {step.label()} pads",
     )
-    _replace(step, padding, affine.scale * _value(step, affine.ndim) + affine.shift)
-    return [affine]
+    _replace(step, padding, value, affine.scale * value + affine.shift)
+    return [affine, *([None] * (len(step.network.data_inputs(step.node)) - 1))]
 
 
-def _replace(step: Step, padding: tuple[int, ...], value: Tensor) -> None:
+def _replace(step: Step, padding: Padding, old: Tensor, value: Tensor) -> None:
     def change(net: Network, node: fx.Node) -> None:
         net.replace(node, ChannelPad(padding, keep_exact(Affine(value, value).compress().scale)))
 
-    if not torch.equal(value.expand_as(value), _value(step, value.ndim).expand_as(value)):
+    if not torch.equal(value.expand_as(value), old.expand_as(value)):
         step.edit(change)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -55,6 +56,10 @@ def fixed_values(graph: fx.Graph, root: nn.Module) -> dict[fx.Node, FixedValue]:
             value = lookup(root, str(node.target))
             exact = exact_value(value) if isinstance(value, Tensor) else value
             fixed[node] = FixedValue(value, exact, str(node.target), computed=False)
+        elif node.op == "call_module" and node.all_input_nodes and all(n in fixed for n in node.all_input_nodes):
+            evaluated = _evaluate(node, fixed, root.get_submodule(str(node.target)))
+            if evaluated is not None:
+                fixed[node] = evaluated
         elif node.op in ("call_function", "call_method") and _is_fixed(node, fixed):
             evaluated = _evaluate(node, fixed)
             if evaluated is not None:
@@ -75,15 +80,15 @@ def _is_deterministic_dropout(node: fx.Node) -> bool:
     return "batch_norm" in str(node.target) or "layer_norm" in str(node.target) or "normalize" in str(node.target)
 
 
-def _evaluate(node: fx.Node, fixed: dict[fx.Node, FixedValue]) -> FixedValue | None:
+def _evaluate(node: fx.Node, fixed: dict[fx.Node, FixedValue], module: nn.Module | None = None) -> FixedValue | None:
     try:
         with torch.no_grad():
-            value = _run(node, lambda n: _detached(fixed[n].value))
+            value = _run(node, lambda n: _detached(fixed[n].value), module)
     except Exception:
         return None
     try:
         with torch.no_grad():
-            exact = _run(node, lambda n: _as_exact(fixed[n].exact))
+            exact = _run(node, lambda n: _as_exact(fixed[n].exact), None if module is None else _in_float64(module))
     except Exception:
         exact = value
     if (
@@ -96,9 +101,18 @@ def _evaluate(node: fx.Node, fixed: dict[fx.Node, FixedValue]) -> FixedValue | N
     return FixedValue(value, exact, names[0] if names else "")
 
 
-def _run(node: fx.Node, value_of: Any) -> Any:
+def _in_float64(module: nn.Module) -> Callable[..., Any]:
+    state = {
+        name: _as_exact(exact_value(tensor)) for name, tensor in (*module.named_parameters(), *module.named_buffers())
+    }
+    return lambda *args, **kwargs: torch.func.functional_call(module, state, args, kwargs)
+
+
+def _run(node: fx.Node, value_of: Any, module: Callable[..., Any] | None) -> Any:
     args = fx.map_arg(node.args, value_of)
     kwargs = fx.map_arg(node.kwargs, value_of)
+    if module is not None:
+        return module(*args, **kwargs)
     if node.op == "call_method":
         return getattr(args[0], str(node.target))(*args[1:], **kwargs)
     assert callable(node.target)

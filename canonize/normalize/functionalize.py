@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import operator
 
+import torch
 from torch import fx, nn
 
 from canonize.errors import CaptureError
@@ -73,15 +74,39 @@ def functionalize(graph: fx.Graph, root: nn.Module) -> None:
             )
         storage[node] = storage[written]
         _make_out_of_place(node)
+        base = _sliced(written)
         later = [user for user in written.users if order[user] > order[node]]
         for user in later:
             user.replace_input_with(written, node)
+        if base is not None:
+            _write_back(graph, base, written, node, order)
         for other, home in storage.items():
-            if home is storage[written] and other not in (node, written) and _read_after(other, node, order):
+            if home is storage[written] and other not in (node, written, base) and _read_after(other, node, order):
                 raise CaptureError(
                     f"{node.name} writes in place into a tensor that is read later under another name ({other.name})",
                     node.meta.get("path") or None,
                 )
+
+
+def _sliced(node: fx.Node) -> fx.Node | None:
+    """The tensor of which a node is a slice that shares its memory, where that is plain to see."""
+    if node.op != "call_function" or node.target is not operator.getitem or not isinstance(node.args[0], fx.Node):
+        return None
+    index = node.args[1] if isinstance(node.args[1], tuple) else (node.args[1],)
+    return node.args[0] if all(isinstance(item, slice) or item is Ellipsis for item in index) else None
+
+
+def _write_back(graph: fx.Graph, base: fx.Node, part: fx.Node, new: fx.Node, order: dict[fx.Node, int]) -> None:
+    """Let everybody who reads a tensor after a slice of it was written read a copy with the new slice."""
+    later = [user for user in base.users if order.get(user, -1) > order[new]]
+    if not later:
+        return
+    with graph.inserting_after(new):
+        whole = graph.call_function(assign, (base, part.args[1], new))
+    whole.meta.update(new.meta)
+    order[whole] = order[new]
+    for user in later:
+        user.replace_input_with(base, whole)
 
 
 def _read_after(node: fx.Node, point: fx.Node, order: dict[fx.Node, int]) -> bool:
@@ -142,3 +167,5 @@ def _make_out_of_place(node: fx.Node) -> None:
         node.target = _IN_PLACE_OPERATORS[node.target]
     elif node.target is operator.setitem:
         node.target = assign
+    elif node.op == "call_method" and node.target == "zero_":
+        node.op, node.target = "call_function", torch.zeros_like

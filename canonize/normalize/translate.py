@@ -160,7 +160,7 @@ class _Translation:
         core, affine = parts
         normalised = self.network.call(name, core, (source,), node)
         origin = Origin(str(normalised.target), type(module).__name__)
-        frozen = FrozenAffine(affine.compress(), [origin], whole=shell(module))
+        frozen = FrozenAffine(affine.compress(), [origin])
         return self.network.call(f"{normalised.target}_affine", frozen, (normalised,), node)
 
     def _rank(self, node: fx.Node, module: nn.Module) -> int | None:

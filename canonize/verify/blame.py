@@ -131,11 +131,11 @@ def _settings(other: nn.Module) -> tuple[str, str]:
 
 def _canonical(model: nn.Module, other: nn.Module, examples: Inputs, candidate: Candidate) -> _Canonical | None:
     """The canonical form of the reference, to compare with another one layer by layer."""
-    from canonize.api import rewritten
+    from canonize.api import Wishes, rewritten
 
     tracer, strategy = _settings(other)
     with contextlib.suppress(CanonizeError, RuntimeError):
-        network, report = rewritten(model, examples.to(dtype=_dtype(model)), tracer, strategy)
+        network, report = rewritten(model, examples.to(dtype=_dtype(model)), tracer, Wishes(strategy))
         # Rounded like the candidate's weights: what still differs is no rounding.
         built = network.build()
         truth = Side(network.build(torch.float64) if candidate.tight else float64_twin(built), torch.float64)
@@ -166,19 +166,19 @@ def _makers(layer: str, rewrites: list[Rewrite], graph: fx.Graph) -> str:
 
 def _guilty_rewrite(model: nn.Module, other: nn.Module, oracle: Oracle, failure: Failure) -> str:
     """The first of a model's rewrites after which it computes something else, by bisection."""
-    from canonize.api import rewritten
+    from canonize.api import Wishes, rewritten
 
     tracer, strategy = _settings(other)
     truth = oracle.truth(failure.inputs)
     examples = failure.examples.to(dtype=_dtype(model))
 
     def wrong_after(count: int) -> tuple[bool, Rewrite | None]:
-        network, report = rewritten(model, examples, tracer, strategy, limit=count)
+        network, report = rewritten(model, examples, tracer, Wishes(strategy), limit=count)
         answer = run.outputs(network.build(torch.float64), failure.inputs, torch.float64)
         error = measure.compare(truth, answer).error
         return error > 100 * EXACT_TOLERANCE, report.rewrites[-1] if report.rewrites else None
 
-    _, report = rewritten(model, examples, tracer, strategy)
+    _, report = rewritten(model, examples, tracer, Wishes(strategy))
     return _bisected(len(report.rewrites), wrong_after)
 
 

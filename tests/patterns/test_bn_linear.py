@@ -26,6 +26,7 @@ from tests.patterns.rows import (
     rows,
 )
 from tests.patterns.symbols import is_zero, numbers, s, t
+from tests.statistics import harden
 from tests.zoo.case import SIZES, conv, image, norm, vector, wired
 
 PATTERN = "bn_linear"
@@ -331,6 +332,53 @@ def test_other_image_sizes_are_exact_too() -> None:
     for size in ((9, 4), (1, 1), (12, 17)):
         images = torch.randn(1, 6, *size, dtype=torch.float64)
         torch.testing.assert_close(canonical(images), model(images), rtol=1e-10, atol=1e-10)
+
+
+def _pad_to_a_multiple(x: torch.Tensor, multiple: int, value: float) -> torch.Tensor:
+    """As window attention does, so that the image divides into windows."""
+    height, width = x.shape[2:]
+    return F.pad(
+        x, (0, (multiple - width % multiple) % multiple, 0, (multiple - height % multiple) % multiple), value=value
+    )
+
+
+@pytest.mark.parametrize("value", [0.0, 0.7])
+def test_padding_by_an_amount_that_follows_from_the_size(value: float) -> None:
+    row = Folds(
+        name=f"computed-padding-{value}",
+        build=lambda: wired(lambda m, x: m.conv(_pad_to_a_multiple(m.bn(x), 4, value)), bn=norm(4), conv=conv(4, 5, 2)),
+        inputs=image(4, 7, 9),
+        into={"bn": ("conv",)},
+    )
+    model, canonical = row.model(), assert_folds(row, PATTERN)
+    assert any(isinstance(layer, ChannelPad) for layer in canonical.modules())
+    for size in ((8, 12), (5, 4), (6, 7), (1, 1)):  # (8, 12) is not padded at all
+        images = torch.randn(2, 4, *size, dtype=torch.float64)
+        torch.testing.assert_close(canonical(images), model(images), rtol=1e-10, atol=1e-10)
+
+
+def test_padding_of_channels_by_a_computed_amount_is_refused() -> None:
+    model = wired(lambda m, x: m.conv(F.pad(m.bn(x), (0, 0, 0, 0, 0, x.shape[3] - 8))), bn=norm(4), conv=conv(5, 5, 2))
+    harden(model)
+    images = torch.randn(2, 4, 7, 9, dtype=torch.float64)
+    canonical = canonize.canonize(model.double().eval(), images)
+    assert [fate.outcome for fate in canonical.report.affines] == ["last resort"]
+    assert "dimension" in canonical.report.affines[0].reason
+
+
+def test_who_asks_for_a_kind_of_tensor_is_no_reader() -> None:
+    """A mask made by ``x.new_zeros`` takes a type and a device of x, no value."""
+    row = Folds(
+        name="new-zeros",
+        build=lambda: wired(
+            lambda m, x: (lambda y: m.conv(y) + y.new_ones(2, 2)[0, 1] + torch.zeros_like(y)[:, :1, 1:, 1:])(m.bn(x)),
+            bn=norm(4),
+            conv=conv(4, 5, 2),
+        ),
+        inputs=image(4),
+        into={"bn": ("conv",)},
+    )
+    assert_folds(row, PATTERN)
 
 
 # -------------------------------------------------------------------------------------------------- refusals

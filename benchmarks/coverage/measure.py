@@ -1,0 +1,259 @@
+"""What canonize does to one architecture, as a row of the table."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import gc
+import re
+import time
+import warnings
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from benchmarks.coverage.zoo import Architecture, Feed, build, feeds
+from canonize import canonize
+from canonize.errors import CanonizeError
+from canonize.report import AffineFate, Report
+from canonize.verify.twin import float64_twin
+from tests.checks import count_batch_norms, relative_error
+from tests.statistics import calibrate, harden
+
+MILLION = 1_000_000
+_MOST_REASONS = 12
+
+
+@dataclass
+class Row:
+    """One architecture.
+
+    Attributes
+    ----------
+    outcome : str
+        ``exact``, ``different``, ``refused``, ``skipped`` (too large), ``unusable`` (the original cannot run here),
+        ``out of time`` or ``out of memory``.
+    batch_norms, batch_norms_left : int
+        Dispatched by one forward of the original and of the canonical model.
+    affines, absorbed, last_resort, left : int
+        Frozen affines of any kind, BatchNorms among them, and what became of them.
+    norms, norms_absorbed : int
+        The same, of BatchNorms alone.
+    error : float
+        Largest difference of outputs in float64, over the largest absolute value of the original's.
+    precision : str
+        ``float64``; ``float32`` where the model casts to float32 within, so that nothing of it can be exact in
+        float64: there canonize's own verdict is the measure, which undoes these casts.
+    seconds : float
+        That ``canonize.canonize(verify=False)`` took; with its proof where the precision is float32.
+    """
+
+    key: str
+    family: str
+    outcome: str
+    parameters: int = 0
+    input: str = ""
+    captured_by: str = ""
+    batch_norms: int = 0
+    batch_norms_left: int = 0
+    affines: int = 0
+    absorbed: int = 0
+    last_resort: int = 0
+    left: int = 0
+    norms: int = 0
+    norms_absorbed: int = 0
+    canonical: bool = False
+    error: float = float("nan")
+    precision: str = "float64"
+    seconds: float = 0.0
+    reason: str = ""
+    unabsorbed: dict[str, int] = field(default_factory=dict)
+    findings: dict[str, int] = field(default_factory=dict)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data."""
+        return dataclasses.asdict(self)
+
+
+def measure(architecture: Architecture, most_parameters: float, seed: int) -> Row:
+    """Canonize one architecture with hard statistics and compare it with the original, without canonize's own verify.
+
+    Parameters
+    ----------
+    architecture : Architecture
+    most_parameters : float
+        In millions; larger models are skipped, and say so.
+    seed : int
+        Of weights, statistics and inputs.
+
+    Returns
+    -------
+    Row
+    """
+    row = Row(architecture.key, architecture.family, "unusable")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for precision in (torch.float64, torch.float32):
+            row.precision = str(precision).removeprefix("torch.")
+            try:
+                row.parameters = _size(architecture)
+                if row.parameters > most_parameters * MILLION:
+                    row.outcome, row.reason = "skipped", f"more than {most_parameters:g} million parameters"
+                    break
+                model, feed = prepared(architecture, precision, seed, row)
+            except Exception as error:
+                row.reason = _said(error)
+                continue
+            compare = _compare if precision == torch.float64 else _have_it_proven
+            compare(model, feed, row)
+            if row.outcome != "mixed":
+                break
+    gc.collect()
+    return row
+
+
+def prepared(architecture: Architecture, precision: torch.dtype, seed: int, row: Row) -> tuple[nn.Module, Feed]:
+    torch.manual_seed(seed)
+    model = build(architecture)
+    model = float64_twin(model) if precision == torch.float64 else model.float()
+    feed, row.input = _fitting(architecture, model, precision)
+    model = harden(model, seed, zero=True, tiny=True)
+    return calibrate(model, *feed(2), seed=seed, floor=0.05), feed
+
+
+def _size(architecture: Architecture) -> int:
+    # Without memory for the weights, so that a giant can be skipped.
+    try:
+        with torch.device("meta"):
+            return sum(p.numel() for p in build(architecture).parameters())
+    except Exception:
+        return sum(p.numel() for p in build(architecture).parameters())
+
+
+def _fitting(architecture: Architecture, model: nn.Module, precision: torch.dtype) -> tuple[Feed, str]:
+    failure: Exception | None = None
+    for feed in feeds(architecture, model, precision):
+        try:
+            with torch.no_grad():
+                model(*feed(1))
+        except Exception as error:
+            failure = failure or error
+        else:
+            return feed, " ".join("x".join(map(str, t.shape[1:])) for t in feed(1))
+    assert failure is not None
+    raise failure
+
+
+class _Casts(TorchDispatchMode):
+    """Whether anything in float32 came out of a model in float64."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found = False
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        self.found |= any(isinstance(it, Tensor) and it.dtype == torch.float32 for it in pytree.tree_leaves(result))
+        return result
+
+
+@torch.no_grad()
+def _compare(model: nn.Module, feed: Feed, row: Row) -> None:
+    arguments = feed(2)
+    original = _Recorded(model)
+    with _Casts() as casts:
+        row.batch_norms = count_batch_norms(original, arguments)
+    if casts.found:
+        row.outcome = "mixed"
+        return
+    before = copy.deepcopy(model.state_dict())
+    start = time.perf_counter()
+    try:
+        canonical = canonize(model, arguments, verify=False)
+    except CanonizeError as error:
+        row.outcome, row.reason = "refused", _said(error)
+        return
+    row.seconds = time.perf_counter() - start
+    _account(canonical.report, row)
+    try:
+        canonical_run = _Recorded(canonical)
+        row.batch_norms_left = count_batch_norms(canonical_run, arguments)
+        # Another batch size and another range than canonize has seen.
+        other = tuple(3 * t for t in feed(1))
+        row.error = max(_error(original.output, canonical_run.output), _error(model(*other), canonical(*other)))
+    except Exception as error:
+        row.outcome, row.reason = "different", _said(error)
+        return
+    row.outcome = "exact" if row.error <= 1e-10 else "different"
+    if not all(torch.equal(a, before[name]) for name, a in model.state_dict().items()):
+        row.outcome, row.reason = "different", "the model handed over was changed"
+
+
+class _Recorded:
+    """A model whose latest output is kept, so that no forward is run twice."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self.model = model
+        self.output: Any = None
+
+    def __call__(self, *arguments: Tensor) -> None:
+        self.output = self.model(*arguments)
+
+
+def _have_it_proven(model: nn.Module, feed: Feed, row: Row) -> None:
+    arguments = feed(2)
+    row.batch_norms = count_batch_norms(model, arguments)
+    start = time.perf_counter()
+    try:
+        canonical = canonize(model, arguments)
+    except CanonizeError as error:
+        row.outcome, row.reason = "refused", _said(error)
+        return
+    row.seconds = time.perf_counter() - start
+    _account(canonical.report, row)
+    row.batch_norms_left = count_batch_norms(canonical, arguments)
+    row.error = max(check.error for check in canonical.report.verdict.checks if check.precision == "float64")
+    row.outcome = "exact" if row.error <= 1e-10 else "different"
+
+
+def _error(wanted: Any, got: Any) -> float:
+    # Named tuples and the ordered dictionaries of libraries become plain ones in a graph: the tensors count.
+    return relative_error(pytree.tree_leaves(_plain(got)), pytree.tree_leaves(_plain(wanted)))
+
+
+def _plain(output: Any) -> Any:
+    return dict(sorted(output.items())) if isinstance(output, dict) else output
+
+
+def _account(report: Report, row: Row) -> None:
+    row.captured_by = report.captured_by
+    row.affines = len(report.affines)
+    row.absorbed, row.last_resort, row.left = (report.count(it) for it in ("absorbed", "last resort", "left"))  # type: ignore[arg-type]
+    norms = [fate for fate in report.affines if "batch" in fate.kind.lower() and "norm" in fate.kind.lower()]
+    row.norms, row.norms_absorbed = len(norms), sum(fate.outcome == "absorbed" for fate in norms)
+    row.canonical = report.canonical
+    row.unabsorbed = dict(
+        Counter(_kind_of(fate) for fate in report.affines if fate.outcome != "absorbed").most_common(_MOST_REASONS)
+    )
+    row.findings = dict(
+        Counter(f"{it.rule}: {_unnumbered(it.what)}" for it in report.findings).most_common(_MOST_REASONS)
+    )
+
+
+def _kind_of(fate: AffineFate) -> str:
+    reasons = dict.fromkeys(_unnumbered(it.partition(": ")[2]) for it in fate.reason.split("; "))
+    return f"{fate.outcome}: {fate.kind}: {'; '.join(reasons)}"
+
+
+def _unnumbered(text: str) -> str:
+    """The same for the same layer of every block, so that alike reasons are counted together."""
+    return re.sub(r"\d+", "#", text)
+
+
+def _said(error: Exception) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"[:500]
