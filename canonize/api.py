@@ -7,7 +7,7 @@ import gc
 import platform
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import fx, nn
@@ -23,11 +23,14 @@ from canonize.patterns import catalogue
 from canonize.report import Report, Verdict
 from canonize.rewrite import Progress, rewrite
 
+if TYPE_CHECKING:
+    from canonize.verify.paranoid import Watch
+
 Strategy = Literal["threshold", "untangle"]
 
 
 @dataclass(frozen=True)
-class _Wishes:
+class Wishes:
     """How the canonical form is to look, where there is a choice."""
 
     strategy: str = "threshold"
@@ -44,6 +47,7 @@ def canonize(
     forms: Sequence[str] = (),
     copy: bool = False,
     verify: bool = True,
+    paranoid: bool = False,
     progress: Progress | None = None,
 ) -> fx.GraphModule:
     r"""Rewrite a model into a canonical form that computes the same function.
@@ -67,6 +71,8 @@ def canonize(
         Detach the result: by default parameters that no rewrite touched are shared with ``model``.
     verify : bool
         Prove the result numerically against ``model``, in float64 and in the model's own precision.
+    paranoid : bool
+        Also check each rewrite alone, on the part of the graph that it changed, in float64.
     progress : callable, optional
         Called as ``progress(stage, done, total)``.
 
@@ -94,24 +100,24 @@ def canonize(
     tell = progress or (lambda stage, done, total: None)
     # Layers that are made on the way draw initial weights; nobody's random numbers may depend on that.
     with torch.random.fork_rng(devices=[]):
-        network, report = _captured_and_rewritten(model, inputs, _Wishes(strategy, tuple(skip), wanted), verify, tell)
-        return _finish(network, report, copy)
+        wishes = Wishes(strategy, tuple(skip), wanted)
+        built, report = _captured_and_rewritten(model, inputs, wishes, verify, paranoid, tell)
+        return _finish(built, report, copy)
 
 
 def _captured_and_rewritten(
-    model: nn.Module, inputs: Inputs, wishes: _Wishes, verify: bool, tell: Progress
-) -> tuple[Network, Report]:
+    model: nn.Module, inputs: Inputs, wishes: Wishes, verify: bool, paranoid: bool, tell: Progress
+) -> tuple[fx.GraphModule, Report]:
     """Try the tracers in turn, until what one has seen is rewritten and proven."""
     failure: CanonizeError | None = None
     for tracer in ("symbolic_trace", "torch.export"):
         try:
             tell("capture", 0, 1)
-            network, report = _rewritten(model, inputs, tracer, wishes, tell)
+            network, report = rewritten(model, inputs, tracer, wishes, tell, paranoid=paranoid)
+            built = network.build()
             if verify:
-                tell("verify", 0, 1)
-                report.verdict = _prove(model, network, inputs)
-                tell("verify", 1, 1)
-            return network, report
+                report.verdict = _prove(model, network, built, inputs, tell)
+            return built, report
         except Exception as error:
             # A trace can silently take another branch than the model does. Only torch.export's word is final.
             told = error if isinstance(error, CanonizeError) else _unexpected(model, error)
@@ -151,14 +157,26 @@ def _check_arguments(model: nn.Module, strategy: str, skip: Sequence[str]) -> No
         raise CanonizeError(f"there is no pattern {unknown[0]!r} to skip", hint=f"Patterns: {', '.join(sorted(known))}")
 
 
-def _rewritten(
-    model: nn.Module, inputs: Inputs, tracer: str, wishes: _Wishes, tell: Progress
+def rewritten(
+    model: nn.Module,
+    inputs: Inputs,
+    tracer: str,
+    wishes: Wishes,
+    tell: Progress | None = None,
+    limit: int | None = None,
+    paranoid: bool = False,
 ) -> tuple[Network, Report]:
+    """Capture, normalize and rewrite, with one tracer and without proof; at most ``limit`` rewrites."""
+    tell = tell or (lambda stage, done, total: None)
     with _collector_at_rest():
         captured = capture(model, inputs, tracer)
         network = normalize(captured, inputs, type(model).__name__)
         tell("capture", 1, 1)
-        journal = rewrite(network, wishes.strategy, wishes.skip, tell, wishes.forms)
+        watch = _watch(network) if paranoid else None
+        watching = watch.check if watch is not None else None
+        journal = rewrite(network, wishes.strategy, wishes.skip, tell, wishes.forms, limit, watching)
+    if watch is not None:
+        network.notes.append(watch.note())
     report = Report(
         model=type(model).__name__,
         strategy=wishes.strategy,
@@ -186,6 +204,12 @@ def _collector_at_rest() -> Iterator[None]:
             gc.enable()
 
 
+def _watch(network: Network) -> Watch:
+    from canonize.verify.paranoid import Watch
+
+    return Watch(network)
+
+
 def _versions() -> dict[str, str]:
     from canonize import __version__
 
@@ -198,11 +222,13 @@ def _name_map(model: nn.Module, network: Network) -> dict[str, str | None]:
     return {name: name if name in network.modules else None for name in leaves}
 
 
-def _prove(model: nn.Module, network: Network, inputs: Inputs) -> Verdict:
+def _prove(model: nn.Module, network: Network, built: fx.GraphModule, inputs: Inputs, tell: Progress) -> Verdict:
     from canonize.verify import check_equivalence
 
     try:
-        verdict: Verdict = check_equivalence(model, network.build(), inputs, exact=network.build(torch.float64))
+        exact = network.build(torch.float64)
+        verdict: Verdict = check_equivalence(model, built, inputs, exact=exact, thorough=False, progress=tell)
+        del exact
     finally:
         # Graph modules and their graphs refer to each other: without this, their float64 copies of the weights would
         # stay until the collector comes by.
@@ -220,8 +246,7 @@ def _prove(model: nn.Module, network: Network, inputs: Inputs) -> Verdict:
     )
 
 
-def _finish(network: Network, report: Report, copy: bool) -> fx.GraphModule:
-    built = network.build()
+def _finish(built: fx.GraphModule, report: Report, copy: bool) -> fx.GraphModule:
     if copy:
         _detach(built)
     report.findings = findings(built, report)

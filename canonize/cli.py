@@ -70,6 +70,10 @@ Forms = Annotated[
     typer.Option("--form", metavar="FORM", help="Optional form, such as dense_as_convolution; see canonize patterns."),
 ]
 ReportFile = Annotated[Optional[Path], typer.Option("--report", metavar="FILE", help="Also as .json or .txt.")]  # noqa: UP045
+VerdictFiles = Annotated[
+    Optional[list[Path]],  # noqa: UP045
+    typer.Option("--report", metavar="FILE", help="Also as .json, .xml (JUnit), .md or .txt; may be repeated."),
+]
 
 
 def _version(asked: bool) -> None:
@@ -97,6 +101,7 @@ def convert(
     trust: Trust = False,
     report: ReportFile = None,
     no_verify: Annotated[bool, typer.Option("--no-verify", help="Do not compare with the original.")] = False,
+    paranoid: Annotated[bool, typer.Option("--paranoid", help="Check each rewrite alone, too.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Do everything but write OUT.")] = False,
     verbose: Verbose = False,
     quiet: Quiet = False,
@@ -118,6 +123,7 @@ def convert(
         forms=tuple(form or ()),
         report_file=report,
         verify=not no_verify,
+        paranoid=paranoid,
         dry_run=dry_run,
         screen=commands.Screen(verbose, quiet),
     )
@@ -163,6 +169,12 @@ def verify(
     allow: Allow = None,
     trust: Trust = False,
     seed: Annotated[int, typer.Option(help="Of the random inputs.")] = 0,
+    report: VerdictFiles = None,
+    dump: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option("--dump", metavar="DIR", help="If they differ: input and activations of the layer."),
+    ] = None,
+    quick: Annotated[bool, typer.Option("--quick", help="Fewer inputs: what a conversion checks.")] = False,
     verbose: Verbose = False,
     quiet: Quiet = False,
     debug: Debug = False,
@@ -176,6 +188,9 @@ def verify(
         commands.Source(second, arch, packages, trust, device),
         commands.Feed(tuple(shapes or ()), inputs),
         seed=seed,
+        report_files=tuple(report or ()),
+        dump=dump,
+        quick=quick,
         screen=commands.Screen(verbose, quiet),
     )
 

@@ -14,13 +14,15 @@ from rich.console import Console
 from torch import nn
 
 import canonize
-from canonize.errors import ExportError, InputError, NotEquivalentError
+from canonize.errors import InputError, NotEquivalentError
 from canonize.export import check_output, save
 from canonize.inputs import Inputs, Shape, from_shapes, infer, load_inputs, parse_shape
 from canonize.inputs.infer import dtype_and_device
 from canonize.loading import Loaded, load_with_notes
 from canonize.report import Report, Verdict
-from canonize.views.text import render, render_rich, render_verdict
+from canonize.views.files import VERDICT_ENDINGS, check_report_path, write_verdict
+from canonize.views.text import render, render_rich
+from canonize.views.verdict import render_verdict
 
 GOOD, DIFFERENT = 0, 1
 
@@ -93,6 +95,7 @@ def convert(
     forms: tuple[str, ...],
     report_file: Path | None,
     verify: bool,
+    paranoid: bool,
     dry_run: bool,
     screen: Screen,
 ) -> int:
@@ -107,7 +110,14 @@ def convert(
     try:
         with screen.progress() as progress:
             canonical = canonize.canonize(
-                loaded.model, inputs, strategy=strategy, skip=skip, forms=forms, verify=verify, progress=progress
+                loaded.model,
+                inputs,
+                strategy=strategy,
+                skip=skip,
+                forms=forms,
+                verify=verify,
+                paranoid=paranoid,
+                progress=progress,
             )
     except NotEquivalentError as error:
         return _different(error, out)
@@ -154,16 +164,36 @@ def inspect(
     return GOOD if report.canonical else DIFFERENT
 
 
-def verify(first: Source, second: Source, feed: Feed, *, seed: int, screen: Screen) -> int:
+def verify(
+    first: Source,
+    second: Source,
+    feed: Feed,
+    *,
+    seed: int,
+    report_files: tuple[Path, ...],
+    dump: Path | None,
+    quick: bool,
+    screen: Screen,
+) -> int:
     """Print whether two models are the same function."""
+    for path in report_files:
+        check_report_path(path, VERDICT_ENDINGS)
     shapes = [parse_shape(s) for s in feed.shapes]
-    reference, candidate = _load(first), _load(second)
+    reference, candidate = _side(first), _side(second)
     for note in (*reference.notes, *candidate.notes):
         screen.say(f"note: {note}")
-    inputs = _inputs(reference.model, shapes, feed.file)
-    verdict: Verdict = canonize.check_equivalence(reference.model, candidate.model, inputs, seed=seed)
-    screen.say(f"{first.name} and {second.name} on {inputs.describe()}")
+    inputs = _inputs_of_both(reference.model, candidate.model, shapes, feed.file)
+    with screen.progress() as progress:
+        verdict: Verdict = canonize.check_equivalence(
+            reference.model, candidate.model, inputs, seed=seed, thorough=not quick, progress=progress, dump=dump
+        )
+    title = f"{first.name} and {second.name} on {inputs.describe()}"
+    for path in report_files:
+        write_verdict(verdict, path, title)
+    screen.say(title)
     screen.say(render_verdict(verdict, screen.verbose))
+    if dump is not None and verdict.divergence is not None:
+        screen.say(f"input and activations written to {dump}")
     return GOOD if verdict.passed else DIFFERENT
 
 
@@ -184,14 +214,41 @@ def _load(source: Source) -> Loaded:
     here = str(Path.cwd())
     if here not in sys.path:  # factories live beside the person who names them
         sys.path.insert(0, here)
+    device = _device(source.device)
+    loaded = load_with_notes(source.name, source.arch, allow=source.allow, trust=source.trust)
+    return Loaded(loaded.model.to(device), loaded.notes)
+
+
+def _device(name: str) -> torch.device:
     try:
-        device = torch.device(source.device)
+        device = torch.device(name)
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
         first = str(error).splitlines()[0]
-        raise InputError(f"the device {source.device} cannot be used ({first})", hint="Try --device cpu") from error
-    loaded = load_with_notes(source.name, source.arch, allow=source.allow, trust=source.trust)
-    return Loaded(loaded.model.to(device), loaded.notes)
+        raise InputError(f"the device {name} cannot be used ({first})", hint="Try --device cpu") from error
+    return device
+
+
+def _side(source: Source) -> Loaded:
+    """One side of a comparison: an ``.onnx`` file is run as it is, by ONNX Runtime."""
+    path = Path(source.name)
+    if path.suffix.lower() != ".onnx" or not path.is_file():
+        return _load(source)
+    from canonize.verify.onnx_model import OnnxModel
+
+    model = OnnxModel(path, _device(source.device))
+    return Loaded(model, (f"{source.name} is run by ONNX Runtime, {model.session.get_providers()[0]}",))
+
+
+def _inputs_of_both(first: nn.Module, second: nn.Module, shapes: list[Shape], file: Path | None) -> Inputs:
+    from canonize.verify.onnx_model import OnnxModel
+
+    if shapes or file is not None:
+        return _inputs(first, shapes, file)
+    # A session states its sizes; a module that takes them is asked where the sizes are free.
+    sessions = [model for model in (first, second) if isinstance(model, OnnxModel)]
+    modules = [model for model in (first, second) if not isinstance(model, OnnxModel)]
+    return _inputs(modules[0], shapes, file) if modules and not sessions else sessions[0].example()
 
 
 def _inputs(model: nn.Module, shapes: list[Shape], file: Path | None) -> Inputs:
@@ -212,12 +269,7 @@ def _different(error: NotEquivalentError, out: Path | None) -> int:
 
 
 def _check_report(path: Path | None) -> None:
-    if path is None:
-        return
-    if path.suffix not in (".json", ".txt"):
-        raise ExportError("a report is .json or .txt", where=str(path), hint="Give such a name to --report")
-    if not path.parent.is_dir():
-        raise ExportError(f"there is no folder {path.parent}", where=str(path), hint="Make it first")
+    check_report_path(path, (".json", ".txt"))
 
 
 def _write_report(report: Report, path: Path | None) -> None:

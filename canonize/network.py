@@ -218,14 +218,7 @@ class Network:
             if node.op != "call_module":
                 continue
             name = str(node.target)
-            original = self.modules[name]
-            module = shell(original)
-            if isinstance(original, LINEAR):
-                weights = self.pending.get(name) or PendingWeights(original)
-                if weights.touched:
-                    weights.write(module, dtype)
-            cast(module, dtype, self.dtype)
-            _place(root, name, module)
+            _place(root, name, self.finished(self.modules[name], self.pending.get(name), dtype))
         graph = fx.Graph()
         values: dict[fx.Node, fx.Node] = {}
         result = graph.graph_copy(self.graph, values)
@@ -235,6 +228,14 @@ class Network:
         built = fx.GraphModule(root, graph, self.name)
         built.eval()
         return built
+
+    def finished(self, original: nn.Module, weights: PendingWeights | None, dtype: torch.dtype | None) -> nn.Module:
+        """A module of its own with the pending weights written; see `build`."""
+        module = shell(original)
+        if weights is not None and isinstance(original, LINEAR) and weights.touched:
+            weights.write(module, dtype)
+        cast(module, dtype, self.dtype)
+        return module
 
 
 def _usable(part: str) -> str:

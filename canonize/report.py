@@ -84,6 +84,98 @@ class Finding:
 
 
 @dataclass(frozen=True)
+class OutputError:
+    """How far one output of a candidate is from the reference's, on one input.
+
+    Attributes
+    ----------
+    output : str
+        How a reader would index it: ``output['logits'][0]``.
+    error : float
+        Largest absolute difference over `scale`: the smallest tolerance that would pass.
+    tolerance : float
+        Largest error that passes.
+    passed : bool
+    largest, mean : float
+        Of the absolute differences.
+    scale : float
+        Largest absolute value of the reference.
+    where : str
+        Element of the largest difference: ``output[1, 207]``.
+    reference, candidate : float
+        The two values there.
+    allclose : float
+        Smallest t with ``|candidate - reference| <= t + t |reference|`` everywhere: what ``torch.allclose`` would need
+        as ``rtol`` and ``atol``.
+    histogram : tuple of int
+        Elements by ``|difference| / scale``: none at all; below 1e-16; one bin a decade, up to 1; 1 and more.
+    top_k : tuple of (int, float)
+        For an output of the shape (N, classes): for k = 1 and 5 the share of rows with the same k best classes.
+    why : str
+        How the tolerance came about, or why the two could not be compared.
+    """
+
+    output: str
+    error: float
+    tolerance: float
+    passed: bool
+    largest: float = 0.0
+    mean: float = 0.0
+    scale: float = 0.0
+    where: str = ""
+    reference: float = 0.0
+    candidate: float = 0.0
+    allclose: float = 0.0
+    histogram: tuple[int, ...] = ()
+    top_k: tuple[tuple[int, float], ...] = ()
+    why: str = ""
+
+
+@dataclass(frozen=True)
+class Divergence:
+    """Where two models part: the first layer whose output differs although all that it reads agrees.
+
+    Attributes
+    ----------
+    layer : str
+        Qualified name in the candidate; empty where all shared layers agree and only the output differs.
+    kind : str
+        Class of the candidate's layer.
+    call : int
+        Which call of it, from 0, where it is called more than once.
+    error, tolerance : float
+        Of the layer's output, over its scale.
+    where : str
+        Element of the largest difference.
+    reads : tuple of str
+        The layers in front of it, which agree.
+    case : str
+        On what input: ``normal, batch 2``.
+    reference : str
+        What the candidate's layers were compared with.
+    compared : int
+        Layers that both models have and that were compared.
+    rewrite : str
+        For a canonical model, which rewrite made the layer what it is, or which one went wrong.
+    passes : int
+        Times that the two models were run to find it.
+    """
+
+    layer: str
+    kind: str = ""
+    call: int = 0
+    error: float = 0.0
+    tolerance: float = 0.0
+    where: str = ""
+    reads: tuple[str, ...] = ()
+    case: str = ""
+    reference: str = ""
+    compared: int = 0
+    rewrite: str = ""
+    passes: int = 1
+
+
+@dataclass(frozen=True)
 class Check:
     """One comparison of two models.
 
@@ -101,6 +193,8 @@ class Check:
     passed : bool
     detail : str
         Where the largest difference lies, or why the comparison could not be made.
+    outputs : tuple of OutputError
+        The same for every output of the model on its own.
     """
 
     name: str
@@ -110,16 +204,34 @@ class Check:
     tolerance: float
     passed: bool
     detail: str = ""
+    outputs: tuple[OutputError, ...] = ()
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """Whether two models are the same function, and how that was found out."""
+    """Whether two models are the same function, and how that was found out.
+
+    Attributes
+    ----------
+    passed : bool
+    checks : tuple of Check
+        Every comparison.
+    reason : str
+        Why it did not pass.
+    notes : tuple of str
+        What could not be compared.
+    divergence : Divergence or None
+        Where the two part, for a verdict that did not pass.
+    environment : dict
+        What it was computed on: device, precision switches, threads, versions.
+    """
 
     passed: bool
     checks: tuple[Check, ...] = ()
     reason: str = ""
     notes: tuple[str, ...] = ()
+    divergence: Divergence | None = None
+    environment: dict[str, str] = field(default_factory=dict)
 
     def __bool__(self) -> bool:
         return self.passed
@@ -133,8 +245,27 @@ class Verdict:
         ]
         return max(chosen, key=_severity, default=None)
 
+    def outputs(self) -> list[tuple[Check, OutputError]]:
+        """For each output and precision the comparison closest to, or furthest beyond, its tolerance."""
+        worst: dict[tuple[str, str], tuple[Check, OutputError]] = {}
+        for check in self.checks:
+            for found in check.outputs:
+                key = check.precision, found.output
+                if key not in worst or _severity(found) > _severity(worst[key][1]):
+                    worst[key] = check, found
+        return list(worst.values())
 
-def _severity(check: Check) -> tuple[bool, float]:
+    def to_dict(self) -> dict[str, Any]:
+        """The verdict as plain lists, dictionaries, strings and numbers."""
+        return dataclasses.asdict(self)
+
+    def __str__(self) -> str:
+        from canonize.views.verdict import render_verdict
+
+        return render_verdict(self)
+
+
+def _severity(check: Check | OutputError) -> tuple[bool, float]:
     ratio = check.error / check.tolerance if check.tolerance else float("inf")
     return (not check.passed, ratio if ratio == ratio else float("inf"))
 

@@ -39,6 +39,19 @@ class Journal:
     rewrites: list[Rewrite] = field(default_factory=list)
     refusals: dict[tuple[str, str], Refusal] = field(default_factory=dict)
     courses: dict[Origin, _Course] = field(default_factory=dict)
+    limit: int | None = None
+    watch: Callable[[Rewrite], None] | None = None
+
+    def add(self, rewrite: Rewrite) -> None:
+        """Write a rewrite down."""
+        self.rewrites.append(rewrite)
+        if self.watch is not None:
+            self.watch(rewrite)
+
+    @property
+    def full(self) -> bool:
+        """Whether no further rewrite is wanted."""
+        return self.limit is not None and len(self.rewrites) >= self.limit
 
     def fates(self) -> list[AffineFate]:
         """What became of each frozen affine, in the order of the original model."""
@@ -69,18 +82,33 @@ def rewrite(
     skip: tuple[str, ...] = (),
     progress: Progress | None = None,
     forms: tuple[Form, ...] = (),
+    limit: int | None = None,
+    watch: Callable[[Rewrite], None] | None = None,
 ) -> Journal:
     """Absorb every frozen affine of a network, or say why not.
 
     Every rewrite takes one affine out of the graph, or turns it into parts that are final, so that the number of
     rewrites is bounded by the number of affines and their branches; going beyond that is an error.
 
+    Parameters
+    ----------
+    network : Network
+        Rewritten in place.
+    strategy, skip
+        As for `canonize.canonize`.
+    progress : callable, optional
+        Called as ``progress("rewrite", done, total)``.
+    limit : int, optional
+        Stop after so many rewrites: whoever looks for the one that went wrong halves the list.
+    watch : callable, optional
+        Called after each rewrite, with it.
+
     Raises
     ------
     RewriteError
         If the rewriting does not come to an end.
     """
-    journal = Journal()
+    journal = Journal(limit=limit, watch=watch)
     for node in network.affines():
         for origin in network.affine(node).origins:
             journal.courses[origin] = _Course()
@@ -123,6 +151,8 @@ def rewrite(
 
 def apply_pattern(network: Network, pattern: Pattern, node: fx.Node, journal: Journal) -> bool:
     """Rewrite around one affine if its pattern allows it there, and write down what happened."""
+    if journal.full:
+        return False
     name, origins = label(network, node), network.affine(node).origins
     plan = pattern.check(network, node)
     if isinstance(plan, Refused):
@@ -134,7 +164,7 @@ def apply_pattern(network: Network, pattern: Pattern, node: fx.Node, journal: Jo
     detail = _describe(plan)
     merged = [label(network, other) for other in plan.merged]
     pattern.rewrite(network, plan)
-    journal.rewrites.append(Rewrite(pattern.name, name, (*plan.into, *merged), detail))
+    journal.add(Rewrite(pattern.name, name, (*plan.into, *merged), detail))
     for key in [key for key in journal.refusals if key[1] == name]:
         if not last:
             del journal.refusals[key]
@@ -148,6 +178,8 @@ def apply_pattern(network: Network, pattern: Pattern, node: fx.Node, journal: Jo
 
 
 def _merge(network: Network, pattern: MergePattern, node: fx.Node, journal: Journal) -> bool:
+    if journal.full:
+        return False
     name = label(network, node)
     merge = pattern.check(network, node)
     if isinstance(merge, Refused):
@@ -157,7 +189,7 @@ def _merge(network: Network, pattern: MergePattern, node: fx.Node, journal: Jour
     origins = gone.origins if isinstance(gone, FrozenAffine) else ()
     lost = label(network, merge.first)
     into = pattern.rewrite(network, node, merge)
-    journal.rewrites.append(Rewrite(pattern.name, lost, (into,)))
+    journal.add(Rewrite(pattern.name, lost, (into,)))
     for course in journal.courses.values():
         # What an earlier fold has put into the layer that is gone now lies in the merged one.
         course.into[:] = [into if layer == lost else layer for layer in course.into]

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
 import canonize
-from canonize.api import _finish, _rewritten, _Wishes
+from canonize.api import Wishes, _finish, rewritten
 from canonize.capture import capture, eval_copy, is_leaf
 from canonize.inputs import normalise
 from tests import checks, models
@@ -23,9 +23,9 @@ TRACERS = ("symbolic_trace", "torch.export")
 
 def _canonized_by(tracer: str, model: nn.Module, inputs: Any) -> fx.GraphModule:
     example = normalise(checks.draw(inputs, 2))
-    network, report = _rewritten(model, example, tracer, _Wishes(), lambda *_: None)
+    network, report = rewritten(model, example, tracer, Wishes())
     assert report.captured_by == tracer
-    return _finish(network, report, copy=False)
+    return _finish(network.build(), report, copy=False)
 
 
 # ------------------------------------------------------------------------------------------- the same result

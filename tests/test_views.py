@@ -8,7 +8,8 @@ import pytest
 from rich.console import Console
 
 from canonize.report import AffineFate, Check, Finding, Report, Verdict
-from canonize.views.text import render, render_rich, render_verdict
+from canonize.views.text import render, render_rich
+from canonize.views.verdict import render_verdict
 
 CHECKS = (
     Check("normal, batch 2", "output", "float64", 3e-16, 1e-10, True),
@@ -89,7 +90,7 @@ def test_a_failed_verdict_says_where() -> None:
     verdict = Verdict(False, (*CHECKS, bad), "outputs differ by half", ("batch 1 could not be tried",))
     text = render_verdict(verdict)
     assert "NOT EQUIVALENT: 1 of 5 checks failed" in text and "outputs differ by half" in text
-    assert "worst float64 output error 5.0e-01 > 1.0e-10 (large): output[0][1]" in text
+    assert "FAIL  float64 output error 5.0e-01 > 1.0e-10 (large): output[0][1]" in text
     assert "batch 1 could not be tried" in text and "large, batch 3" not in text
     assert "large, batch 3" in render_verdict(verdict, verbose=True)
 

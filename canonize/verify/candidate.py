@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from canonize.capture.captured import GUARD
 from canonize.inputs import Inputs
 from canonize.verify import measure, run
-from canonize.verify.oracle import Oracle
+from canonize.verify.oracle import Memory, Oracle
 from canonize.verify.twin import eval_twin, float64_twin, floating_dtype
+
+# Draws of the signs with which weights are moved by one rounding step.
+_STEP_DRAWS = 3
+# How an exported program begins its complaint about a size that it was not exported for.
+_EXPORTED = "Guard failed"
 
 
 class Candidate:
@@ -43,6 +50,8 @@ class Candidate:
     ) -> None:
         self.own_dtype = floating_dtype(other) or oracle.dtype
         self.notes: list[str] = []
+        self._known, self._steps = Memory(), Memory()
+        self._other = other
         self.dtype, self.tight = torch.float64, oracle.in_float64
         if narrow or not oracle.in_float64:
             if not oracle.in_float64:
@@ -56,7 +65,7 @@ class Candidate:
         self._fall_back_where_needed(other, exact, inputs)
 
     def _use_own(self, other: nn.Module) -> None:
-        self.model = eval_twin(other)
+        self.model, self._known = eval_twin(other), Memory()
         self.dtype = self.own_dtype
         self.tight = self.dtype == torch.float64 and self.tight
 
@@ -83,8 +92,40 @@ class Candidate:
         return self.dtype == torch.float64 and self.own_dtype != torch.float64
 
     def run(self, inputs: Inputs) -> Any:
-        """Outputs in `dtype`; see `run.outputs`."""
-        return run.outputs(self.model, inputs, self.dtype)
+        """Outputs in `dtype`, remembered for the same `Inputs`; see `run.outputs`."""
+        return self._known.recall(inputs, lambda: run.outputs(self.model, inputs, self.dtype))
+
+    def declines(self, inputs: Inputs) -> bool:
+        """Whether it says of itself that it was made for other sizes."""
+        try:
+            self.run(inputs)
+        except run.FailedRunError as error:
+            return declined(error)
+        return False
+
+    def sensitivity(self, inputs: Inputs, row: int | None = None) -> list[float]:
+        """How far each output moves, relative to its scale, when every weight moves by one step of its own precision.
+
+        The largest of a few draws of the steps' signs.
+
+        Weights that were rounded once leave a model that much in the dark about the exact function. In a narrow
+        precision the two runs also round differently on the way, so that their difference holds that noise too; a fault
+        that either run has is in both, and not in their difference.
+        """
+        if isinstance(self._other, torch.jit.ScriptModule) or self.own_dtype == torch.float64:
+            return []  # its tensors cannot be exchanged, or have not been rounded
+        try:
+            still, *moved = self._steps.recall(inputs, lambda: self._with_steps(inputs))
+        except run.FailedRunError:
+            return []
+        draws = [[d.error for d in measure.differences(still, other, row=row)] for other in moved]
+        return [max((e for e in errors if math.isfinite(e)), default=0.0) for errors in zip(*draws, strict=True)]
+
+    def _with_steps(self, inputs: Inputs) -> list[Any]:
+        """Outputs of the model as it is, then with its weights moved, a draw each."""
+        model = self.model if self.dtype != torch.float64 else float64_twin(self._other)
+        moved = (_one_step_away(model, self._other, draw) for draw in range(_STEP_DRAWS))
+        return [run.outputs(m, inputs, self.dtype) for m in (model, *moved)]
 
     def gradients(self, inputs: Inputs, weights: list[Tensor]) -> list[Tensor] | None:
         """Input gradients in `dtype`; see `run.input_gradients`."""
@@ -93,12 +134,39 @@ class Candidate:
     def nondeterministic(self, inputs: Inputs) -> bool:
         """Whether two runs on the same input differ."""
         try:
-            first, second = self.run(inputs), self.run(inputs)
+            first, second = self.run(inputs), run.outputs(self.model, inputs, self.dtype)
         except run.FailedRunError:
             return False
         if measure.first_nonfinite(first):
             return False
         return measure.compare(first, second).error > 64 * torch.finfo(self.dtype).eps
+
+
+def declined(error: run.FailedRunError) -> bool:
+    """Whether a model says that it was made for other sizes: a canonical one, an exported program, a session."""
+    return GUARD in str(error) or _EXPORTED in str(error)
+
+
+def _one_step_away(model: nn.Module, narrow: nn.Module, seed: int) -> nn.Module:
+    """A copy of a twin whose tensors are each one rounding step of the original's precision away."""
+    moved = eval_twin(model)
+    generator = torch.Generator().manual_seed(seed)
+    own = {name: t.dtype for name, t in (*narrow.named_parameters(), *narrow.named_buffers())}
+    with torch.no_grad():
+        for name, tensor in [*moved.named_parameters(), *moved.named_buffers()]:
+            if tensor.is_floating_point() and own.get(name, torch.float64) != torch.float64:
+                signs = torch.randint(0, 2, tensor.shape, generator=generator).to(tensor.device) * 2 - 1
+                away = tensor.double() * (1 + torch.finfo(own[name]).eps * signs)
+                # Not in place: twins share their parameters with the model.
+                _set(moved, name, away.to(tensor.dtype))
+    return moved
+
+
+def _set(model: nn.Module, name: str, value: Tensor) -> None:
+    owner, _, last = name.rpartition(".")
+    module = model.get_submodule(owner)
+    table = module._parameters if last in module._parameters else module._buffers
+    table[last] = nn.Parameter(value, requires_grad=False) if table is module._parameters else value  # type: ignore[assignment]
 
 
 def _has_narrow(model: nn.Module) -> bool:

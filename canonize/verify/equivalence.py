@@ -2,25 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import dataclasses
+import os
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any, Literal
 
+import torch
 from torch import nn
 
 from canonize.errors import InputError, NotEquivalentError
 from canonize.inputs import Inputs, infer, normalise
 from canonize.report import Check, Verdict
 from canonize.verify import regimes, run
+from canonize.verify.blame import Failure, find_divergence
 from canonize.verify.candidate import Candidate
-from canonize.verify.describe import describe
+from canonize.verify.environment import environment
 from canonize.verify.gradients import gradient_checks
 from canonize.verify.judge import Judge, failure
-from canonize.verify.oracle import Oracle
-from canonize.verify.twin import device_of
+from canonize.verify.oracle import Oracle, representable
+from canonize.verify.thresholds import straddle
+from canonize.verify.twin import device_of, floating_dtype
 from canonize.verify.weights import weight_check
 
 # Of normal inputs, to learn how noisy a model with few outputs is in its own precision.
 _DRAWS = 4
+
+Progress = Callable[[str, int, int], None]
 
 
 def check_equivalence(
@@ -34,6 +42,9 @@ def check_equivalence(
     precision: Literal["float64", "working"] | None = None,
     gradients: bool = True,
     thorough: bool = True,
+    progress: Progress | None = None,
+    locate: bool = True,
+    dump: str | os.PathLike[str] | None = None,
 ) -> Verdict:
     """Compare two models on many inputs and say whether they are the same function in eval mode.
 
@@ -62,7 +73,14 @@ def check_equivalence(
     gradients : bool
         Whether to compare input gradients.
     thorough : bool
-        Without it only normal values, the examples, and one other batch size.
+        Without it the examples, a small row, and three regimes as rows of one small batch: what `canonize.canonize`
+        asks for, at little more than one forward in float64 and one in the model's own precision, of each model.
+    progress : callable, optional
+        Called as ``progress("verify", done, total)``.
+    locate : bool
+        Whether to name the first layer that differs, where the two are not equivalent.
+    dump : path, optional
+        Folder for the input and the two activations at that layer.
 
     Returns
     -------
@@ -74,32 +92,57 @@ def check_equivalence(
     InputError
         If `model` does not run on the example inputs.
     """
+    tell = progress or (lambda stage, done, total: None)
     with run.undisturbed(device_of(model)):
         inputs = infer(model) if example_inputs is None else normalise(example_inputs)
+        coarsest = _coarsest(model, other, inputs)
+        inputs = representable(inputs, coarsest)
         oracle = _oracle(model, inputs)
-        place = oracle.nondeterminism(inputs)
+        candidate = Candidate(other, exact, oracle, inputs, narrow=precision == "working")
+        variable = thorough or any(size != inputs.batch_size for size in batch_sizes)
+        feed = _feed(oracle, candidate, inputs, seed, coarsest, variable)
+        place = oracle.nondeterminism(feed.rows)
         if place:
             reason = f"the model itself is not deterministic in eval mode: {place} changes between runs"
-            return Verdict(False, (), reason)
-        candidate = Candidate(other, exact, oracle, inputs, narrow=precision == "working")
+            return Verdict(False, (), reason, environment=environment(model))
         outcomes: list[Check | str] = []
+        failures: list[Failure] = []
+
+        def note(found: list[Check | str], fed: Inputs, by: Candidate) -> None:
+            outcomes.extend(found)
+            failures.extend(Failure(c, fed, by, inputs) for c in found if isinstance(c, Check) and not c.passed)
+
         judge = Judge(oracle, candidate)
-        judge.learn_noise(_draws(inputs, seed))
-        single = _single_row(oracle, inputs)
-        outcomes += [judge.judge(case) for case in regimes.cases(inputs, batch_sizes, seed, thorough, single)]
+        cases = list(regimes.cases(feed, batch_sizes) if thorough else regimes.quick_cases(feed, batch_sizes))
+        judge.learn_noise(_noise_cases(cases, feed))
+        for done, case in enumerate(cases):
+            tell("verify", done, len(cases) + 2)
+            note(judge.judge(case), case.inputs, candidate)
         if gradients and any(isinstance(outcome, Check) for outcome in outcomes):
-            outcomes += gradient_checks(oracle, candidate, inputs, seed, draws=5 if thorough else 3)
+            found = gradient_checks(oracle, candidate, feed, draws=5 if thorough else 3)
+            note(found, feed.normal(0).inputs, candidate)
+        if thorough:
+            for fed in _straddling(oracle, candidate, feed, outcomes):
+                note(judge.judge(fed), fed.inputs, candidate)
+        tell("verify", len(cases) + 1, len(cases) + 2)
         if precision is None and candidate.wide_enough:
             proven = exact is not None and all(o.passed for o in outcomes if isinstance(o, Check))
-            judge = Judge(oracle, Candidate(other, None, oracle, inputs, narrow=True), proven)
-            draws = _draws(inputs, seed)
-            judge.learn_noise(draws)
-            outcomes += [judge.judge(case) for case in draws[:2]]
+            narrow = Candidate(other, None, oracle, inputs, narrow=True)
+            judge = Judge(oracle, narrow, proven)
+            judge.learn_noise(_noise_cases(cases, feed))
+            for case in cases[:2]:
+                note(judge.judge(case), case.inputs, narrow)
         if exact is not None and outcomes:
             outcomes.append(weight_check(other, exact) or "weights were not compared: exact holds others")
         checks = [outcome for outcome in outcomes if isinstance(outcome, Check)]
         notes = [*candidate.notes, *(outcome for outcome in outcomes if isinstance(outcome, str) and outcome)]
-        return _verdict(checks, notes, candidate, inputs)
+        tell("verify", len(cases) + 2, len(cases) + 2)
+        verdict = _verdict(checks, notes, candidate, inputs, environment(model))
+        if failures and (locate or dump is not None):
+            worst = min(failures, key=_telling)
+            divergence = find_divergence(model, other, oracle, worst, None if dump is None else Path(dump))
+            verdict = dataclasses.replace(verdict, divergence=divergence)
+        return verdict
 
 
 def assert_equivalent(model: nn.Module, other: nn.Module, example_inputs: Any = None, **options: Any) -> Verdict:
@@ -118,13 +161,13 @@ def assert_equivalent(model: nn.Module, other: nn.Module, example_inputs: Any = 
     Raises
     ------
     NotEquivalentError
-        With the verdict in words, and as data in its ``verdict``.
+        With the verdict's report as its message, and as data in its ``verdict``.
     InputError
         If `model` does not run on the example inputs.
     """
     verdict = check_equivalence(model, other, example_inputs, **options)
     if not verdict.passed:
-        raise NotEquivalentError(f"the two models do not compute the same function\n{describe(verdict)}", verdict)
+        raise NotEquivalentError(f"the two models do not compute the same function\n{verdict}", verdict)
     return verdict
 
 
@@ -138,25 +181,63 @@ def _oracle(model: nn.Module, inputs: Inputs) -> Oracle:
         ) from error
 
 
-def _single_row(oracle: Oracle, inputs: Inputs) -> Inputs | None:
-    """The example inputs with batch size 1, if the reference takes them and they are fewer."""
-    single = inputs.with_batch(1)
-    if single is None or (inputs.batch_size or 1) <= 1:
-        return None
-    try:
-        oracle.truth(single)
-    except run.FailedRunError:
-        return None
-    return single
+def _straddling(
+    oracle: Oracle, candidate: Candidate, feed: regimes.Feed, outcomes: list[Check | str]
+) -> list[regimes.Case]:
+    """Cases on both sides of every threshold of either model, and a note of how many were reached."""
+    cases = []
+    sides = (("candidate", candidate.model, candidate.dtype), ("reference", oracle.wide, oracle.truth_dtype))
+    for name, model, dtype in sides:
+        found, crossing = straddle(model, feed.normal(0).inputs, dtype)
+        cases += [feed.case(f"thresholds of the {name}, step {i + 1}", x, "thresholds") for i, x in enumerate(found)]
+        if crossing.total:
+            outcomes.append(f"thresholds of the {name}: {crossing.crossed} of {crossing.total} crossed both ways")
+    return cases
 
 
-def _draws(inputs: Inputs, seed: int) -> list[regimes.Case]:
-    return [regimes.normal(inputs, seed + 1 + draw, f"normal, draw {draw + 1}") for draw in range(_DRAWS)]
+def _telling(failure: Failure) -> tuple[bool, bool, float]:
+    """Failures in the order in which they tell where the models part: outputs, in float64, by how far they are off."""
+    check = failure.check
+    return check.quantity != "output", check.precision != "float64", -check.error / check.tolerance
 
 
-def _verdict(checks: list[Check], notes: list[str], candidate: Candidate, inputs: Inputs) -> Verdict:
+def _coarsest(model: nn.Module, other: nn.Module, inputs: Inputs) -> torch.dtype:
+    """The coarser of the two models' precisions: what it can hold both can be fed."""
+    given = next((t.dtype for t in inputs.tensors() if t.is_floating_point()), torch.float32)
+    dtypes = [floating_dtype(model) or given, floating_dtype(other) or given]
+    return max(dtypes, key=lambda dtype: torch.finfo(dtype).eps)
+
+
+def _feed(
+    oracle: Oracle, candidate: Candidate, inputs: Inputs, seed: int, dtype: torch.dtype, variable: bool
+) -> regimes.Feed:
+    """Decide how few and how small rows the two models can be fed.
+
+    Fewer and smaller rows are a matter of cost alone: models that are made for one size are fed that size.
+    """
+    few = inputs.with_batch(1) if variable and (inputs.batch_size or 1) > 1 else None
+    for rows in (few, inputs):
+        small = None if rows is None else regimes.shrink(rows)
+        if small is not None:
+            feed = regimes.Feed(inputs, small, True, seed, dtype)
+            trial = feed.normal(0).inputs
+            if oracle.takes(trial) and not candidate.declines(trial):
+                return feed
+    return regimes.Feed(inputs, few if few is not None and oracle.takes(few) else inputs, False, seed, dtype)
+
+
+def _noise_cases(cases: list[regimes.Case], feed: regimes.Feed) -> Iterator[regimes.Case]:
+    """What noise is learned from: what is run anyway, then more normal draws for outputs of few elements."""
+    yield from (case for case in cases if case.regime == "normal")
+    for draw in range(_DRAWS):
+        yield feed.normal(draw)
+
+
+def _verdict(
+    checks: list[Check], notes: list[str], candidate: Candidate, inputs: Inputs, environment: dict[str, str]
+) -> Verdict:
     failed = [check for check in checks if not check.passed]
-    verdict = Verdict(bool(checks) and not failed, tuple(checks), "", tuple(notes))
+    verdict = Verdict(bool(checks) and not failed, tuple(checks), "", tuple(notes), environment=environment)
     if verdict.passed:
         return verdict
     if not checks:
@@ -166,4 +247,4 @@ def _verdict(checks: list[Check], notes: list[str], candidate: Candidate, inputs
         reason = failure(worst) if worst is not None else ""
         if candidate.nondeterministic(inputs):
             reason += "; the candidate is not deterministic in eval mode (active dropout?)"
-    return Verdict(False, verdict.checks, reason, verdict.notes)
+    return dataclasses.replace(verdict, reason=reason)

@@ -11,6 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+# Upper edges of the histogram's bins of |difference| / scale, behind the bin of equal elements.
+EDGES = tuple(10.0**power for power in range(-16, 1))
+# Classifiers: of how many best classes the agreement is told.
+TOP = (1, 5)
 # Integer and boolean outputs have no scale: their error is the share of elements that differ.
 _EXACT_KINDS = (torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 
@@ -33,7 +37,7 @@ class Leaf:
 
 @dataclass(frozen=True)
 class Difference:
-    """The largest difference between two nested outputs.
+    """The largest difference between two nested outputs, or between one pair of their tensors.
 
     Attributes
     ----------
@@ -46,12 +50,24 @@ class Difference:
         Why the two cannot be compared (structure, shape, a NaN); empty where they can.
     counted : bool
         Whether `error` is a share of elements.
+    path : str
+        Which output.
+    largest, mean, scale, values, allclose, histogram, top_k
+        See `canonize.report.OutputError`.
     """
 
     error: float
     where: str = ""
     mismatch: str = ""
     counted: bool = False
+    path: str = ""
+    largest: float = 0.0
+    mean: float = 0.0
+    scale: float = 0.0
+    values: tuple[float, float] = (0.0, 0.0)
+    allclose: float = 0.0
+    histogram: tuple[int, ...] = ()
+    top_k: tuple[tuple[int, float], ...] = ()
 
 
 def flatten(value: Any, path: str = "output") -> list[Leaf]:
@@ -117,7 +133,7 @@ def first_nonfinite(value: Any) -> str | None:
     return None
 
 
-def differences(reference: Any, candidate: Any, path: str = "output") -> list[Difference]:
+def differences(reference: Any, candidate: Any, path: str = "output", row: int | None = None) -> list[Difference]:
     """Compare two nested outputs, each tensor relative to its own scale.
 
     For each tensor ``error = max|candidate - reference| / max|reference|``, computed in float64.
@@ -128,6 +144,8 @@ def differences(reference: Any, candidate: Any, path: str = "output") -> list[Di
         Nested outputs; the reference is finite.
     path : str
         Name of the whole in `Difference.where`.
+    row : int, optional
+        Compare only this item of the leading dimension of each tensor, relative to its own scale.
 
     Returns
     -------
@@ -137,8 +155,19 @@ def differences(reference: Any, candidate: Any, path: str = "output") -> list[Di
     left, right = flatten(reference, path), flatten(candidate, path)
     mismatch = _structure_mismatch(left, right)
     if mismatch:
-        return [Difference(math.inf, path, mismatch)]
-    return [_compare_leaf(a, b) for a, b in zip(left, right, strict=True)]
+        return [Difference(math.inf, path, mismatch, path=path)]
+    return [_compare_leaf(a, b, row) for a, b in zip(left, right, strict=True)]
+
+
+def has_rows(value: Any, count: int) -> bool:
+    """Whether every leaf of a nested output is a tensor with a leading dimension of this size."""
+    leaves = [leaf.value for leaf in flatten(value)]
+    return all(isinstance(leaf, Tensor) and leaf.dim() > 0 and leaf.shape[0] == count for leaf in leaves)
+
+
+def at_row(value: Any, row: int) -> list[Tensor]:
+    """One item of the leading dimension of each tensor of a nested output that `has_rows`."""
+    return [tensor[row : row + 1] for tensor in tensors(value)]
 
 
 def compare(reference: Any, candidate: Any, path: str = "output") -> Difference:
@@ -166,32 +195,71 @@ def _listed(paths: list[str]) -> str:
     return f"{shown}, ... ({len(paths)} in all)" if len(paths) > 4 else shown
 
 
-def _compare_leaf(reference: Leaf, candidate: Leaf) -> Difference:
+def _compare_leaf(reference: Leaf, candidate: Leaf, row: int | None) -> Difference:
     a, b, path = _as_tensor(reference.value), _as_tensor(candidate.value), reference.path
     if a is None or b is None:
         same = type(a) is type(b) and bool(reference.value == candidate.value)
-        return Difference(0.0, path) if same else Difference(math.inf, path, f"{path} differs in kind or value")
+        why = "" if same else f"{path} differs in kind or value"
+        return Difference(0.0 if same else math.inf, path, why, path=path)
     if a.shape != b.shape:
         shapes = f"{tuple(a.shape)} in the reference, {tuple(b.shape)} in the candidate"
-        return Difference(math.inf, path, f"the shape of {path} differs: {shapes}")
+        return Difference(math.inf, path, f"the shape of {path} differs: {shapes}", path=path)
+    if row is not None:
+        a, b = a[row : row + 1], b[row : row + 1]
     if a.numel() == 0:
-        return Difference(0.0, path)
-    b = b.detach().to(a.device)
-    a = a.detach()
+        return Difference(0.0, path, path=path)
+    a, b = a.detach(), b.detach().to(a.device)
     if a.dtype in _EXACT_KINDS or b.dtype in _EXACT_KINDS:
         unequal = (a != b).flatten()
-        where = _element(path, a, int(unequal.int().argmax()))
-        return Difference(float(unequal.double().mean()), where, counted=True)
+        where = _element(path, a, int(unequal.int().argmax()), row)
+        return Difference(float(unequal.double().mean()), where, counted=True, path=path)
     found = first_nonfinite(b)
     if found:
-        where = found.replace("output", path)
-        return Difference(math.inf, path, f"the candidate has {where} where the reference is finite")
+        where = found.replace("output", path, 1)
+        return Difference(math.inf, path, f"the candidate has {where} where the reference is finite", path=path)
+    return _compare_floating(a, b, path, row)
+
+
+def _compare_floating(a: Tensor, b: Tensor, path: str, row: int | None) -> Difference:
     wide = torch.complex128 if a.is_complex() or b.is_complex() else torch.float64
-    distance = (b.to(wide) - a.to(wide)).abs().flatten()
-    scale = float(a.to(wide).abs().max())
-    index = int(distance.argmax())
-    largest = float(distance[index])
-    return Difference(largest / scale if scale > 0 else largest, _element(path, a, index))
+    a, b = a.to(wide), b.to(wide)
+    size = a.abs()
+    distance = (b - a).abs()
+    scale, flat = float(size.max()), distance.flatten()
+    index = int(flat.argmax())
+    largest = float(flat[index])
+    values = (0.0, 0.0) if a.is_complex() else (float(a.flatten()[index]), float(b.flatten()[index]))
+    return Difference(
+        largest / scale if scale > 0 else largest,
+        _element(path, a, index, row),
+        path=path,
+        largest=largest,
+        mean=float(flat.mean()),
+        scale=scale,
+        values=values,
+        allclose=float((distance / (1 + size)).max()),
+        histogram=_histogram(flat / scale if scale > 0 else flat),
+        top_k=() if a.is_complex() else _top_k(a, b),
+    )
+
+
+def _histogram(relative: Tensor) -> tuple[int, ...]:
+    """Number of elements in each bin: equal, below each of `EDGES`, and beyond the last."""
+    positive = relative[relative > 0]
+    edges = torch.tensor(EDGES, dtype=torch.float64, device=relative.device)
+    bins = torch.bincount(torch.bucketize(positive, edges, right=True), minlength=len(EDGES) + 1)
+    return (relative.numel() - positive.numel(), *bins.tolist())
+
+
+def _top_k(a: Tensor, b: Tensor) -> tuple[tuple[int, float], ...]:
+    """Share of rows of two (N, classes) tensors with the same k best classes, in any order."""
+    if a.dim() != 2 or a.shape[0] == 0 or a.shape[1] < 2:
+        return ()
+    found = []
+    for k in (k for k in TOP if k < a.shape[1]):
+        same = a.topk(k).indices.sort(-1).values == b.topk(k).indices.sort(-1).values
+        found.append((k, float(same.all(-1).double().mean())))
+    return tuple(found)
 
 
 def _as_tensor(value: Any) -> Tensor | None:
@@ -202,12 +270,15 @@ def _as_tensor(value: Any) -> Tensor | None:
     return None
 
 
-def _element(path: str, tensor: Tensor, flat_index: int) -> str:
+def _element(path: str, tensor: Tensor, flat_index: int, row: int | None = None) -> str:
     position: list[int] = []
     for size in reversed(tensor.shape):
         position.append(flat_index % size)
         flat_index //= size
-    return f"{path}[{', '.join(map(str, reversed(position)))}]" if position else path
+    position.reverse()
+    if row is not None:
+        position[0] = row
+    return f"{path}[{', '.join(map(str, position))}]" if position else path
 
 
 def _short(dtype: torch.dtype) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -12,7 +13,24 @@ from canonize.inputs import Inputs
 from canonize.verify import measure, run
 from canonize.verify.twin import eval_twin, float64_twin, floating_dtype
 
-_REMEMBERED = 5
+# Runs of a reference are slow, outputs are small: what one verdict asks for again is remembered.
+_REMEMBERED = 24
+
+
+class Memory:
+    """The latest answers of a model, by the very inputs that were given."""
+
+    def __init__(self) -> None:
+        self._known: list[tuple[Inputs, Any]] = []
+
+    def recall(self, inputs: Inputs, ask: Callable[[], Any]) -> Any:
+        """What ``ask`` gave for these inputs, or gives now."""
+        for known, found in self._known:
+            if known is inputs:
+                return found
+        found = ask()
+        self._known = [(inputs, found), *self._known[: _REMEMBERED - 1]]
+        return found
 
 
 class Oracle:
@@ -49,7 +67,7 @@ class Oracle:
         self.own = eval_twin(model)
         self.wide: nn.Module = float64_twin(model) if _has_narrow(model) else self.own
         self.in_float64, self.problem = True, ""
-        self._latest: list[tuple[Inputs, Any]] = []
+        self._truths, self._owns = Memory(), Memory()
         try:
             found = self.truth(inputs)
         except run.FailedRunError as error:
@@ -60,7 +78,7 @@ class Oracle:
                 self._use_own(f"an output stays {str(narrow[0].dtype).removeprefix('torch.')}", inputs)
 
     def _use_own(self, problem: str, inputs: Inputs) -> None:
-        self.wide, self.in_float64, self.problem, self._latest = self.own, False, problem, []
+        self.wide, self.in_float64, self.problem, self._truths = self.own, False, problem, Memory()
         self.truth(inputs)
 
     @property
@@ -69,15 +87,27 @@ class Oracle:
         return torch.float64 if self.in_float64 else self.dtype
 
     def truth(self, inputs: Inputs) -> Any:
-        """Outputs of the reference, in float64 where it can; the latest few are remembered, since runs are slow."""
-        for known, found in self._latest:
-            if known is inputs:
-                return found
-        found = run.outputs(self.wide, inputs, self.truth_dtype)
-        self._latest = [(inputs, found), *self._latest[: _REMEMBERED - 1]]
-        return found
+        """Outputs of the reference, in float64 where it can; remembered for the same `Inputs`."""
+        return self._truths.recall(inputs, lambda: run.outputs(self.wide, inputs, self.truth_dtype))
 
-    def noise(self, inputs: Inputs, truth: Any) -> list[float]:
+    def own_outputs(self, inputs: Inputs) -> Any:
+        """Outputs of the reference in its own precision; remembered likewise.
+
+        Without a float64 truth it is run one rounding step away: the same run twice would know no noise.
+
+        Raises
+        ------
+        FailedRunError
+            If it cannot run in it (an operator without a half precision kernel).
+        """
+
+        def ask() -> Any:
+            fed = inputs if self.in_float64 else _one_step_away(inputs, self.dtype)
+            return run.outputs(self.own, fed, self.dtype)
+
+        return self._owns.recall(inputs, ask)
+
+    def noise(self, inputs: Inputs, truth: Any, row: int | None = None) -> list[float]:
         """Relative rounding error of the reference in its own precision, one per leaf of its output.
 
         Parameters
@@ -86,27 +116,26 @@ class Oracle:
             Values that the reference's own precision can hold, see `representable`.
         truth : Any
             What `truth` gives for them.
+        row : int, optional
+            Of this row alone.
 
         Returns
         -------
         list of float
             Finite: 0 for a leaf that overflows in the reference's own precision, 16 rounding steps where the reference
-            cannot run in it at all (an operator without a half precision kernel).
+            cannot run in it at all.
         """
         try:
-            if self.in_float64:
-                found = run.outputs(self.own, inputs, self.dtype)
-            else:
-                found = run.outputs(self.own, _one_step_away(inputs, self.dtype), self.dtype)
+            found = self.own_outputs(inputs)
         except run.FailedRunError:
             return [16 * torch.finfo(self.dtype).eps] * len(measure.flatten(truth))
-        errors = [difference.error for difference in measure.differences(truth, found)]
+        errors = [difference.error for difference in measure.differences(truth, found, row=row)]
         return [error if math.isfinite(error) else 0.0 for error in errors]
 
-    def response(self, inputs: Inputs) -> list[float]:
+    def response(self, inputs: Inputs, row: int | None = None) -> list[float]:
         """How far the truth moves, relative to its scale, when every input moves by one float64 rounding step."""
-        moved = self.truth(_one_step_away(inputs.to(dtype=torch.float64), torch.float64))
-        errors = [difference.error for difference in measure.differences(self.truth(inputs), moved)]
+        moved = run.outputs(self.wide, _one_step_away(inputs.to(dtype=torch.float64), torch.float64), self.truth_dtype)
+        errors = [difference.error for difference in measure.differences(self.truth(inputs), moved, row=row)]
         return [error if math.isfinite(error) else 0.0 for error in errors]
 
     def gradient_response(self, inputs: Inputs, weights: list[Tensor]) -> float:
@@ -123,6 +152,13 @@ class Oracle:
         if wide:
             return run.input_gradients(self.wide, inputs, self.truth_dtype, weights)
         return run.input_gradients(self.own, inputs, self.dtype, weights)
+
+    def takes(self, inputs: Inputs) -> bool:
+        """Whether it runs on these inputs and answers with finite numbers."""
+        try:
+            return measure.first_nonfinite(self.truth(inputs)) is None
+        except run.FailedRunError:
+            return False
 
     def nondeterminism(self, inputs: Inputs) -> str:
         """Where two runs on the same input differ by more than the order of a sum can explain; empty where not."""
@@ -141,8 +177,13 @@ def _has_narrow(model: nn.Module) -> bool:
 
 
 def representable(inputs: Inputs, dtype: torch.dtype) -> Inputs:
-    """Round float64 inputs to what a precision can hold, so that feeding them in it costs nothing more."""
-    return inputs.to(dtype=dtype).to(dtype=torch.float64)
+    """Round inputs to what a precision can hold, and give them in float64: being fed in it then costs nothing.
+
+    Inputs that need no rounding are given back as they are, so that answers to them are still remembered.
+    """
+    rounded = inputs.to(dtype=dtype).to(dtype=torch.float64)
+    pairs = zip(inputs.tensors(), rounded.tensors(), strict=True)
+    return inputs if all(a.dtype == b.dtype and torch.equal(a, b) for a, b in pairs) else rounded
 
 
 def _one_step_away(inputs: Inputs, dtype: torch.dtype) -> Inputs:

@@ -29,7 +29,7 @@ class FailedRunError(RuntimeError):
     """A model raised while it was run; the message is one line long."""
 
 
-def _precision_switches() -> list[tuple[Any, str, Any]]:
+def precision_switches() -> list[tuple[Any, str, Any]]:
     """Where torch keeps what it may compute float32 in: holder, attribute, value for full precision."""
     backends = torch.backends
     if hasattr(backends.cuda.matmul, "fp32_precision"):
@@ -53,7 +53,7 @@ def undisturbed(device: torch.device | None = None) -> Iterator[None]:
     device : torch.device, optional
         Whose random state is to be kept beside the CPU's.
     """
-    switches = _precision_switches()
+    switches = precision_switches()
     before = [getattr(holder, name) for holder, name, _ in switches]
     dtype, python_state = torch.get_default_dtype(), random.getstate()
     numpy_random = getattr(sys.modules.get("numpy"), "random", None)
@@ -132,7 +132,7 @@ def outputs(model: nn.Module, inputs: Inputs, dtype: torch.dtype) -> Any:
     """
     prepared = _prepared(model, inputs, dtype)
     with torch.no_grad():
-        return _call(model, prepared, dtype)
+        return call(model, prepared, dtype)
 
 
 def input_gradients(model: nn.Module, inputs: Inputs, dtype: torch.dtype, weights: list[Tensor]) -> list[Tensor] | None:
@@ -170,7 +170,7 @@ def input_gradients(model: nn.Module, inputs: Inputs, dtype: torch.dtype, weight
 
     with torch.enable_grad():
         prepared = _prepared(model, inputs, dtype).map(track)
-        found = measure.floating(_call(model, prepared, dtype))
+        found = measure.floating(call(model, prepared, dtype))
         if [w.shape for w in weights] != [y.shape for y in found]:
             raise FailedRunError("the output has another shape than the reference's")
         pairs = zip(weights, found, strict=True)
@@ -189,7 +189,14 @@ def _prepared(model: nn.Module, inputs: Inputs, dtype: torch.dtype) -> Inputs:
     return inputs.to(device_of(model), dtype).map(lambda tensor: tensor.detach().clone())
 
 
-def _call(model: nn.Module, inputs: Inputs, dtype: torch.dtype) -> Any:
+def call(model: nn.Module, inputs: Inputs, dtype: torch.dtype) -> Any:
+    """Call a model on inputs as they are; float64 also overrides the precision that a forward names itself.
+
+    Raises
+    ------
+    FailedRunError
+        If the model raises.
+    """
     context = in_float64() if dtype == torch.float64 else contextlib.nullcontext()
     try:
         with context:

@@ -161,6 +161,9 @@ def _held(value: Any) -> list[Any]:
 
 def floating_dtype(model: nn.Module) -> torch.dtype | None:
     """The floating dtype that most parameter (else buffer) elements of a model have, or None where it has none."""
+    stated = getattr(model, "own_dtype", None)  # a runtime's session
+    if isinstance(stated, torch.dtype):
+        return stated
     for held in (model.parameters(), model.buffers()):
         sizes: dict[torch.dtype, int] = {}
         for tensor in held:

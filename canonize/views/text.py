@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from canonize.report import Report, Verdict
-from canonize.views.groups import Row, check_line, finding_groups, headline, origin, places, rows, verdict_lines
+from canonize.report import Report
+from canonize.views.groups import Row, finding_groups, headline, origin, places, rows, verdict_lines
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -56,14 +56,6 @@ def render_rich(report: Report, console: Console, verbose: bool = False) -> None
         console.print(f"\n[bold]{escape(title)}[/bold]", highlight=False)
         for line in block:
             console.print(f"  {line}", markup=False, highlight=False, style=_colour_of(line))
-
-
-def render_verdict(verdict: Verdict, verbose: bool = False) -> str:
-    """A verdict alone, as plain text; with every check where `verbose`."""
-    lines = verdict_lines(verdict)
-    if verbose:
-        lines += ["", *(check_line(check) for check in verdict.checks)]
-    return "\n".join([*lines, *(f"note: {note}" for note in verdict.notes)])
 
 
 def _cells(row: Row) -> tuple[str, str, str, str]:

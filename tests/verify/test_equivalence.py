@@ -221,7 +221,7 @@ class Log(nn.Module):
 
 
 def test_a_regime_on_which_the_reference_is_not_finite_says_nothing() -> None:
-    verdict = check_equivalence(Log(), Log(), torch.rand(2, 4) + 0.1)
+    verdict = check_equivalence(Log(), Log(), torch.rand(2, 40) + 0.1)
     assert verdict.passed
     assert not any(check.name.startswith(("normal", "zeros")) for check in verdict.checks)
     assert [check.name for check in verdict.checks if check.quantity == "input gradient"] == ["examples, batch 2"]
@@ -268,7 +268,9 @@ def test_quick_check_is_smaller() -> None:
     full = check_equivalence(make(), make(), X)
     assert quick.passed
     assert full.passed
-    assert {c.name for c in quick.checks} < {c.name for c in full.checks}
+    assert len(quick.checks) < len(full.checks)
+    kinds = {check.name.split(",")[0] for check in quick.checks}
+    assert kinds == {"examples", "normal", "large", "zeros"}
 
 
 def test_kinks_do_not_fail_rounded_models() -> None:

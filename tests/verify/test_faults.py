@@ -64,7 +64,8 @@ def test_the_assertion_carries_the_verdict() -> None:
     message = str(caught.value)
     assert "output[" in message
     assert "tolerance" in message
-    assert "failed: output in float64" in message
+    assert "FAIL  output in float64" in message
+    assert "first layer that differs: conv2 (Conv2d)" in message
     assert caught.value.verdict is not None
     assert not caught.value.verdict.passed  # type: ignore[attr-defined]
 

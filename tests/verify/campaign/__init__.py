@@ -1,0 +1,1 @@
+"""Planted faults and true equivalents over several architectures: can the verdict fail, and does it only then?"""
