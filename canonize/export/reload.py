@@ -18,11 +18,20 @@ from canonize.inputs import Inputs
 # Another process may split the same sums over another number of threads.
 TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-4, torch.float16: 3e-2, torch.bfloat16: 2e-1}
 
-# What a reader's own two lines do, and one forward. torchvision may need help to be imported beside this torch.
+# What a reader's own lines do, and one forward. torchvision may need help to be imported beside this torch. A folder
+# must do without canonize and without pickle, so neither can be had there.
 _SCRIPT = """
-import sys, torch
+import os, sys, torch
 path, work = sys.argv[1:3]
 def load():
+    if os.path.isdir(path):
+        load_tensors, torch.load, sys.modules["canonize"] = torch.load, None, None
+        sys.path.insert(0, path)
+        try:
+            from model import load
+            return load()
+        finally:
+            torch.load = load_tensors
     if path.endswith(".pt2"):
         return torch.export.load(path).module()
     return torch.load(path, map_location=None, weights_only=False)
@@ -79,7 +88,7 @@ def check_reload(model: nn.Module, path: Path, inputs: Sequence[Inputs], final: 
     ----------
     model : nn.Module
     path : Path
-        The file to try, ``.pt`` or ``.pt2``.
+        The file or folder to try: ``.pt``, ``.pt2``, ``model.py`` with its weights.
     inputs : sequence of Inputs
         Where it is empty, the parameters and buffers alone are compared.
     final : Path
@@ -97,7 +106,7 @@ def check_reload(model: nn.Module, path: Path, inputs: Sequence[Inputs], final: 
         package = str(Path(__file__).resolve().parents[2])
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join([*(p for p in sys.path if p), package])}
         process = subprocess.run(
-            [sys.executable, "-c", _SCRIPT, str(path), str(work)],
+            [sys.executable, "-B", "-c", _SCRIPT, str(path), str(work)],
             env=environment,
             capture_output=True,
             text=True,
