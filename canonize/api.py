@@ -175,7 +175,7 @@ def _rewritten(
 def _versions() -> dict[str, str]:
     from canonize import __version__
 
-    return {"canonize": __version__, "torch": torch.__version__, "python": platform.python_version()}
+    return {"canonize": __version__, "torch": str(torch.__version__), "python": platform.python_version()}
 
 
 def _name_map(model: nn.Module, network: Network) -> dict[str, str | None]:

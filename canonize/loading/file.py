@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import pickle
 import zipfile
 from collections.abc import Callable
@@ -13,8 +14,13 @@ from torch import nn
 
 from canonize.compat import import_torchvision
 from canonize.errors import LoadError
-from canonize.loading.safe import allowed, refusal
+from canonize.loading.archive import check_archive, entries_of
+from canonize.loading.audit import audit
+from canonize.loading.opcodes import follow
+from canonize.loading.safe import Allowed, allowed, refusal
 
+# How many pickles stand in a row in files of torch before 1.6.
+LEGACY_PICKLES = 5
 BROKEN = "Save or download it again"
 
 
@@ -33,8 +39,31 @@ def read_torch(path: Path, packages: tuple[str, ...], trust: bool) -> Any:
     known, unknown = allowed(names, packages, path)
     if unknown:
         raise refusal(unknown, packages, path)
+    _follow(path, kind, known)
     with torch.serialization.safe_globals(known):
-        return _read(path, lambda: torch.load(path, map_location="cpu", weights_only=True))
+        content = _read(path, lambda: torch.load(path, map_location="cpu", weights_only=True))
+    audit(content, path)
+    return content
+
+
+def _follow(path: Path, kind: str, known: list[Allowed]) -> None:
+    """Follow the file's pickles before any of them is read."""
+    pairs = [pair for pair in known if isinstance(pair, tuple)]
+    modules = {name for found, name in pairs if isinstance(found, type) and issubclass(found, nn.Module)}
+
+    def is_module(name: str) -> bool:
+        return name in modules
+
+    if kind == "zip":
+        with zipfile.ZipFile(path) as archive:
+            for name in archive.namelist():
+                if name.endswith(".pkl"):
+                    follow(io.BytesIO(archive.read(name)), is_module, path)
+        return
+    with path.open("rb") as stream:
+        # Magic number, protocol, system, content, names of the storages.
+        for _ in range(LEGACY_PICKLES):
+            follow(stream, is_module, path)
 
 
 def read_safetensors(path: Path) -> dict[str, Any]:
@@ -64,12 +93,12 @@ def _container(path: Path) -> str:
         if path.read_bytes()[:2] == b"PK":
             raise LoadError("is truncated", where=str(path), hint=BROKEN)
         return "legacy"
-    with zipfile.ZipFile(path) as archive:
-        names = archive.namelist()
+    names = entries_of(path)
     if any(name.endswith("/constants.pkl") for name in names):
         return "torchscript"
     if not any(name.endswith("/data.pkl") for name in names):
         raise LoadError("is a zip archive, but not one of torch.save", where=str(path), hint="Give a model file")
+    check_archive(path)
     return "zip"
 
 
