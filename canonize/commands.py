@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -102,7 +102,7 @@ def convert(
         check_output(out)
     _check_report(report_file)
     shapes = [parse_shape(s) for s in feed.shapes]
-    loaded = _load(source)
+    loaded = _load(source, shapes)
     inputs = _inputs(loaded.model, shapes, feed.file)
     try:
         with screen.progress() as progress:
@@ -114,6 +114,7 @@ def convert(
     report = canonical.report
     assert isinstance(report, Report)
     report.notes[:0] = loaded.notes
+    report.source = loaded.source
     if not verify:
         report.notes.append("not verified: --no-verify")
     loader = ""
@@ -134,7 +135,7 @@ def inspect(source: Source, feed: Feed, *, report_file: Path | None, screen: Scr
     """Print what is not canonical in a model."""
     _check_report(report_file)
     shapes = [parse_shape(s) for s in feed.shapes]
-    loaded = _load(source)
+    loaded = _load(source, shapes)
     report: Report = canonize.inspect(loaded.model, _inputs(loaded.model, shapes, feed.file))
     report.notes[:0] = loaded.notes
     _write_report(report, report_file)
@@ -145,7 +146,7 @@ def inspect(source: Source, feed: Feed, *, report_file: Path | None, screen: Scr
 def verify(first: Source, second: Source, feed: Feed, *, seed: int, screen: Screen) -> int:
     """Print whether two models are the same function."""
     shapes = [parse_shape(s) for s in feed.shapes]
-    reference, candidate = _load(first), _load(second)
+    reference, candidate = _load(first, shapes), _load(second, shapes)
     for note in (*reference.notes, *candidate.notes):
         screen.say(f"note: {note}")
     inputs = _inputs(reference.model, shapes, feed.file)
@@ -168,7 +169,7 @@ def patterns() -> int:
     return GOOD
 
 
-def _load(source: Source) -> Loaded:
+def _load(source: Source, shapes: Sequence[Shape] = ()) -> Loaded:
     here = str(Path.cwd())
     if here not in sys.path:  # factories live beside the person who names them
         sys.path.insert(0, here)
@@ -178,8 +179,8 @@ def _load(source: Source) -> Loaded:
     except (RuntimeError, AssertionError) as error:
         first = str(error).splitlines()[0]
         raise InputError(f"the device {source.device} cannot be used ({first})", hint="Try --device cpu") from error
-    loaded = load_with_notes(source.name, source.arch, allow=source.allow, trust=source.trust)
-    return Loaded(loaded.model.to(device), loaded.notes)
+    loaded = load_with_notes(source.name, source.arch, allow=source.allow, trust=source.trust, shapes=shapes)
+    return Loaded(loaded.model.to(device), loaded.notes, loaded.source)
 
 
 def _inputs(model: nn.Module, shapes: list[Shape], file: Path | None) -> Inputs:

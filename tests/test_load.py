@@ -273,7 +273,7 @@ def scripted(path: Path) -> None:
         ("m.pt", lambda p: torch.save({"lr": 0.1}, p), "keys 'lr'"),
         ("m.pt", lambda p: torch.save([1, 2], p), "a list"),
         ("m.pt", lambda p: torch.save(nn.Conv2d(1, 1, 1).state_dict(), p), "--arch"),
-        ("m.onnx", lambda p: p.write_bytes(b"x"), "ONNX"),
+        ("m.onnx", lambda p: p.write_bytes(b"x"), "no ONNX file"),
         ("m.pt2", lambda p: p.write_bytes(b"x"), "trust"),
         ("m.safetensors", lambda p: p.write_bytes(b"x"), "damaged"),
     ],

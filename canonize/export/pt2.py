@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import warnings
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from torch import nn
 
 from canonize.errors import ExportError
 from canonize.export.dynamic import dynamic_shapes, shown_inputs, tried_inputs
+from canonize.export.provenance import KEY, provenance_of
 from canonize.export.reload import check_reload
 from canonize.inputs import Inputs
 
@@ -50,7 +52,7 @@ def write(model: nn.Module, path: Path, inputs: Inputs | None, final: Path) -> l
     program, _, notes = program_of(model, inputs, final)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        torch.export.save(program, path)
+        torch.export.save(program, path, extra_files={f"{KEY}.json": json.dumps(provenance_of(model))})
     return notes
 
 
