@@ -11,6 +11,14 @@ from canonize.errors import LoadError
 ENTRIES = 200_000
 
 
+def is_archive(path: Path) -> bool:
+    """Whether a file is a zip archive, complete to its end."""
+    try:
+        return zipfile.is_zipfile(path)
+    except (zipfile.BadZipFile, OSError):
+        return False
+
+
 def entries_of(path: Path) -> list[str]:
     """Names of the entries of a zip archive.
 

@@ -14,8 +14,9 @@ from torch import nn
 
 from canonize.compat import import_torchvision
 from canonize.errors import LoadError
-from canonize.loading.archive import check_archive, entries_of
+from canonize.loading.archive import check_archive, entries_of, is_archive
 from canonize.loading.audit import audit
+from canonize.loading.exported import read_plain
 from canonize.loading.opcodes import follow
 from canonize.loading.safe import Allowed, allowed, refusal
 
@@ -55,15 +56,18 @@ def _follow(path: Path, kind: str, known: list[Allowed]) -> None:
         return name in modules
 
     if kind == "zip":
-        with zipfile.ZipFile(path) as archive:
-            for name in archive.namelist():
-                if name.endswith(".pkl"):
-                    follow(io.BytesIO(archive.read(name)), is_module, path)
+        for pickled in _read(path, lambda: _pickles(path)):
+            follow(io.BytesIO(pickled), is_module, path)
         return
     with path.open("rb") as stream:
         # Magic number, protocol, system, content, names of the storages.
         for _ in range(LEGACY_PICKLES):
             follow(stream, is_module, path)
+
+
+def _pickles(path: Path) -> list[bytes]:
+    with zipfile.ZipFile(path) as archive:
+        return [archive.read(name) for name in archive.namelist() if name.endswith(".pkl")]
 
 
 def read_safetensors(path: Path) -> dict[str, Any]:
@@ -74,23 +78,22 @@ def read_safetensors(path: Path) -> dict[str, Any]:
 
 
 def read_exported(path: Path, trust: bool) -> nn.Module:
-    """The module of a ``.pt2`` file; only with `trust`, for ``torch.export.load`` unpickles parts of it freely."""
-    if not trust:
-        raise LoadError(
-            "reading a .pt2 file can run code that is in the file",
-            where=str(path),
-            hint="If you trust where it comes from: --trust, or load(path, trust=True)",
-        )
-    if not zipfile.is_zipfile(path):
+    """The module of a ``.pt2`` file; without `trust`, only of one that holds nothing but tensors and operators."""
+    if not is_archive(path):
         raise LoadError("is no .pt2 archive, or a truncated one", where=str(path), hint=BROKEN)
-    module: nn.Module = _read(path, lambda: torch.export.load(str(path))).module()
+    if not trust:
+        plain: nn.Module = _read(path, lambda: read_plain(path))
+        return plain
+    module: nn.Module = _read(path, lambda: torch.export.load(str(path)).module())
     return module
 
 
 def _container(path: Path) -> str:
     """How a file is wrapped: ``zip``, ``torchscript`` (a zip with code in it) or ``legacy`` (torch before 1.6)."""
-    if not zipfile.is_zipfile(path):
-        if path.read_bytes()[:2] == b"PK":
+    if not is_archive(path):
+        with path.open("rb") as stream:
+            begins_like_one = stream.read(2) == b"PK"
+        if begins_like_one:
             raise LoadError("is truncated", where=str(path), hint=BROKEN)
         return "legacy"
     names = entries_of(path)

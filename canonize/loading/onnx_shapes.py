@@ -79,9 +79,9 @@ def _state_slices(graph: onnx.GraphProto) -> None:
     """Slices between constants, with the constants as attributes: nothing is then to be compared with a free size."""
     stored = {i.name: i for i in graph.initializer}
     for node in [n for n in graph.node if n.op_type == "Slice" and len(n.input) > 2]:
-        given = [numpy_helper.to_array(stored[n]).tolist() if n in stored else None for n in node.input[1:] if n]
-        if any(value is None for value in given) or "" in node.input:
+        if not all(name in stored for name in node.input[1:]):
             continue
+        given: list[Any] = [numpy_helper.to_array(stored[name]).tolist() for name in node.input[1:]]
         starts, ends, *rest = given
         axes = rest[0] if rest else list(range(len(starts)))
         steps = rest[1] if len(rest) > 1 else [1] * len(starts)
