@@ -142,6 +142,9 @@ def _check_arguments(model: nn.Module, strategy: str, skip: Sequence[str]) -> No
         raise CanonizeError(
             f"canonize needs an nn.Module, not {type(model).__name__}", hint="Load a file with canonize.load(path)"
         )
+    unreal = next((name for name, p in model.named_parameters() if p.is_complex()), None)
+    if unreal is not None:
+        raise CanonizeError("its weights are complex", unreal, "The algebra is that of real numbers; rules are, too")
     if strategy not in ("threshold", "untangle"):
         raise CanonizeError(f"there is no strategy {strategy!r}", hint="Choose 'threshold' or 'untangle'")
     known = {pattern.name for pattern in catalogue()}

@@ -14,8 +14,9 @@ from rich.console import Console
 from torch import nn
 
 import canonize
-from canonize.errors import ExportError, InputError, NotEquivalentError
+from canonize.errors import ExportError, InputError, LoadError, NotEquivalentError
 from canonize.export import check_output, save
+from canonize.export.atomic import write_whole
 from canonize.inputs import Inputs, Shape, from_shapes, infer, load_inputs, parse_shape
 from canonize.inputs.infer import dtype_and_device
 from canonize.loading import Loaded, load_with_notes
@@ -103,6 +104,7 @@ def convert(
     _check_report(report_file)
     shapes = [parse_shape(s) for s in feed.shapes]
     loaded = _load(source, shapes)
+    _refuse_nan(loaded.model)
     inputs = _inputs(loaded.model, shapes, feed.file)
     try:
         with screen.progress() as progress:
@@ -183,6 +185,16 @@ def _load(source: Source, shapes: Sequence[Shape] = ()) -> Loaded:
     return Loaded(loaded.model.to(device), loaded.notes, loaded.source)
 
 
+def _refuse_nan(model: nn.Module) -> None:
+    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+        if tensor.is_floating_point() and bool(torch.isnan(tensor).any()):
+            raise LoadError(
+                f"holds NaN in {int(torch.isnan(tensor).sum())} of {tensor.numel()} numbers",
+                where=name,
+                hint="Its outputs are NaN whatever comes in: the training diverged, or the file is damaged",
+            )
+
+
 def _inputs(model: nn.Module, shapes: list[Shape], file: Path | None) -> Inputs:
     if shapes and file is not None:
         raise InputError("both --input and --inputs are given", hint="Give shapes or a file")
@@ -212,4 +224,8 @@ def _check_report(path: Path | None) -> None:
 def _write_report(report: Report, path: Path | None) -> None:
     if path is not None:
         text = report.to_json() if path.suffix == ".json" else render(report, verbose=True)
-        path.write_text(text + "\n", encoding="utf-8")
+        write_whole(path, lambda passing: _put_text(passing, text), lambda passing: None)
+
+
+def _put_text(path: Path, text: str) -> None:
+    path.write_text(text + "\n", encoding="utf-8")

@@ -67,10 +67,11 @@ def write_whole(path: Path, write: Callable[[Path], None], check: Callable[[Path
     try:
         try:
             write(passing)
-        except OSError as error:
-            raise ExportError(
-                f"writing failed ({error.strerror or error})", where=str(path), hint="Is the disk full?"
-            ) from error
+        except Exception as error:
+            if not is_disk_error(error):
+                raise
+            told = getattr(error, "strerror", None) or str(error).strip().splitlines()[0][-100:]
+            raise ExportError(f"writing failed ({told})", where=str(path), hint="Is the disk full?") from error
         check(passing)
         _put(passing, path)
     finally:
@@ -80,6 +81,13 @@ def write_whole(path: Path, write: Callable[[Path], None], check: Callable[[Path
                 shutil.rmtree(left, ignore_errors=True)
             else:
                 left.unlink(missing_ok=True)
+
+
+def is_disk_error(error: BaseException) -> bool:
+    """Whether an exception says that the disk, not the model, is at fault; each library has its own way to say it."""
+    text = str(error)
+    signs = ("inline_container", "PytorchStreamWriter", "No space left", "File too large", "I/O error", "os error")
+    return isinstance(error, OSError) or (not isinstance(error, ExportError) and any(sign in text for sign in signs))
 
 
 def _put(passing: Path, path: Path) -> None:

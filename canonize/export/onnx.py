@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from canonize.errors import ExportError
+from canonize.export.atomic import is_disk_error
 from canonize.export.dynamic import tried_inputs
 from canonize.export.provenance import KEY, provenance_of
 from canonize.export.pt2 import program_of
@@ -48,9 +49,9 @@ def write(model: nn.Module, path: Path, inputs: Inputs | None, final: Path) -> l
             assert converted is not None
             converted.model.metadata_props[KEY] = json.dumps(provenance_of(model))
             converted.save(str(path), external_data=False)
-    except OSError:
-        raise
     except Exception as error:
+        if is_disk_error(error):
+            raise
         lines = str(error).strip().splitlines() or [type(error).__name__]
         raise ExportError(
             f"the model cannot be exported to ONNX ({lines[0][:200]})", where=str(final), hint="Write a .pt2 instead"

@@ -10,6 +10,7 @@ import torch
 from torch import fx, nn
 
 from canonize.errors import ExportError, LoadError
+from canonize.export.atomic import is_disk_error
 from canonize.export.reload import check_reload
 from canonize.inputs import Inputs
 from canonize.loading import load
@@ -27,9 +28,9 @@ def write(model: nn.Module, path: Path, inputs: Inputs | None, final: Path) -> l
     content, notes = _as_data(model)
     try:
         torch.save(content, path)
-    except OSError:
-        raise
     except Exception as error:  # pickle complains with whatever the object at fault raises
+        if is_disk_error(error):
+            raise
         raise ExportError(
             f"the model cannot be pickled ({error})",
             where=str(final),

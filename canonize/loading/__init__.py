@@ -15,6 +15,7 @@ from canonize.inputs import Shape
 from canonize.loading.architecture import build, is_architecture
 from canonize.loading.checkpoint import module_from
 from canonize.loading.file import read_exported, read_safetensors, read_torch
+from canonize.loading.folder import CODE, WEIGHTS, read_folder
 from canonize.loading.onnx import read_onnx
 
 __all__ = ["Loaded", "load", "load_with_notes"]
@@ -46,8 +47,8 @@ def load(
     Parameters
     ----------
     source : str or path
-        A file (``.pt``, ``.pth``, ``.bin``, ``.safetensors``, ``.pt2``, ``.onnx``) or what `arch` takes, for random
-        weights.
+        A file (``.pt``, ``.pth``, ``.bin``, ``.safetensors``, ``.pt2``, ``.onnx``), a folder that canonize wrote, or
+        what `arch` takes, for random weights.
     arch : str, optional
         What a file with a state dictionary belongs to: ``torchvision:densenet121``, ``timm:resnet50``, or
         ``package.module:factory`` (called without arguments).
@@ -85,6 +86,8 @@ def load_with_notes(
         built = build(source)
         note = (f"{source}: random weights, not trained ones",) if ":" in source and _is_zoo(source) else ()
         return Loaded(built, note)
+    if (path / CODE).is_file():
+        return Loaded(read_folder(path, trust), source=_origin(path / WEIGHTS))
     _refuse_what_is_no_file(path)
     ending = path.suffix.lower()
     if ending == ".onnx":

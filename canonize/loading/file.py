@@ -22,6 +22,7 @@ from canonize.loading.safe import Allowed, allowed, refusal
 
 # How many pickles stand in a row in files of torch before 1.6.
 LEGACY_PICKLES = 5
+LEGACY_MAGIC = pickle.dumps(torch.serialization.MAGIC_NUMBER, protocol=2)
 BROKEN = "Save or download it again"
 
 
@@ -60,6 +61,9 @@ def _follow(path: Path, kind: str, known: list[Allowed]) -> None:
             follow(io.BytesIO(pickled), is_module, path)
         return
     with path.open("rb") as stream:
+        if stream.read(len(LEGACY_MAGIC)) != LEGACY_MAGIC:
+            raise LoadError("cannot be read; it is damaged or no model file", where=str(path), hint=BROKEN)
+        stream.seek(0)
         # Magic number, protocol, system, content, names of the storages.
         for _ in range(LEGACY_PICKLES):
             follow(stream, is_module, path)
