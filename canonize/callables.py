@@ -124,10 +124,12 @@ def _find(name: str) -> Callable[..., Any] | None:
 
 
 def _aten(packet: str, overload: str) -> Callable[..., Any] | None:
-    if not packet.isidentifier() or not (_is_pure(packet) or packet in _ATEN_INNER):
+    # An operator that works in place computes as well; what it may not do is told by its name without the underscore.
+    base = packet.removesuffix("_")
+    if not packet.isidentifier() or not (_is_pure(base) or packet in _ATEN_INNER):
         return None
     operation = getattr(getattr(torch.ops.aten, packet, None), overload, None)
-    if not isinstance(operation, torch._ops.OpOverload) or operation._schema.is_mutable:
+    if not isinstance(operation, torch._ops.OpOverload) or (operation._schema.is_mutable and base == packet):
         return None
     types = [str(argument.type) for argument in operation._schema.arguments]
     computes = bool(types) and "Tensor" in types[0]

@@ -8,6 +8,7 @@ over first and whatever is not plain is refused; what torch then reads is a copy
 from __future__ import annotations
 
 import contextlib
+import inspect
 import io
 import json
 import logging
@@ -18,11 +19,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from canonize.callables import callable_named
 from canonize.errors import LoadError
 from canonize.loading.archive import check_archive, entries_of
+from canonize.loading.guards import guard
 from canonize.loading.opcodes import follow
 
 # What torch.export.save writes for a model, without the folder of the archive's own name in front.
@@ -68,7 +70,23 @@ def read_plain(path: Path) -> nn.Module:
             hint="Save or download it again",
         ) from error
     with _silence():
-        module: nn.Module = torch.export.load(copy).module()
+        return module_of(torch.export.load(copy))
+
+
+def module_of(program: torch.export.ExportedProgram) -> nn.Module:
+    """The module of a program, which checks the sizes of its inputs in its graph; torch's own does it in hooks."""
+    # Older versions of torch know no choice and check in the hooks alone.
+    choices = {"check_guards": False} if "check_guards" in inspect.signature(program.module).parameters else {}
+    module = program.module(**choices)
+    for table in (name for name in vars(module) if name.startswith("_forward") and "hooks" in name):
+        getattr(module, table).clear()
+    placeholders = [node for node in module.graph.nodes if node.op == "placeholder"]
+    fixed = []
+    for node in placeholders:
+        value = node.meta.get("val")
+        if isinstance(value, Tensor):
+            fixed.append((node, {i: int(s) for i, s in enumerate(value.shape) if isinstance(s, int)}))
+    guard(module, fixed)
     return module
 
 

@@ -16,7 +16,7 @@ from canonize.compat import import_torchvision
 from canonize.errors import LoadError
 from canonize.loading.archive import check_archive, entries_of, is_archive
 from canonize.loading.audit import audit
-from canonize.loading.exported import read_plain
+from canonize.loading.exported import module_of, read_plain
 from canonize.loading.opcodes import follow
 from canonize.loading.safe import Allowed, allowed, refusal
 
@@ -88,7 +88,7 @@ def read_exported(path: Path, trust: bool) -> nn.Module:
     if not trust:
         plain: nn.Module = _read(path, lambda: read_plain(path))
         return plain
-    module: nn.Module = _read(path, lambda: torch.export.load(str(path)).module())
+    module: nn.Module = _read(path, lambda: module_of(torch.export.load(str(path))))
     return module
 
 

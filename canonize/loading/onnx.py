@@ -17,10 +17,10 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from canonize.capture.captured import GUARD
 from canonize.differences import largest_error
 from canonize.errors import LoadError
 from canonize.inputs import Inputs, Shape, random_inputs
+from canonize.loading.guards import guard
 from canonize.nn import Slot, fill
 
 # Operators whose further inputs are options, even where they are no whole numbers.
@@ -299,22 +299,13 @@ def _put(root: nn.Module, name: str, value: nn.Parameter) -> None:
 
 def _guard(module: fx.GraphModule, inputs: Inputs, batched: bool) -> list[str]:
     """Refuse inputs of sizes that the numbers in the graph were not computed for."""
-    graph = module.graph
-    placeholders = [n for n in graph.nodes if n.op == "placeholder"]
-    texts = []
-    with graph.inserting_before(placeholders[-1].next):
-        for node, tensor in zip(placeholders, inputs.tensors(), strict=True):
-            for place, size in enumerate(tensor.shape):
-                if place or not batched:
-                    graph.call_function(_check_size, (node, place, size, str(node.target)))
-            texts.append("x".join(["N" if batched else str(tensor.shape[0]), *map(str, tensor.shape[1:])]))
-    module.recompile()
+    placeholders = [n for n in module.graph.nodes if n.op == "placeholder"]
+    pairs = list(zip(placeholders, inputs.tensors(), strict=True))
+    fixed = [(n, {place: size for place, size in enumerate(t.shape) if place or not batched}) for n, t in pairs]
+    guard(module, fixed)
+    texts = ["x".join(["N" if batched else str(t.shape[0]), *map(str, t.shape[1:])]) for _, t in pairs]
     free = "" if batched else ", the batch size included"
     return [f"the sizes of the inputs are fixed by the file{free}: {', '.join(texts)}"]
-
-
-def _check_size(tensor: Tensor, place: int, size: int, name: str) -> None:
-    torch._assert(tensor.shape[place] == size, f"{GUARD}: {name} must have size {size} along dimension {place}")
 
 
 def _prove(module: nn.Module, runs: list[tuple[Inputs, list[Tensor]]], path: Path) -> None:

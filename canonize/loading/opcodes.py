@@ -62,7 +62,7 @@ def follow(stream: IO[bytes], is_module: Callable[[str], bool], path: Path) -> N
     try:
         for operation, argument, _ in pickletools.genops(stream):
             machine.step(operation.name, argument)
-    except (ValueError, IndexError, KeyError, UnicodeDecodeError) as error:
+    except (ValueError, IndexError, KeyError, MemoryError, OverflowError) as error:
         raise LoadError(
             f"cannot be read; it is damaged or no model file ({error or type(error).__name__})",
             where=str(path),

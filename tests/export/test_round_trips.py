@@ -1,4 +1,4 @@
-"""The mark: thirty well-formed files, over all formats in and out, load, canonize, save, reload elsewhere and verify."""
+"""Thirty well-formed files, over all formats in and out, load, canonize, save, reload elsewhere and verify."""
 
 from __future__ import annotations
 
@@ -41,7 +41,8 @@ def chain():
         nn.Linear(180, 2))
 
 def late():
-    return nn.Sequential(nn.BatchNorm2d(3), nn.Conv2d(3, 4, 3, padding=1), nn.Hardtanh(), nn.Flatten(), nn.Linear(256, 2))
+    head = [nn.Hardtanh(), nn.Flatten(), nn.Linear(256, 2)]
+    return nn.Sequential(nn.BatchNorm2d(3), nn.Conv2d(3, 4, 3, padding=1), *head)
 
 def resnet():
     return timm.create_model("resnet10t", num_classes=3)
@@ -145,8 +146,7 @@ def provenance(out: Path) -> dict[str, Any]:
     if out.suffix == ".pt2":
         extra = {"canonize.json": ""}
         torch.export.load(out, extra_files=extra)
-        found = json.loads(extra["canonize.json"])
-        return found
+        return dict(json.loads(extra["canonize.json"]))
     report = canonize.load(out).report
     assert isinstance(report, canonize.Report)
     return report.to_dict()

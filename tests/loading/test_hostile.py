@@ -299,7 +299,7 @@ GRAPHS: dict[str, Any] = {
     "eval": call("builtins.eval", args=["1"]),
     "operator.methodcaller": call("operator.methodcaller", args=["system"]),
     "torch.hub": call("torch.hub.load"),
-    "an in-place operator": call("torch.ops.aten.add_.Tensor"),
+    "an in-place operator": call("torch.ops.aten.set_.source_Tensor"),
     "a method": call("apply_", "call_method"),
     "a method made of code": call("relu();print", "call_method"),
     "a layer that is not there": call("absent", "call_module"),
