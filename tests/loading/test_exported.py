@@ -88,6 +88,18 @@ def test_what_torch_exports_is_read(tmp_path: Path) -> None:
         assert all(torch.equal(a, b) for a, b in zip(loaded(x, scale).values(), model(x, scale).values(), strict=True))
 
 
+@pytest.mark.parametrize("trust", [False, True])
+def test_other_sizes_than_those_of_the_program_are_refused(trust: bool, tmp_path: Path) -> None:
+    saved(tmp_path / "m.pt2")
+    loaded = load(tmp_path / "m.pt2", trust=trust)
+    with pytest.raises(AssertionError, match="size 5 along dimension 2"):
+        loaded(torch.randn(2, 1, 7, 5), torch.randn(2, 1, 1, 1))
+    canonical = canonize.canonize(loaded, (torch.randn(2, 1, 5, 5), torch.randn(2, 1, 1, 1)))
+    assert canonical(torch.randn(3, 1, 5, 5), torch.randn(3, 1, 1, 1))["flat"].shape == (6, 9)
+    with pytest.raises(AssertionError):
+        canonical(torch.randn(2, 1, 7, 5), torch.randn(2, 1, 1, 1))
+
+
 def test_what_canonize_exports_is_read_and_can_be_verified(tmp_path: Path) -> None:
     x = torch.randn(2, 1, 8, 8)
     model = nn.Sequential(
