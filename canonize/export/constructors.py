@@ -75,7 +75,7 @@ def _expression(module: nn.Module, cls: type[nn.Module], name: str, short: bool)
             value = _shortened(value)
         if parameter.default is not parameter.empty and _equal(value, parameter.default):
             continue
-        text = f"torch.empty({_shape(value)})" if isinstance(value, Tensor) else literal(value)
+        text = f"torch.empty({_shape(value)})" if isinstance(value, Tensor) else literal(value, _slot)
         positional = parameter.default is parameter.empty and parameter.kind is not parameter.KEYWORD_ONLY
         written.append(text if positional else f"{parameter.name}={text}")
     return f"{home}{cls.__name__}({', '.join(written)})"
@@ -136,6 +136,10 @@ def _shortened(value: Any) -> Any:
     return value
 
 
+def _slot(value: Any) -> str | None:
+    return f"Slot({value.index})" if isinstance(value, cnn.Slot) else None
+
+
 def _shape(tensor: Tensor) -> str:
     return ", ".join(map(str, tensor.shape)) or "()"
 
@@ -147,7 +151,7 @@ def _equal(a: Any, b: Any) -> bool:
 def _built(text: str) -> nn.Module:
     """What an expression builds; it was made above, from checked literals."""
     with torch.random.fork_rng(devices=[]), torch.device("meta"):
-        built: nn.Module = eval(text, {"torch": torch, "nn": nn, **{name: getattr(cnn, name) for name in cnn.__all__}})
+        built: nn.Module = eval(text, {**vars(cnn), "torch": torch, "nn": nn})
     return built
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import inspect
 import json
 import re
@@ -97,7 +98,7 @@ def source(model: fx.GraphModule, forward: Forward) -> str:
     name = _class_name(model)
     layers = _layers(model, forward)
     classes = {cls.__name__ for _, module, _ in layers if (cls := class_of(module)) and cls.__module__ == cnn.__name__}
-    helpers = "".join(f"\n\n{inspect.getsource(getattr(cnn, helper))}" for helper in sorted(classes | forward.helpers))
+    helpers = "".join(f"\n\n{inspect.getsource(getattr(cnn, name))}" for name in _needed(classes | forward.helpers))
     body = [
         # A dictionary of modules has places for layers that have a number for a name.
         f"class {name}({'nn.ModuleDict' if _numbered(n for n, _, _ in layers) else 'nn.Module'}):",
@@ -112,6 +113,20 @@ def source(model: fx.GraphModule, forward: Forward) -> str:
     ]
     code = helpers + "\n\n" + "\n".join(body) + "\n" + _LOADER.format(name=name)
     return f'"""{_title(model)}"""\n\n{_imports(code, forward)}{code}'
+
+
+def _needed(names: Iterable[str]) -> list[str]:
+    """Names of ``canonize.nn`` that the code of these needs, themselves included."""
+    own = {name for name, value in vars(cnn).items() if getattr(value, "__module__", "") == cnn.__name__}
+    found: set[str] = set()
+    waiting = list(names)
+    while waiting:
+        name = waiting.pop()
+        if name not in found:
+            found.add(name)
+            tree = ast.parse(inspect.getsource(getattr(cnn, name)))
+            waiting += [node.id for node in ast.walk(tree) if isinstance(node, ast.Name) and node.id in own]
+    return sorted(found)
 
 
 def _class_name(model: nn.Module) -> str:

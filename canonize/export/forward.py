@@ -26,7 +26,7 @@ _INFIX = {
 }  # fmt: skip
 _PREFIX = {"neg": "-", "not_": "not ", "invert": "~", "inv": "~", "pos": "+"}
 # What the statements themselves may name, and what no variable hides.
-_NAMED = {"self", "torch", "nn", "F", "operator", "math", "float", "slice", *cnn.__all__}
+_NAMED = {"self", "torch", "nn", "F", "operator", "math", "float", "slice", "fill", "Slot", *cnn.__all__}
 _RESERVED = _NAMED | set(dir(builtins))
 
 
