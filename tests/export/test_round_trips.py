@@ -33,7 +33,7 @@ from torchvision.models import DenseNet
 import timm
 
 def densenet():
-    return DenseNet(8, (2, 1), 8, num_classes=3)
+    return DenseNet(4, (2, 1), 8, num_classes=3)
 
 def chain():
     return nn.Sequential(
@@ -45,7 +45,7 @@ def late():
     return nn.Sequential(nn.BatchNorm2d(3), nn.Conv2d(3, 4, 3, padding=1), *head)
 
 def resnet():
-    return timm.create_model("resnet10t", num_classes=3)
+    return timm.create_model("test_resnet", num_classes=3)
 
 def seeded():
     torch.manual_seed(0)
