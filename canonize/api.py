@@ -149,6 +149,9 @@ def _check_arguments(model: nn.Module, strategy: str, skip: Sequence[str]) -> No
         raise CanonizeError(
             f"canonize needs an nn.Module, not {type(model).__name__}", hint="Load a file with canonize.load(path)"
         )
+    unreal = next((name for name, p in model.named_parameters() if p.is_complex()), None)
+    if unreal is not None:
+        raise CanonizeError("its weights are complex", unreal, "The algebra is that of real numbers; rules are, too")
     if strategy not in ("threshold", "untangle"):
         raise CanonizeError(f"there is no strategy {strategy!r}", hint="Choose 'threshold' or 'untangle'")
     known = {pattern.name for pattern in catalogue()}
@@ -213,7 +216,7 @@ def _watch(network: Network) -> Watch:
 def _versions() -> dict[str, str]:
     from canonize import __version__
 
-    return {"canonize": __version__, "torch": torch.__version__, "python": platform.python_version()}
+    return {"canonize": __version__, "torch": str(torch.__version__), "python": platform.python_version()}
 
 
 def _name_map(model: nn.Module, network: Network) -> dict[str, str | None]:

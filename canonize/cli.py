@@ -5,9 +5,14 @@ Nothing here imports torch, so that ``canonize --help`` answers at once.
 
 from __future__ import annotations
 
+import contextlib
 import os
+import re
+import signal
 import sys
-from collections.abc import Callable, Sequence
+import threading
+import warnings
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Optional
 
@@ -21,7 +26,7 @@ HELP = """Fold BatchNorm and all else that explainers have no rule for, and prov
 
 \b
 MODEL  model.pt, weights.pth with --arch, weights.safetensors with --arch, program.pt2,
-       torchvision:NAME, timm:NAME (random weights) or package.module:factory
+       graph.onnx, torchvision:NAME, timm:NAME (random weights) or package.module:factory
 """
 
 EPILOG = """\b
@@ -88,7 +93,7 @@ def convert(
     model: Model = None,
     out: Annotated[
         Optional[Path],  # noqa: UP045
-        typer.Option("--output", "-o", metavar="OUT", help=".pt to explain, .pt2 or .onnx to deploy."),
+        typer.Option("--output", "-o", metavar="OUT", help=".pt to explain, .pt2 .onnx to deploy, FOLDER to read."),
     ] = None,
     arch: Arch = None,
     shapes: Shapes = None,
@@ -444,9 +449,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         rest = ["--help"]
     debug = "--debug" in arguments
     try:
-        result = _command(name).main(
-            args=rest, prog_name=f"canonize {name}" if name else "canonize", standalone_mode=False
-        )
+        with _undisturbed(debug):
+            result = _command(name).main(
+                args=rest, prog_name=f"canonize {name}" if name else "canonize", standalone_mode=False
+            )
         sys.stdout.flush()
         if result == INTERRUPTED:  # how some versions of typer pass on a Ctrl-C, others raise Abort
             raise KeyboardInterrupt
@@ -465,6 +471,25 @@ def main(argv: Sequence[str] | None = None) -> int:
             traceback.print_exc()
         _complain(_in_words(error, name, debug))
         return COULD_NOT
+
+
+@contextlib.contextmanager
+def _undisturbed(debug: bool) -> Iterator[None]:
+    """Without the warnings of other libraries; and a request to end is an interruption, after which nothing is left."""
+
+    def stop(number: int, frame: Any) -> None:
+        raise KeyboardInterrupt
+
+    main_thread = threading.current_thread() is threading.main_thread()
+    before = signal.signal(signal.SIGTERM, stop) if main_thread else None
+    try:
+        with warnings.catch_warnings():
+            if not debug:
+                warnings.simplefilter("ignore")
+            yield
+    finally:
+        if main_thread:
+            signal.signal(signal.SIGTERM, before)
 
 
 def _command(name: str | None) -> Any:
@@ -487,6 +512,10 @@ def _in_words(error: Exception, name: str | None, debug: bool) -> str:
     if hasattr(error, "format_message"):  # what the parser says of the arguments
         return f"{error.format_message()} (see canonize {name + ' ' if name else ''}--help)"
     first = (str(error).strip().splitlines() or [""])[0][:300]
+    if isinstance(error, MemoryError) or "allocate memory" in first or "out of memory" in first:
+        asked = re.search(r"tried to allocate (\d+) bytes", first)
+        size = f" ({int(asked[1]) / 2**30:,.0f} GB asked for at once)" if asked else ""
+        return f"there is not enough memory{size}. Give a smaller --input, or use a machine that has more"
     further = "" if debug else "; --debug shows where"
     return f"unexpected {type(error).__name__}: {first}{further}"
 
