@@ -7,7 +7,7 @@ OUT ?= out
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 PIP := $(BIN)/python -m pip --disable-pip-version-check
-SOURCES := canonize tests examples
+SOURCES := canonize tests examples benchmarks
 
 .PHONY: run test lint types tests format env clean
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import platform
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -65,7 +66,7 @@ def canonize(
         Patterns not to use, by name (``canonize patterns`` lists them).
     forms : sequence of str
         Other ways to write some layers, by name: ``"dense_as_convolution"``, ``"plain_pooling"``,
-        ``"batch_norm_as_convolution"`` (see :mod:`canonize.forms`). All are exact.
+        ``"batch_norm_as_convolution"``, ``"open_attention"`` (see :mod:`canonize.forms`). All are exact.
     copy : bool
         Detach the result: by default parameters that no rewrite touched are shared with ``model``.
     verify : bool
@@ -148,6 +149,9 @@ def _check_arguments(model: nn.Module, strategy: str, skip: Sequence[str]) -> No
         raise CanonizeError(
             f"canonize needs an nn.Module, not {type(model).__name__}", hint="Load a file with canonize.load(path)"
         )
+    unreal = next((name for name, p in model.named_parameters() if p.is_complex()), None)
+    if unreal is not None:
+        raise CanonizeError("its weights are complex", unreal, "The algebra is that of real numbers; rules are, too")
     if strategy not in ("threshold", "untangle"):
         raise CanonizeError(f"there is no strategy {strategy!r}", hint="Choose 'threshold' or 'untangle'")
     known = {pattern.name for pattern in catalogue()}
@@ -167,12 +171,13 @@ def rewritten(
 ) -> tuple[Network, Report]:
     """Capture, normalize and rewrite, with one tracer and without proof; at most ``limit`` rewrites."""
     tell = tell or (lambda stage, done, total: None)
-    captured = capture(model, inputs, tracer)
-    network = normalize(captured, inputs, type(model).__name__)
-    tell("capture", 1, 1)
-    watch = _watch(network) if paranoid else None
-    watching = watch.check if watch is not None else None
-    journal = rewrite(network, wishes.strategy, wishes.skip, tell, wishes.forms, limit, watching)
+    with _collector_at_rest():
+        captured = capture(model, inputs, tracer)
+        network = normalize(captured, inputs, type(model).__name__)
+        tell("capture", 1, 1)
+        watch = _watch(network) if paranoid else None
+        watching = watch.check if watch is not None else None
+        journal = rewrite(network, wishes.strategy, wishes.skip, tell, wishes.forms, limit, watching)
     if watch is not None:
         network.notes.append(watch.note())
     report = Report(
@@ -190,6 +195,18 @@ def rewritten(
     return network, report
 
 
+@contextlib.contextmanager
+def _collector_at_rest() -> Iterator[None]:
+    """Many small objects are made and none is garbage yet: passes of the collector over all of torch are in vain."""
+    running = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if running:
+            gc.enable()
+
+
 def _watch(network: Network) -> Watch:
     from canonize.verify.paranoid import Watch
 
@@ -199,7 +216,7 @@ def _watch(network: Network) -> Watch:
 def _versions() -> dict[str, str]:
     from canonize import __version__
 
-    return {"canonize": __version__, "torch": torch.__version__, "python": platform.python_version()}
+    return {"canonize": __version__, "torch": str(torch.__version__), "python": platform.python_version()}
 
 
 def _name_map(model: nn.Module, network: Network) -> dict[str, str | None]:

@@ -5,9 +5,14 @@ Nothing here imports torch, so that ``canonize --help`` answers at once.
 
 from __future__ import annotations
 
+import contextlib
 import os
+import re
+import signal
 import sys
-from collections.abc import Callable, Sequence
+import threading
+import warnings
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Optional
 
@@ -21,14 +26,17 @@ HELP = """Fold BatchNorm and all else that explainers have no rule for, and prov
 
 \b
 MODEL  model.pt, weights.pth with --arch, weights.safetensors with --arch, program.pt2,
-       torchvision:NAME, timm:NAME (random weights) or package.module:factory
+       graph.onnx, torchvision:NAME, timm:NAME (random weights) or package.module:factory
 """
 
 EPILOG = """\b
 Also, each with a --help of its own:
   canonize inspect MODEL   what is not canonical; exit 1 if anything
   canonize verify A B      are two models the same function? exit 1 if not
+  canonize explain MODEL IMAGE -o OUT   heatmaps, before and after
   canonize patterns        what canonize can fold, one line each
+  canonize evaluate MODEL  does it help? explanations measured with and without canonization
+  canonize search MODEL    the rules and the canonical form whose explanations measure best
 
 \b
 Examples:
@@ -85,7 +93,7 @@ def convert(
     model: Model = None,
     out: Annotated[
         Optional[Path],  # noqa: UP045
-        typer.Option("--output", "-o", metavar="OUT", help=".pt to explain, .pt2 or .onnx to deploy."),
+        typer.Option("--output", "-o", metavar="OUT", help=".pt to explain, .pt2 .onnx to deploy, FOLDER to read."),
     ] = None,
     arch: Arch = None,
     shapes: Shapes = None,
@@ -135,6 +143,10 @@ def inspect(
     allow: Allow = None,
     trust: Trust = False,
     report: ReportFile = None,
+    explainer: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option("--for", metavar="EXPLAINER", help="zennit or captum: what it has no rule for, instead."),
+    ] = None,
     verbose: Verbose = False,
     quiet: Quiet = False,
     debug: Debug = False,
@@ -147,6 +159,7 @@ def inspect(
         source,
         commands.Feed(tuple(shapes or ()), inputs),
         report_file=report,
+        explainer=explainer,
         screen=commands.Screen(verbose, quiet),
     )
 
@@ -187,6 +200,74 @@ def verify(
     )
 
 
+def explain(
+    model: Annotated[str, typer.Argument(metavar="MODEL", show_default=False, help="As for canonize MODEL -o OUT.")],
+    pictures: Annotated[
+        list[Path], typer.Argument(metavar="IMAGE...", show_default=False, help="Picture files, and folders of them.")
+    ],
+    out: Annotated[
+        list[Path],
+        typer.Option(
+            "--output",
+            "-o",
+            metavar="OUT",
+            show_default=False,
+            help=".png .pdf .svg: heatmaps side by side; .npy .h5: relevances; NAME/: a picture each. May be repeated.",
+        ),
+    ],
+    method: Annotated[
+        str, typer.Option("--method", "-m", metavar="NAME", help="How; see docs/explaining.md.")
+    ] = "epsilon-plus",
+    target: Annotated[
+        Optional[int],  # noqa: UP045
+        typer.Option("--target", "-t", metavar="CLASS", help="Class to explain; what the model decides by default."),
+    ] = None,
+    side: Annotated[str, typer.Option(metavar="WHICH", help="original, canonical or both.")] = "both",
+    settings: Annotated[
+        Optional[list[str]],  # noqa: UP045
+        typer.Option(
+            "--set", metavar="NAME=VALUE", help="epsilon=0.1, gamma=0.5, threshold=gradient, gate=uniform, ..."
+        ),
+    ] = None,
+    normalise: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option("--normalise", metavar="HOW", help="none, imagenet, or MEAN,.../STD,..."),
+    ] = None,
+    batch: Annotated[int, typer.Option("--batch", min=1, help="Pictures at once.")] = 8,
+    form: Forms = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Leave out pictures whose heatmap is there.")] = False,
+    arch: Arch = None,
+    shapes: Shapes = None,
+    strategy: Strategy = "threshold",
+    device: Device = "cpu",
+    allow: Allow = None,
+    trust: Trust = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> int:
+    """Explain what MODEL sees in pictures: heatmaps of the original and of its canonical form."""
+    from canonize import commands
+    from canonize.explain import command
+
+    if side not in ("original", "canonical", "both"):
+        raise CanonizeError(f"there is no side {side!r}", hint="Use original, canonical or both")
+    wish = command.Wish(
+        pictures,
+        out,
+        method,
+        target,
+        side,
+        _strategy(strategy),
+        settings or (),
+        normalise,
+        batch,
+        tuple(form or ()),
+        resume,
+    )
+    source = commands.Source(model, arch, tuple(allow or ()), trust, device)
+    return command.explain(source, commands.Feed(tuple(shapes or ())), wish, commands.Screen(quiet=quiet))
+
+
 def patterns(debug: Debug = False) -> int:
     """List what canonize can fold: name, when it runs, what it does."""
     from canonize import commands
@@ -194,8 +275,147 @@ def patterns(debug: Debug = False) -> int:
     return commands.patterns()
 
 
+Many = Optional[list[str]]  # noqa: UP045
+Samples = Annotated[Optional[int], typer.Option(metavar="N", help="Samples for each seed.")]  # noqa: UP045
+Folder = Annotated[Path, typer.Option("--output", "-o", metavar="FOLDER", help="For all results.")]
+Jobs = Annotated[int, typer.Option("--jobs", "-j", metavar="N", help="Processes; -1: one a core.")]
+Size = Annotated[int, typer.Option(metavar="PIXELS", help="Side that pictures from files are brought to.")]
+SettingsOf = Annotated[Many, typer.Option("--set", metavar="KEY=VALUE", help="Of metrics: patch=8,noise=0.1,...")]
+
+
+def evaluate(
+    models: Annotated[Many, typer.Argument(metavar="MODEL...", help="[NAME=]MODEL, or shipped:vgg.")] = None,
+    data: Annotated[Many, typer.Option(metavar="DATA", help="digits, voc:FOLDER, ...; see --list.")] = None,
+    canonization: Annotated[
+        Many, typer.Option("--canonization", "-c", metavar="FORM", help="none, threshold, untangle, structure, ...")
+    ] = None,
+    method: Annotated[Many, typer.Option("--method", "-m", metavar="METHOD", help="epsilon-plus, ...")] = None,
+    metric: Annotated[Many, typer.Option(metavar="METRIC", help="mass-accuracy, ...")] = None,
+    out: Folder = Path("evaluation"),
+    samples: Samples = None,
+    seeds: Annotated[Optional[int], typer.Option(metavar="N", help="Draws of samples and noise.")] = None,  # noqa: UP045
+    batch: Annotated[int, typer.Option(metavar="N", help="Samples at once.")] = 16,
+    target: Annotated[str, typer.Option(metavar="CLASS", help="Explain the label, or predicted.")] = "label",
+    all_samples: Annotated[bool, typer.Option("--all-samples", help="Count wrong answers, too.")] = False,
+    settings: SettingsOf = None,
+    size: Size = 224,
+    jobs: Jobs = 1,
+    backend: Annotated[str, typer.Option(metavar="NAME", help="loky, dask, ray, ... (joblib).")] = "loky",
+    address: Annotated[Optional[str], typer.Option(metavar="URL", help="Of a Dask or Ray cluster.")] = None,  # noqa: UP045
+    papers: Annotated[bool, typer.Option("--papers", help="The papers' tables and search, shipped models.")] = False,
+    trials: Annotated[Optional[int], typer.Option(metavar="N", help="Of the search of --papers.")] = None,  # noqa: UP045
+    show: Annotated[bool, typer.Option("--list", help="Metrics, data, methods, shipped models.")] = False,
+    arch: Arch = None,
+    device: Device = "cpu",
+    allow: Allow = None,
+    trust: Trust = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> int:
+    """Measure explanations with and without canonization, paired, with standard errors.
+
+    Options that name something may be given several times or with commas. A run that was stopped goes on when the same
+    command is given again.
+    """
+    from canonize import commands
+    from canonize.evaluate import command
+    from canonize.evaluate.runner import Workers
+
+    screen = commands.Screen(quiet=quiet)
+    where = command.Where(out, Workers(jobs, backend, address), screen.progress, screen.say)
+    if show:
+        return command.listing(screen.say)
+    if papers:
+        return command.papers(where, samples=samples, seeds=seeds, trials=trials)
+    experiment = command.experiment_of(
+        models or (),
+        data or (),
+        canonization or (),
+        method or (),
+        metric or (),
+        arch=arch,
+        allow=tuple(allow or ()),
+        trust=trust,
+        settings=settings or (),
+        target=target,
+        samples=64 if samples is None else samples,
+        seeds=tuple(range(3 if seeds is None else seeds)),
+        batch=batch,
+        device=device,
+        size=size,
+    )
+    return command.evaluate(experiment, where, correct_only=not all_samples)
+
+
+def search(
+    model: Annotated[Optional[str], typer.Argument(metavar="MODEL", show_default=False)] = None,  # noqa: UP045
+    data: Annotated[Optional[str], typer.Option(metavar="DATA", help="As for canonize evaluate.")] = None,  # noqa: UP045
+    objective: Annotated[Many, typer.Option("--objective", metavar="METRIC", help="Several: a Pareto front.")] = None,
+    space: Annotated[str, typer.Option(metavar="SPACE", help="papers (2 x 6^4), wide, or a JSON file.")] = "papers",
+    sampler: Annotated[str, typer.Option(metavar="NAME", help="tpe, random, grid, nsga2, qmc.")] = "tpe",
+    trials: Annotated[int, typer.Option(metavar="N", help="Configurations, earlier runs' included.")] = 100,
+    samples: Samples = None,
+    seed: Annotated[int, typer.Option(help="Of samples, noise and sampler.")] = 0,
+    batch: Annotated[int, typer.Option(metavar="N", help="Samples at once.")] = 16,
+    storage: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(metavar="URL", help="Shared by all workers; SQLite in FOLDER by default, journal:FILE, ..."),
+    ] = None,
+    study: Annotated[str, typer.Option(metavar="NAME", help="Of the search in its storage.")] = "canonize",
+    out: Folder = Path("search"),
+    settings: SettingsOf = None,
+    size: Size = 224,
+    jobs: Jobs = 1,
+    arch: Arch = None,
+    device: Device = "cpu",
+    allow: Allow = None,
+    trust: Trust = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> int:
+    """Search the rules of groups of layers, and the canonical form, whose explanations measure best.
+
+    The same command goes on where it stopped; given on several machines with one --storage, they share the work.
+    """
+    from canonize import commands
+    from canonize.evaluate import command as common
+    from canonize.evaluate.plan import ModelSource
+    from canonize.evaluate.runner import Workers
+    from canonize.search import Search, command, read_space
+
+    if data is None:
+        raise CanonizeError("no data are given", hint="Give --data digits, or --data folder:FOLDER")
+    source = ModelSource.parse(_wanted(model), arch=arch, allow=tuple(allow or ()), trust=trust)
+    wanted = Search(
+        model=source,
+        data=data,
+        space=read_space(space),
+        objectives=common.split(objective or ()) or ("mass-accuracy",),
+        trials=trials,
+        samples=32 if samples is None else samples,
+        seed=seed,
+        batch=batch,
+        sampler=sampler,  # type: ignore[arg-type] # checked where all of it is
+        device=device,
+        size=size,
+        settings=common.settings_of(settings or ()),
+        name=study,
+    )
+    screen = commands.Screen(quiet=quiet)
+    return command.search(wanted, common.Where(out, Workers(jobs), screen.progress, screen.say), storage)
+
+
 STRATEGIES: tuple[Literal["threshold"], Literal["untangle"]] = ("threshold", "untangle")
-COMMANDS: dict[str, Callable[..., int]] = {"inspect": inspect, "verify": verify, "patterns": patterns}
+COMMANDS: dict[str, Callable[..., int]] = {
+    "inspect": inspect,
+    "verify": verify,
+    "explain": explain,
+    "patterns": patterns,
+    "evaluate": evaluate,
+    "search": search,
+}
+# What these have measured when they are stopped stays, and counts when they go on.
+RESUMABLE = {"evaluate", "search"}
 # Options without a value, which may stand before a command's name.
 FLAGS = {"--debug", "--trust", "--verbose", "-v", "--quiet", "-q"}
 
@@ -229,9 +449,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         rest = ["--help"]
     debug = "--debug" in arguments
     try:
-        result = _command(name).main(
-            args=rest, prog_name=f"canonize {name}" if name else "canonize", standalone_mode=False
-        )
+        with _undisturbed(debug):
+            result = _command(name).main(
+                args=rest, prog_name=f"canonize {name}" if name else "canonize", standalone_mode=False
+            )
         sys.stdout.flush()
         if result == INTERRUPTED:  # how some versions of typer pass on a Ctrl-C, others raise Abort
             raise KeyboardInterrupt
@@ -240,7 +461,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return GOOD
     except (KeyboardInterrupt, typer.Abort):
-        _complain("interrupted; nothing was written")
+        kept = "what was measured is kept: the same command goes on" if name in RESUMABLE else "nothing was written"
+        _complain(f"interrupted; {kept}")
         return INTERRUPTED
     except Exception as error:
         if debug:
@@ -249,6 +471,25 @@ def main(argv: Sequence[str] | None = None) -> int:
             traceback.print_exc()
         _complain(_in_words(error, name, debug))
         return COULD_NOT
+
+
+@contextlib.contextmanager
+def _undisturbed(debug: bool) -> Iterator[None]:
+    """Without the warnings of other libraries; and a request to end is an interruption, after which nothing is left."""
+
+    def stop(number: int, frame: Any) -> None:
+        raise KeyboardInterrupt
+
+    main_thread = threading.current_thread() is threading.main_thread()
+    before = signal.signal(signal.SIGTERM, stop) if main_thread else None
+    try:
+        with warnings.catch_warnings():
+            if not debug:
+                warnings.simplefilter("ignore")
+            yield
+    finally:
+        if main_thread:
+            signal.signal(signal.SIGTERM, before)
 
 
 def _command(name: str | None) -> Any:
@@ -271,6 +512,10 @@ def _in_words(error: Exception, name: str | None, debug: bool) -> str:
     if hasattr(error, "format_message"):  # what the parser says of the arguments
         return f"{error.format_message()} (see canonize {name + ' ' if name else ''}--help)"
     first = (str(error).strip().splitlines() or [""])[0][:300]
+    if isinstance(error, MemoryError) or "allocate memory" in first or "out of memory" in first:
+        asked = re.search(r"tried to allocate (\d+) bytes", first)
+        size = f" ({int(asked[1]) / 2**30:,.0f} GB asked for at once)" if asked else ""
+        return f"there is not enough memory{size}. Give a smaller --input, or use a machine that has more"
     further = "" if debug else "; --debug shows where"
     return f"unexpected {type(error).__name__}: {first}{further}"
 

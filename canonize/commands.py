@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -14,8 +14,9 @@ from rich.console import Console
 from torch import nn
 
 import canonize
-from canonize.errors import InputError, NotEquivalentError
+from canonize.errors import InputError, LoadError, NotEquivalentError
 from canonize.export import check_output, save
+from canonize.export.atomic import write_whole
 from canonize.inputs import Inputs, Shape, from_shapes, infer, load_inputs, parse_shape
 from canonize.inputs.infer import dtype_and_device
 from canonize.loading import Loaded, load_with_notes
@@ -105,7 +106,8 @@ def convert(
         check_output(out)
     _check_report(report_file)
     shapes = [parse_shape(s) for s in feed.shapes]
-    loaded = _load(source)
+    loaded = _load(source, shapes)
+    _refuse_nan(loaded.model)
     inputs = _inputs(loaded.model, shapes, feed.file)
     try:
         with screen.progress() as progress:
@@ -124,6 +126,7 @@ def convert(
     report = canonical.report
     assert isinstance(report, Report)
     report.notes[:0] = loaded.notes
+    report.source = loaded.source
     if not verify:
         report.notes.append("not verified: --no-verify")
     loader = ""
@@ -140,11 +143,23 @@ def convert(
     return GOOD
 
 
-def inspect(source: Source, feed: Feed, *, report_file: Path | None, screen: Screen) -> int:
-    """Print what is not canonical in a model."""
+def inspect(
+    source: Source, feed: Feed, *, report_file: Path | None, screen: Screen, explainer: str | None = None
+) -> int:  # fmt: skip
+    """Print what is not canonical in a model; or, for an explainer, what that has no rule for."""
     _check_report(report_file)
     shapes = [parse_shape(s) for s in feed.shapes]
-    loaded = _load(source)
+    loaded = _load(source, shapes)
+    if explainer is not None:
+        from canonize.explain.support import blockers, listed
+
+        found = blockers(loaded.model, _inputs(loaded.model, shapes, feed.file), explainer)
+        for line in listed(found):
+            screen.say(line)
+        screen.say(
+            f"{explainer}: {len(found)} layers without a rule" if found else f"{explainer}: every layer has a rule"
+        )
+        return DIFFERENT if found else GOOD
     report: Report = canonize.inspect(loaded.model, _inputs(loaded.model, shapes, feed.file))
     report.notes[:0] = loaded.notes
     _write_report(report, report_file)
@@ -167,7 +182,7 @@ def verify(
     for path in report_files:
         check_report_path(path, VERDICT_ENDINGS)
     shapes = [parse_shape(s) for s in feed.shapes]
-    reference, candidate = _side(first), _side(second)
+    reference, candidate = _side(first, shapes), _side(second, shapes)
     for note in (*reference.notes, *candidate.notes):
         screen.say(f"note: {note}")
     inputs = _inputs_of_both(reference.model, candidate.model, shapes, feed.file)
@@ -198,13 +213,13 @@ def patterns() -> int:
     return GOOD
 
 
-def _load(source: Source) -> Loaded:
+def _load(source: Source, shapes: Sequence[Shape] = ()) -> Loaded:
     here = str(Path.cwd())
     if here not in sys.path:  # factories live beside the person who names them
         sys.path.insert(0, here)
     device = _device(source.device)
-    loaded = load_with_notes(source.name, source.arch, allow=source.allow, trust=source.trust)
-    return Loaded(loaded.model.to(device), loaded.notes)
+    loaded = load_with_notes(source.name, source.arch, allow=source.allow, trust=source.trust, shapes=shapes)
+    return Loaded(loaded.model.to(device), loaded.notes, loaded.source)
 
 
 def _device(name: str) -> torch.device:
@@ -217,11 +232,11 @@ def _device(name: str) -> torch.device:
     return device
 
 
-def _side(source: Source) -> Loaded:
+def _side(source: Source, shapes: Sequence[Shape]) -> Loaded:
     """One side of a comparison: an ``.onnx`` file is run as it is, by ONNX Runtime."""
     path = Path(source.name)
     if path.suffix.lower() != ".onnx" or not path.is_file():
-        return _load(source)
+        return _load(source, shapes)
     from canonize.verify.onnx_model import OnnxModel
 
     model = OnnxModel(path, _device(source.device))
@@ -237,6 +252,16 @@ def _inputs_of_both(first: nn.Module, second: nn.Module, shapes: list[Shape], fi
     sessions = [model for model in (first, second) if isinstance(model, OnnxModel)]
     modules = [model for model in (first, second) if not isinstance(model, OnnxModel)]
     return _inputs(modules[0], shapes, file) if modules and not sessions else sessions[0].example()
+
+
+def _refuse_nan(model: nn.Module) -> None:
+    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+        if tensor.is_floating_point() and bool(torch.isnan(tensor).any()):
+            raise LoadError(
+                f"holds NaN in {int(torch.isnan(tensor).sum())} of {tensor.numel()} numbers",
+                where=name,
+                hint="Its outputs are NaN whatever comes in: the training diverged, or the file is damaged",
+            )
 
 
 def _inputs(model: nn.Module, shapes: list[Shape], file: Path | None) -> Inputs:
@@ -263,4 +288,8 @@ def _check_report(path: Path | None) -> None:
 def _write_report(report: Report, path: Path | None) -> None:
     if path is not None:
         text = report.to_json() if path.suffix == ".json" else render(report, verbose=True)
-        path.write_text(text + "\n", encoding="utf-8")
+        write_whole(path, lambda passing: _put_text(passing, text), lambda passing: None)
+
+
+def _put_text(path: Path, text: str) -> None:
+    path.write_text(text + "\n", encoding="utf-8")

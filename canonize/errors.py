@@ -59,3 +59,7 @@ class NotEquivalentError(CanonizeError, AssertionError):
     def __init__(self, what: str, verdict: object = None, where: str | None = None, hint: str | None = None):
         super().__init__(what, where, hint)
         self.verdict = verdict
+
+
+class ExplainError(CanonizeError):
+    """A model cannot be explained as asked: no such method, no rule for a layer, a library that is missing."""

@@ -76,6 +76,7 @@ class Network:
     device: torch.device
     pending: dict[str, PendingWeights] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    containers: set[str] = field(default_factory=set)
 
     # ------------------------------------------------------------------ reading
 
@@ -85,7 +86,10 @@ class Network:
 
     def affines(self) -> list[fx.Node]:
         """Nodes that hold a frozen affine, in execution order."""
-        return [node for node in self.graph.nodes if isinstance(self.module(node), FrozenAffine)]
+        held = {name for name, module in self.modules.items() if isinstance(module, FrozenAffine)}
+        if not held:
+            return []
+        return [node for node in self.graph.nodes if node.op == "call_module" and node.target in held]
 
     def affine(self, node: fx.Node) -> FrozenAffine:
         """The frozen affine that a node holds."""
@@ -137,12 +141,14 @@ class Network:
         return name
 
     def _clashes(self, name: str) -> bool:
-        return name in self.modules or any(other.startswith(name + ".") for other in self.modules)
+        return name in self.modules or name in self.containers
 
     def call(self, name: str, module: nn.Module, inputs: Iterable[fx.Node], like: fx.Node) -> fx.Node:
         """Add a module and one node that calls it, at the graph's insertion point."""
         name = self.fresh_name(name)
         self.modules[name] = module
+        parts = name.split(".")
+        self.containers.update(".".join(parts[:cut]) for cut in range(1, len(parts)))
         node = self.graph.call_module(name, tuple(inputs))
         node.meta["path"] = like.meta.get("path", "")
         return node
@@ -241,7 +247,7 @@ def _usable(part: str) -> str:
 
 def shell(module: nn.Module) -> nn.Module:
     """A module of its own that shares the tensors of another."""
-    if any(True for _ in module.children()):
+    if any(child is not None for child in module._modules.values()):
         memo: dict[int, Any] = {id(t): t for t in (*module.parameters(), *module.buffers())}
         return copy.deepcopy(module, memo)
     duplicate = copy.copy(module)

@@ -286,6 +286,7 @@ class Report:
     notes: list[str] = field(default_factory=list)
     verdict: Verdict | None = None
     versions: dict[str, str] = field(default_factory=dict)
+    source: dict[str, str] = field(default_factory=dict)  # name and sha256 of the file that the model came from
 
     @property
     def canonical(self) -> bool:

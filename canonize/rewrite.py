@@ -114,6 +114,9 @@ def rewrite(
             journal.courses[origin] = _Course()
     for form in forms:
         form.before(network, journal)
+    for node in network.affines():  # a form may have made some
+        for origin in network.affine(node).origins:
+            journal.courses.setdefault(origin, _Course())
     patterns = chosen(strategy, skip)
     early = [p for p in patterns if not isinstance(p, ExplicitLinearLayer)]
     late = [p for p in patterns if isinstance(p, ExplicitLinearLayer)]
@@ -127,7 +130,9 @@ def rewrite(
             for node in network.affines():
                 if not pattern.match(network, node):
                     continue
-                changed |= apply_pattern(network, pattern, node, journal)
+                if not apply_pattern(network, pattern, node, journal):
+                    continue
+                changed = True
                 if progress is not None:
                     progress("rewrite", total - len(network.affines()), total)
                 if len(journal.rewrites) > bound:

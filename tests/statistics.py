@@ -75,7 +75,7 @@ def harden(model: Module, seed: int = 0, *, zero: bool = True, tiny: bool = True
 
 
 @torch.no_grad()
-def calibrate(model: Module, *inputs: Any, seed: int = 0, floor: float = 0.0) -> Module:
+def calibrate(model: Module, *inputs: Any, seed: int = 0, floor: float = 0.0, disturbance: float = 0.3) -> Module:
     """Set running statistics to those of `inputs`, then disturb them, so that deep models neither blow up nor fade.
 
     Call it after :func:`harden`, whose random statistics do not fit the data and compound from layer to layer.
@@ -91,6 +91,8 @@ def calibrate(model: Module, *inputs: Any, seed: int = 0, floor: float = 0.0) ->
     floor : float
         Least variance of a channel, as a share of its layer's mean one. A channel that hardly ever fires is blown up
         where another input does make it fire, and over many layers the output is nothing but that.
+    disturbance : float
+        How far the statistics are off the data's, in standard deviations (mean) and powers of e (variance).
 
     Returns
     -------
@@ -104,8 +106,8 @@ def calibrate(model: Module, *inputs: Any, seed: int = 0, floor: float = 0.0) ->
         (x,) = arguments
         variance, mean = torch.var_mean(x, [axis for axis in range(x.dim()) if axis != 1], correction=0)
         variance = variance.clamp(min=floor * variance.mean().item())
-        layer.running_mean.copy_(mean + 0.3 * variance.sqrt() * _normal(mean, generator))
-        layer.running_var.copy_(variance * torch.exp(0.3 * _normal(variance, generator)))
+        layer.running_mean.copy_(mean + disturbance * variance.sqrt() * _normal(mean, generator))
+        layer.running_var.copy_(variance * torch.exp(disturbance * _normal(variance, generator)))
 
     training = {layer: layer.training for layer in model.modules()}
     model.eval()

@@ -174,7 +174,7 @@ def test_interruption_leaves_nothing_behind(clean: Path, error: type, stage: str
 
 @pytest.mark.parametrize(
     ("name", "message"),
-    [("g.pkl", "ending .pkl"), ("g", "folder cannot"), ("absent/g.pt", "no folder"), ("there.pt", "is a folder")],
+    [("g.pkl", "ending .pkl"), ("absent/g", "no folder"), ("absent/g.pt", "no folder"), ("there.pt", "is a folder")],
 )
 def test_bad_destinations_are_refused_early(name: str, message: str, tmp_path: Path) -> None:
     (tmp_path / "there.pt").mkdir()

@@ -73,7 +73,8 @@ def test_top_level_links_point_into_the_package(link):
 def test_every_development_dependency_is_pinned():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     extras = project["optional-dependencies"]
-    wanted = [*project["dependencies"], *extras["dev"], *extras["zoo"], *extras["onnx"], *extras["explain"]]
+    kinds = ("dev", "zoo", "onnx", "explain", "evaluate", "search")
+    wanted = [*project["dependencies"], *(item for kind in kinds for item in extras[kind])]
     names = {item.split(">=")[0].lower() for item in wanted if not item.startswith("canonize[")}
     pins = (ROOT / "constraints-dev.txt").read_text().lower().splitlines()
     assert names - {line.split("==")[0] for line in pins} == set()

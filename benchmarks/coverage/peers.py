@@ -116,8 +116,8 @@ def as_markdown(results: Path = RESULTS) -> str:
     models = len({row["model"] for row in rows})
     introduction = (
         f"The same {models} models, one a family (`benchmarks/coverage/sample.py`), in float64, converted by\n"
-        "`python -m benchmarks.coverage.peers`. *Right* is an error of at most 1e-10, *wrong* a larger one of which the\n"
-        "tool says no word."
+        "`python -m benchmarks.coverage.peers`. *Right* is an error of at most 1e-10, *wrong* a larger one of which\n"
+        "the tool says no word."
     )
     return "\n".join(["## Beside other tools", "", introduction, "", *table(head, cells), ""])
 

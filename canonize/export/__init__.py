@@ -1,4 +1,4 @@
-"""A canonical model -> a file: ``.pt`` to explain, ``.pt2`` and ``.onnx`` to deploy. Nothing before writes files."""
+"""A canonical model -> ``.pt`` to explain, ``.pt2``, ``.onnx`` to deploy, a folder to read. Nothing before writes."""
 
 from __future__ import annotations
 
@@ -10,13 +10,14 @@ from typing import Any
 from torch import nn
 
 from canonize.errors import ExportError, InputError
-from canonize.export import onnx, pt, pt2
+from canonize.export import folder, onnx, pt, pt2
 from canonize.export.atomic import check_destination, write_whole
 from canonize.inputs import Inputs, infer, normalise
 
 __all__ = ["FORMATS", "Saved", "check_output", "loader_snippet", "save"]
 
-FORMATS: dict[str, Any] = {".pt": pt, ".pth": pt, ".pt2": pt2, ".onnx": onnx}
+# By the ending of the path; none is a folder.
+FORMATS: dict[str, Any] = {".pt": pt, ".pth": pt, ".pt2": pt2, ".onnx": onnx, "": folder}
 
 
 @dataclass(frozen=True)
@@ -40,15 +41,15 @@ class Saved:
 def save(model: nn.Module, path: str | os.PathLike[str], *, example_inputs: Any = None) -> Saved:
     """Write a model to a file, in the format its ending names, and prove that it loads elsewhere.
 
-    The file is written under a passing name, reloaded (``.pt``, ``.pt2``: in a fresh process; ``.onnx``: in ONNX
-    Runtime), compared on `example_inputs`, and only then given its name. Whatever fails leaves nothing behind, and an
-    older file of that name as it was.
+    It is written under a passing name, reloaded (``.onnx`` in ONNX Runtime, all others in a fresh process), compared on
+    `example_inputs`, and only then given its name. Whatever fails leaves nothing behind, and an older file of that name
+    as it was.
 
     Parameters
     ----------
     model : nn.Module
     path : str or path
-        Ending in ``.pt``, ``.pth``, ``.pt2`` or ``.onnx``.
+        Ending in ``.pt``, ``.pth``, ``.pt2`` or ``.onnx``; without an ending, a folder.
     example_inputs : Tensor, tuple, (args, kwargs) or Inputs, optional
         Inferred where not given; see `canonize.inputs`.
 
@@ -82,10 +83,12 @@ def check_output(path: str | os.PathLike[str]) -> None:
     """
     final = Path(path)
     if final.suffix.lower() not in FORMATS:
-        known = ", ".join(FORMATS)
-        what = f"the ending {final.suffix} is unknown" if final.suffix else "a folder cannot be written yet"
-        raise ExportError(what, where=str(path), hint=f"Give a file that ends in one of {known}")
-    check_destination(final)
+        raise ExportError(
+            f"the ending {final.suffix} is unknown",
+            where=str(path),
+            hint=f"End it in one of {', '.join(filter(None, FORMATS))}, or give a folder's name without a dot",
+        )
+    check_destination(final, whole_folder=not final.suffix)
 
 
 def loader_snippet(path: str | os.PathLike[str]) -> str:

@@ -1,31 +1,56 @@
-"""A file appears whole and checked, or not at all."""
+"""A file, or a folder of files, appears whole and checked, or not at all."""
 
 from __future__ import annotations
 
 import glob
 import os
+import shutil
 import uuid
 from collections.abc import Callable
 from pathlib import Path
 
 from canonize.errors import ExportError
 
+# What a folder of canonize holds, and what running it leaves there.
+OWN = ("model.py", "model.safetensors", "__pycache__")
 
-def check_destination(path: Path) -> None:
+
+def check_destination(path: Path, whole_folder: bool = False) -> None:
     """Refuse a path that cannot be written, before any work is done.
+
+    Parameters
+    ----------
+    path : Path
+    whole_folder : bool
+        Whether `path` is to be a folder, which then takes the place of an empty one or of one written before.
 
     Raises
     ------
     ExportError
-        If the folder is missing or closed, or the path is a folder.
+        If the folder around it is missing or closed, or something else is there.
     """
     folder = path.parent
     if not folder.is_dir():
         raise ExportError(f"there is no folder {folder}", where=str(path), hint=f"Make it first: mkdir -p {folder}")
-    if path.is_dir():
+    if path.is_dir() and not whole_folder:
         raise ExportError("is a folder", where=str(path), hint="Give a file name inside it")
+    if whole_folder and path.exists():
+        _refuse_foreign(path)
     if not os.access(folder, os.W_OK | os.X_OK) or (path.exists() and not os.access(path, os.W_OK)):
         raise ExportError("may not be written", where=str(path), hint="Choose another place, or change permissions")
+
+
+def _refuse_foreign(path: Path) -> None:
+    """Refuse to replace anything but an empty folder, or one that was written by canonize."""
+    if not path.is_dir():
+        raise ExportError("is a file, not a folder", where=str(path), hint="Choose another name")
+    foreign = sorted(p.name for p in path.iterdir() if p.name not in OWN)
+    if foreign:
+        raise ExportError(
+            f"the folder holds {', '.join(foreign[:3])}, which is not canonize's",
+            where=str(path),
+            hint="Choose a new folder: the whole of it is replaced",
+        )
 
 
 def write_whole(path: Path, write: Callable[[Path], None], check: Callable[[Path], None]) -> None:
@@ -42,13 +67,38 @@ def write_whole(path: Path, write: Callable[[Path], None], check: Callable[[Path
     try:
         try:
             write(passing)
-        except OSError as error:
-            raise ExportError(
-                f"writing failed ({error.strerror or error})", where=str(path), hint="Is the disk full?"
-            ) from error
+        except Exception as error:
+            if not is_disk_error(error):
+                raise
+            told = getattr(error, "strerror", None) or str(error).strip().splitlines()[0][-100:]
+            raise ExportError(f"writing failed ({told})", where=str(path), hint="Is the disk full?") from error
         check(passing)
-        os.replace(passing, path)
+        _put(passing, path)
     finally:
         # Exporters may put weights beside the file, under its name with something behind it.
         for left in path.parent.glob(f"{glob.escape(passing.name)}*"):
-            left.unlink(missing_ok=True)
+            if left.is_dir():
+                shutil.rmtree(left, ignore_errors=True)
+            else:
+                left.unlink(missing_ok=True)
+
+
+def is_disk_error(error: BaseException) -> bool:
+    """Whether an exception says that the disk, not the model, is at fault; each library has its own way to say it."""
+    text = str(error)
+    signs = ("inline_container", "PytorchStreamWriter", "No space left", "File too large", "I/O error", "os error")
+    return isinstance(error, OSError) or (not isinstance(error, ExportError) and any(sign in text for sign in signs))
+
+
+def _put(passing: Path, path: Path) -> None:
+    """Give what was written its name, in place of what has it."""
+    if not passing.is_dir() or not path.is_dir():
+        os.replace(passing, path)
+        return
+    older = passing.with_name(f"{passing.name}.older")  # a folder cannot be replaced in one step
+    os.replace(path, older)
+    try:
+        os.replace(passing, path)
+    except BaseException:
+        os.replace(older, path)
+        raise

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import importlib
 import io
+import json
 import warnings
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,9 @@ import torch
 from torch import nn
 
 from canonize.errors import ExportError
+from canonize.export.atomic import is_disk_error
 from canonize.export.dynamic import tried_inputs
+from canonize.export.provenance import KEY, provenance_of
 from canonize.export.pt2 import program_of
 from canonize.export.reload import compare, outputs_of
 from canonize.inputs import Inputs
@@ -44,10 +47,11 @@ def write(model: nn.Module, path: Path, inputs: Inputs | None, final: Path) -> l
             warnings.simplefilter("ignore")
             converted = torch.onnx.export(program, dynamo=True, verbose=False)
             assert converted is not None
+            converted.model.metadata_props[KEY] = json.dumps(provenance_of(model))
             converted.save(str(path), external_data=False)
-    except OSError:
-        raise
     except Exception as error:
+        if is_disk_error(error):
+            raise
         lines = str(error).strip().splitlines() or [type(error).__name__]
         raise ExportError(
             f"the model cannot be exported to ONNX ({lines[0][:200]})", where=str(final), hint="Write a .pt2 instead"

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import copy
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import fx, nn
 
-from canonize.errors import ExportError
+from canonize.errors import ExportError, LoadError
+from canonize.export.atomic import is_disk_error
 from canonize.export.reload import check_reload
 from canonize.inputs import Inputs
+from canonize.loading import load
+from canonize.saved import NotDescribableError, Saved
 
 
 def write(model: nn.Module, path: Path, inputs: Inputs | None, final: Path) -> list[str]:
@@ -21,17 +25,18 @@ def write(model: nn.Module, path: Path, inputs: Inputs | None, final: Path) -> l
     ExportError
         If a part of it cannot be pickled.
     """
+    content, notes = _as_data(model)
     try:
-        torch.save(_without_annotations(model), path)
-    except OSError:
-        raise
+        torch.save(content, path)
     except Exception as error:  # pickle complains with whatever the object at fault raises
+        if is_disk_error(error):
+            raise
         raise ExportError(
             f"the model cannot be pickled ({error})",
             where=str(final),
             hint="Classes and functions defined inside functions cannot: move them to a module, or export to .pt2",
         ) from error
-    return []
+    return notes or _readable(path)
 
 
 def check(model: nn.Module, path: Path, inputs: Inputs | None, final: Path, static: bool) -> None:
@@ -42,6 +47,25 @@ def check(model: nn.Module, path: Path, inputs: Inputs | None, final: Path, stat
 def snippet(path: str) -> str:
     """The lines that load the file."""
     return f"import torch\nmodel = torch.load({path!r}, weights_only=False)"
+
+
+def _as_data(model: nn.Module) -> tuple[Any, list[str]]:
+    """A graph as data, so that reading it runs no code; where that cannot be, the module as it is, and a note."""
+    if not isinstance(model, fx.GraphModule):
+        return model, []
+    try:
+        return Saved(model), []
+    except NotDescribableError as reason:
+        return _without_annotations(model), [f"{reason}: canonize itself reads this file with --trust alone"]
+
+
+def _readable(path: Path) -> list[str]:
+    """A note where canonize itself will not read the file unasked."""
+    try:
+        load(path)
+    except LoadError as error:
+        return [f"canonize itself reads this file with --allow or --trust alone: it {error.what}"]
+    return []
 
 
 def _without_annotations(model: nn.Module) -> nn.Module:

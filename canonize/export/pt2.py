@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import json
 import warnings
 from pathlib import Path
 
@@ -10,6 +12,7 @@ from torch import nn
 
 from canonize.errors import ExportError
 from canonize.export.dynamic import dynamic_shapes, shown_inputs, tried_inputs
+from canonize.export.provenance import KEY, provenance_of
 from canonize.export.reload import check_reload
 from canonize.inputs import Inputs
 
@@ -50,7 +53,10 @@ def write(model: nn.Module, path: Path, inputs: Inputs | None, final: Path) -> l
     program, _, notes = program_of(model, inputs, final)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        torch.export.save(program, path)
+        # By way of memory: where the disk is full, torch's own writer ends the process.
+        buffer = io.BytesIO()
+        torch.export.save(program, buffer, extra_files={f"{KEY}.json": json.dumps(provenance_of(model))})
+    path.write_bytes(buffer.getbuffer())
     return notes
 
 

@@ -12,17 +12,24 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from canonize.differences import largest_error
 from canonize.errors import ExportError
 from canonize.inputs import Inputs
 
-# Another process may split the same sums over another number of threads.
-TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-4, torch.float16: 3e-2, torch.bfloat16: 2e-1}
-
-# What a reader's own two lines do, and one forward. torchvision may need help to be imported beside this torch.
+# What a reader's own lines do, and one forward. torchvision may need help to be imported beside this torch. A folder
+# must do without canonize and without pickle, so neither can be had there.
 _SCRIPT = """
-import sys, torch
+import os, sys, torch
 path, work = sys.argv[1:3]
 def load():
+    if os.path.isdir(path):
+        load_tensors, torch.load, sys.modules["canonize"] = torch.load, None, None
+        sys.path.insert(0, path)
+        try:
+            from model import load
+            return load()
+        finally:
+            torch.load = load_tensors
     if path.endswith(".pt2"):
         return torch.export.load(path).module()
     return torch.load(path, map_location=None, weights_only=False)
@@ -49,29 +56,6 @@ def outputs_of(model: nn.Module, inputs: Inputs) -> list[Tensor]:
     return Inputs((result,)).tensors()
 
 
-def largest_error(expected: list[Tensor], found: list[Tensor]) -> tuple[float, float]:
-    """Largest difference over the largest value of its tensor, and what is allowed; infinite where shapes differ."""
-    if len(expected) != len(found) or any(a.shape != b.shape for a, b in zip(expected, found, strict=False)):
-        return float("inf"), 0.0
-    errors = [(0.0, 0.0)]
-    for a, b in zip(expected, found, strict=True):
-        tolerance = TOLERANCE.get(a.dtype, 0.0)
-        wide = torch.complex128 if a.is_complex() else torch.float64
-        a, b = a.detach().cpu().to(wide), b.detach().cpu().to(wide)
-        if not a.numel() or torch.equal(a, b):
-            continue
-        # A NaN or an infinity in the same place is the same answer; elsewhere it is a difference without bound.
-        finite = torch.isfinite(a) & torch.isfinite(b)
-        same = (a == b) | (torch.isnan(a) & torch.isnan(b))
-        if not bool((finite | same).all()):
-            return float("inf"), tolerance
-        difference = (a - b)[finite].abs().max() if bool(finite.any()) else torch.zeros(())
-        scale = a[finite].abs().max().clamp_min(torch.finfo(torch.float64).tiny) if bool(finite.any()) else 1.0
-        error = float(difference / scale)
-        errors.append((error, tolerance))
-    return max(errors, key=lambda pair: pair[0] / pair[1] if pair[1] else (float("inf") if pair[0] else -1.0))
-
-
 def check_reload(model: nn.Module, path: Path, inputs: Sequence[Inputs], final: Path) -> None:
     """Load `path` in a fresh process, run it on `inputs`, and compare with what `model` gives here.
 
@@ -79,7 +63,7 @@ def check_reload(model: nn.Module, path: Path, inputs: Sequence[Inputs], final: 
     ----------
     model : nn.Module
     path : Path
-        The file to try, ``.pt`` or ``.pt2``.
+        The file or folder to try: ``.pt``, ``.pt2``, ``model.py`` with its weights.
     inputs : sequence of Inputs
         Where it is empty, the parameters and buffers alone are compared.
     final : Path
@@ -97,7 +81,7 @@ def check_reload(model: nn.Module, path: Path, inputs: Sequence[Inputs], final: 
         package = str(Path(__file__).resolve().parents[2])
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join([*(p for p in sys.path if p), package])}
         process = subprocess.run(
-            [sys.executable, "-c", _SCRIPT, str(path), str(work)],
+            [sys.executable, "-B", "-c", _SCRIPT, str(path), str(work)],
             env=environment,
             capture_output=True,
             text=True,

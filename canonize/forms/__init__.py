@@ -11,9 +11,10 @@ from canonize.errors import CanonizeError
 from canonize.forms.batch_norm_as_convolution import BatchNormAsConvolution
 from canonize.forms.dense_as_convolution import DenseAsConvolution
 from canonize.forms.form import Form
+from canonize.forms.open_attention import OpenAttention
 from canonize.forms.plain_pooling import PlainPooling
 
-FORMS: tuple[Form, ...] = (BatchNormAsConvolution(), DenseAsConvolution(), PlainPooling())
+FORMS: tuple[Form, ...] = (BatchNormAsConvolution(), DenseAsConvolution(), PlainPooling(), OpenAttention())
 
 
 def chosen_forms(names: Sequence[str]) -> tuple[Form, ...]:

@@ -33,7 +33,7 @@ def load_inputs(path: str | Path) -> Inputs:
             hint="Give a .pt, .npy, .npz or .safetensors file",
         )
     try:
-        return normalise(reader(path))
+        return _without_nan(normalise(reader(path)))
     except InputError as error:
         raise InputError(error.what, where=str(path), hint=error.hint) from None
     except FileNotFoundError:
@@ -45,6 +45,12 @@ def load_inputs(path: str | Path) -> Inputs:
             where=str(path),
             hint="Save a tensor, a tuple of tensors or a dictionary of tensors",
         ) from error
+
+
+def _without_nan(inputs: Inputs) -> Inputs:
+    if any(t.is_floating_point() and bool(t.isnan().any()) for t in inputs.tensors()):
+        raise InputError("the inputs hold NaN", hint="Nothing can be compared on them: give inputs of numbers")
+    return inputs
 
 
 def _read_pt(path: Path) -> Any:

@@ -33,7 +33,8 @@ def infer(model: nn.Module, candidates: Iterable[Any] | None = None) -> Inputs:
     """Find inputs that `model` accepts.
 
     Tried in turn on a copy in evaluation mode, until a forward runs: `candidates`; the size that the model itself
-    states (timm's ``pretrained_cfg``, an ``image_size``); the usual sizes for the channels of its first layers.
+    states (timm's ``pretrained_cfg``, an ``image_size``, the ``example_shapes`` of an ONNX file); the usual sizes for
+    the channels of its first layers.
 
     Parameters
     ----------
@@ -64,6 +65,8 @@ def infer(model: nn.Module, candidates: Iterable[Any] | None = None) -> Inputs:
                 yield random_inputs(given, dtype, device)
             else:
                 yield normalise(given)
+        if getattr(model, "example_shapes", ()):  # of a file that says what it takes
+            yield random_inputs(list(model.example_shapes), dtype, device, below=below)  # type: ignore[arg-type]
         for shape in shapes_to_try(model):
             yield random_inputs([shape] * count, dtype, device, below=below)
 

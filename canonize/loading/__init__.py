@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from torch import nn
 
 from canonize.errors import LoadError
+from canonize.inputs import Shape
 from canonize.loading.architecture import build, is_architecture
 from canonize.loading.checkpoint import module_from
 from canonize.loading.file import read_exported, read_safetensors, read_torch
+from canonize.loading.folder import CODE, WEIGHTS, read_folder
+from canonize.loading.onnx import read_onnx
 
 __all__ = ["Loaded", "load", "load_with_notes"]
 
@@ -26,10 +30,13 @@ class Loaded:
     model : nn.Module
     notes : tuple of str
         Random weights, a classifier of another size, a wrapper taken off, ...
+    source : dict
+        ``name`` and ``sha256`` of the file it came from; empty for architectures and factories.
     """
 
     model: nn.Module
     notes: tuple[str, ...] = ()
+    source: dict[str, str] = field(default_factory=dict)
 
 
 def load(
@@ -40,7 +47,8 @@ def load(
     Parameters
     ----------
     source : str or path
-        A file (``.pt``, ``.pth``, ``.bin``, ``.safetensors``, ``.pt2``) or what `arch` takes, for random weights.
+        A file (``.pt``, ``.pth``, ``.bin``, ``.safetensors``, ``.pt2``, ``.onnx``), a folder that canonize wrote, or
+        what `arch` takes, for random weights.
     arch : str, optional
         What a file with a state dictionary belongs to: ``torchvision:densenet121``, ``timm:resnet50``, or
         ``package.module:factory`` (called without arguments).
@@ -63,9 +71,14 @@ def load(
 
 
 def load_with_notes(
-    source: str | os.PathLike[str], arch: str | None = None, *, allow: Sequence[str] = (), trust: bool = False
+    source: str | os.PathLike[str],
+    arch: str | None = None,
+    *,
+    allow: Sequence[str] = (),
+    trust: bool = False,
+    shapes: Sequence[Shape] = (),
 ) -> Loaded:
-    """What `load` does, with notes for the reader."""
+    """What `load` does, with notes for the reader; `shapes` are the sizes that an ``.onnx`` file leaves open."""
     path = Path(source)
     if not path.exists() and isinstance(source, str) and is_architecture(source):
         if arch is not None:
@@ -73,16 +86,24 @@ def load_with_notes(
         built = build(source)
         note = (f"{source}: random weights, not trained ones",) if ":" in source and _is_zoo(source) else ()
         return Loaded(built, note)
+    if (path / CODE).is_file():
+        return Loaded(read_folder(path, trust), source=_origin(path / WEIGHTS))
     _refuse_what_is_no_file(path)
     ending = path.suffix.lower()
     if ending == ".onnx":
-        raise LoadError(
-            "ONNX files cannot be read as modules yet", where=str(path), hint="Give the model it was exported from"
-        )
+        return Loaded(*read_onnx(path, shapes), source=_origin(path))
     if ending == ".pt2":
-        return Loaded(read_exported(path, trust))
+        return Loaded(read_exported(path, trust), source=_origin(path))
     content = read_safetensors(path) if ending == ".safetensors" else read_torch(path, tuple(allow), trust)
-    return Loaded(*module_from(content, arch, path))
+    return Loaded(*module_from(content, arch, path), source=_origin(path))
+
+
+def _origin(path: Path) -> dict[str, str]:
+    digest = hashlib.sha256()
+    with path.open("rb") as stream:
+        while chunk := stream.read(2**20):
+            digest.update(chunk)
+    return {"name": path.name, "sha256": digest.hexdigest()}
 
 
 def _is_zoo(source: str) -> bool:
@@ -101,7 +122,7 @@ def _refuse_what_is_no_file(path: Path) -> None:
 
 
 def _neighbours(path: Path) -> str:
-    endings = {".pt", ".pth", ".bin", ".safetensors", ".pt2"}
+    endings = {".pt", ".pth", ".bin", ".safetensors", ".pt2", ".onnx"}
     if not path.parent.is_dir():
         return f"The folder {path.parent} does not exist either"
     names = sorted(p.name for p in path.parent.iterdir() if p.suffix in endings)[:3]

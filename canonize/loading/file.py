@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import pickle
 import zipfile
 from collections.abc import Callable
@@ -13,8 +14,15 @@ from torch import nn
 
 from canonize.compat import import_torchvision
 from canonize.errors import LoadError
-from canonize.loading.safe import allowed, refusal
+from canonize.loading.archive import check_archive, entries_of, is_archive
+from canonize.loading.audit import audit
+from canonize.loading.exported import module_of, read_plain
+from canonize.loading.opcodes import follow
+from canonize.loading.safe import Allowed, allowed, refusal
 
+# How many pickles stand in a row in files of torch before 1.6.
+LEGACY_PICKLES = 5
+LEGACY_MAGIC = pickle.dumps(torch.serialization.MAGIC_NUMBER, protocol=2)
 BROKEN = "Save or download it again"
 
 
@@ -33,8 +41,37 @@ def read_torch(path: Path, packages: tuple[str, ...], trust: bool) -> Any:
     known, unknown = allowed(names, packages, path)
     if unknown:
         raise refusal(unknown, packages, path)
+    _follow(path, kind, known)
     with torch.serialization.safe_globals(known):
-        return _read(path, lambda: torch.load(path, map_location="cpu", weights_only=True))
+        content = _read(path, lambda: torch.load(path, map_location="cpu", weights_only=True))
+    audit(content, path)
+    return content
+
+
+def _follow(path: Path, kind: str, known: list[Allowed]) -> None:
+    """Follow the file's pickles before any of them is read."""
+    pairs = [pair for pair in known if isinstance(pair, tuple)]
+    modules = {name for found, name in pairs if isinstance(found, type) and issubclass(found, nn.Module)}
+
+    def is_module(name: str) -> bool:
+        return name in modules
+
+    if kind == "zip":
+        for pickled in _read(path, lambda: _pickles(path)):
+            follow(io.BytesIO(pickled), is_module, path)
+        return
+    with path.open("rb") as stream:
+        if stream.read(len(LEGACY_MAGIC)) != LEGACY_MAGIC:
+            raise LoadError("cannot be read; it is damaged or no model file", where=str(path), hint=BROKEN)
+        stream.seek(0)
+        # Magic number, protocol, system, content, names of the storages.
+        for _ in range(LEGACY_PICKLES):
+            follow(stream, is_module, path)
+
+
+def _pickles(path: Path) -> list[bytes]:
+    with zipfile.ZipFile(path) as archive:
+        return [archive.read(name) for name in archive.namelist() if name.endswith(".pkl")]
 
 
 def read_safetensors(path: Path) -> dict[str, Any]:
@@ -45,31 +82,30 @@ def read_safetensors(path: Path) -> dict[str, Any]:
 
 
 def read_exported(path: Path, trust: bool) -> nn.Module:
-    """The module of a ``.pt2`` file; only with `trust`, for ``torch.export.load`` unpickles parts of it freely."""
-    if not trust:
-        raise LoadError(
-            "reading a .pt2 file can run code that is in the file",
-            where=str(path),
-            hint="If you trust where it comes from: --trust, or load(path, trust=True)",
-        )
-    if not zipfile.is_zipfile(path):
+    """The module of a ``.pt2`` file; without `trust`, only of one that holds nothing but tensors and operators."""
+    if not is_archive(path):
         raise LoadError("is no .pt2 archive, or a truncated one", where=str(path), hint=BROKEN)
-    module: nn.Module = _read(path, lambda: torch.export.load(str(path))).module()
+    if not trust:
+        plain: nn.Module = _read(path, lambda: read_plain(path))
+        return plain
+    module: nn.Module = _read(path, lambda: module_of(torch.export.load(str(path))))
     return module
 
 
 def _container(path: Path) -> str:
     """How a file is wrapped: ``zip``, ``torchscript`` (a zip with code in it) or ``legacy`` (torch before 1.6)."""
-    if not zipfile.is_zipfile(path):
-        if path.read_bytes()[:2] == b"PK":
+    if not is_archive(path):
+        with path.open("rb") as stream:
+            begins_like_one = stream.read(2) == b"PK"
+        if begins_like_one:
             raise LoadError("is truncated", where=str(path), hint=BROKEN)
         return "legacy"
-    with zipfile.ZipFile(path) as archive:
-        names = archive.namelist()
+    names = entries_of(path)
     if any(name.endswith("/constants.pkl") for name in names):
         return "torchscript"
     if not any(name.endswith("/data.pkl") for name in names):
         raise LoadError("is a zip archive, but not one of torch.save", where=str(path), hint="Give a model file")
+    check_archive(path)
     return "zip"
 
 

@@ -1,8 +1,8 @@
 """Which classes a pickled model may be made of.
 
-A pickle builds objects by calling what it names. Here it may name module classes of torch, torchvision and timm (and of
-packages the user allows), and a few plain types that those modules carry. Functions that take other functions, graph
-modules (whose code is text in the file) and everything else need ``trust``.
+A pickle builds objects by calling what it names. Here it may name module classes of torch, torchvision, timm and
+canonize (and of packages the user allows), and a few plain types that those modules carry. Functions that take other
+functions, graph modules as torch pickles them (their code is text in the file) and everything else need ``trust``.
 """
 
 from __future__ import annotations
@@ -17,18 +17,24 @@ from typing import Any, TypeAlias
 
 import torch
 from torch import nn
+from torch.fx.immutable_collections import immutable_dict, immutable_list
 from torch.nn.modules.module import _WrappedHook
 from torch.nn.utils.spectral_norm import SpectralNorm, SpectralNormLoadStateDictPreHook, SpectralNormStateDictHook
 from torch.nn.utils.weight_norm import WeightNorm
 
 from canonize.compat import import_torchvision
 from canonize.errors import LoadError
+from canonize.nn import Slot
+from canonize.saved import rebuild
 
 # As ``torch.serialization.safe_globals`` takes it.
 Allowed: TypeAlias = Callable[..., Any] | tuple[Callable[..., Any], str]
 
 # Where classes may be defined. torch has modules elsewhere that run text as code (torch.fx) or compile (torch.jit).
-TRUSTED = ("torch.nn.modules", "torch.nn.parallel.data_parallel", "torchvision", "timm")
+TRUSTED = (
+    *("torch.nn.modules", "torch.nn.parallel.data_parallel", "torchvision", "timm"),
+    *("canonize.nn", "canonize.report"),
+)
 # Activations that modules keep as plain functions.
 ACTIVATIONS = {
     *("celu", "elu", "gelu", "glu", "hardsigmoid", "hardswish", "hardtanh", "leaky_relu", "logsigmoid", "mish"),
@@ -43,6 +49,15 @@ _PLAIN: dict[str, Any] = {
     "builtins.slice": slice,
     "builtins.range": range,
     "builtins.frozenset": frozenset,
+    "builtins.Ellipsis": Ellipsis,
+    "torch.fx.immutable_collections.immutable_list": immutable_list,
+    "torch.fx.immutable_collections.immutable_dict": immutable_dict,
+    "torch.contiguous_format": torch.contiguous_format,
+    "torch.preserve_format": torch.preserve_format,
+    "torch.channels_last": torch.channels_last,
+    "torch.channels_last_3d": torch.channels_last_3d,
+    "canonize.nn.Slot": Slot,
+    "canonize.saved.rebuild": rebuild,
     "torch.nn.utils.weight_norm.WeightNorm": WeightNorm,
     "torch.nn.modules.module._WrappedHook": _WrappedHook,
     "torch.nn.utils.spectral_norm.SpectralNorm": SpectralNorm,
@@ -82,7 +97,7 @@ def refusal(unknown: list[str], packages: tuple[str, ...], path: Path) -> LoadEr
     where = str(path)
     if any(name in _GRAPH_MODULES for name in unknown):
         return LoadError(
-            "holds a graph module, whose code is part of the file (a model that canonize wrote is one)",
+            "holds a graph module, whose code is part of the file",
             where=where,
             hint="If you made the file yourself: --trust, or load(path, trust=True)",
         )

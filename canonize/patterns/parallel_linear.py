@@ -7,9 +7,11 @@ r"""Parallel linear layers of one input whose outputs are added are one (RepVGG,
     have   x -> Conv3x3 -> (+) -> y        want   x -> Conv3x3' -> y
            x -> Conv1x1 ----^
            x -> BN(s, t) ---^
+           x ---------------^
 
 A smaller kernel is a larger one with zeros around it, where padding and stride say the same positions. An affine is
-the pointwise kernel :math:`\mathrm{diag}(s)` with bias :math:`t`. All layers must have the same groups.
+the pointwise kernel :math:`\mathrm{diag}(s)` with bias :math:`t`, the input itself is the affine with :math:`s = 1`,
+:math:`t = 0`. All layers must have the same groups.
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
+from canonize.affine import Affine
 from canonize.flow.plan import Refused, label
 from canonize.linear import CONVOLUTION, LINEAR
 from canonize.network import FrozenAffine, Network
@@ -31,15 +34,17 @@ class ParallelLinear(MergePattern):
     """Merge the linear branches of a sum."""
 
     name = "parallel_linear"
-    summary = "Conv3x3 + Conv1x1 + BN of one input (RepVGG): one convolution"
+    summary = "Conv3x3 + Conv1x1 + BN or identity of one input (RepVGG): one convolution"
 
     def match(self, network: Network, node: fx.Node) -> bool:
-        """A sum of two linear branches, at least one of them a layer, that read one value."""
+        """A sum of two linear branches of one value, at least one of them a layer."""
         if not isinstance(network.module(node), Sum) or len(node.args) != 2:
             return False
         left, right = node.args
         if not isinstance(left, fx.Node) or not isinstance(right, fx.Node) or left is right:
             return False
+        if _reads_only(network, left, right) or _reads_only(network, right, left):
+            return True
         layers = [is_linear(network, branch) for branch in (left, right)]
         either = [layer or _is_affine(network, branch) for layer, branch in zip(layers, (left, right), strict=True)]
         return any(layers) and all(either) and left.args[0] is right.args[0]
@@ -51,14 +56,17 @@ class ParallelLinear(MergePattern):
         branches = [(branch, weight) for branch, weight in zip(node.args, total.weights, strict=True)]
         # The larger kernel first; an affine last.
         branches.sort(key=lambda item: -_kernel_size(network, item[0]))
+        if _reads_only(network, branches[1][0], branches[0][0]):  # what the layer reads may be a layer's output, too
+            branches.reverse()
         (big, w1), (small, w2) = branches
         assert isinstance(big, fx.Node) and isinstance(small, fx.Node)
         names = (label(network, big), label(network, small))
-        for branch in (big, small):
+        straight = small is big.args[0]
+        for branch in (big,) if straight else (big, small):
             others = [reader for reader in network.readers(branch) if reader is not node]
             if others:
                 return Refused(f"{label(network, branch)} is also read by {label(network, others[0])}", names)
-        found = _inside(network, big, small)
+        found = _inside(network, big, None if straight else small)
         if isinstance(found, str):
             return Refused(found, names)
         weight2, bias2 = found
@@ -73,9 +81,15 @@ class ParallelLinear(MergePattern):
         """The larger layer takes the place of the sum."""
         node.replace_all_uses_with(merge.second)
         network.remove(node)
-        network.remove(merge.first)
+        if merge.first is not merge.second.args[0]:
+            network.remove(merge.first)
         fill(network, merge.second, merge)
         return str(merge.second.target)
+
+
+def _reads_only(network: Network, layer: Any, value: Any) -> bool:
+    """Whether a linear layer reads a value, which the sum adds to its output as it is."""
+    return is_linear(network, layer) and layer.args[0] is value
 
 
 def _is_affine(network: Network, node: fx.Node) -> bool:
@@ -83,7 +97,7 @@ def _is_affine(network: Network, node: fx.Node) -> bool:
 
 
 def _kernel_size(network: Network, node: Any) -> int:
-    if _is_affine(network, node):
+    if not is_linear(network, node):
         return 0
     size = 1
     for length in network.weights(node).weight.shape[2:]:
@@ -91,13 +105,18 @@ def _kernel_size(network: Network, node: Any) -> int:
     return size
 
 
-def _inside(network: Network, big: fx.Node, small: fx.Node) -> tuple[Tensor, Tensor | None] | str:
-    """The smaller branch as a kernel of the larger layer's shape, or why it is none."""
+def _inside(network: Network, big: fx.Node, small: fx.Node | None) -> tuple[Tensor, Tensor | None] | str:
+    """The smaller branch (``None``: the input itself) as a kernel of the larger layer's shape, or why it is none."""
     layer: Any = network.modules[str(big.target)]
     if isinstance(layer, ChannelLinear) or not isinstance(layer, (nn.Linear, *CONVOLUTION)):
         return "only dense layers, and convolutions that are not transposed, are merged"
+    if small is None:
+        weight = network.weights(big).weight
+        ndim = weight.dim() if isinstance(layer, CONVOLUTION) else len(network.shapes.shape(big) or ())
+        found = _affine_inside(network, layer, big, Affine.identity(ndim, weight.device))
+        return found if isinstance(found, str) else (found[0], None)
     if _is_affine(network, small):
-        return _affine_inside(network, layer, big, small)
+        return _affine_inside(network, layer, big, network.affine(small).affine.compress())
     other: Any = network.modules[str(small.target)]
     if type_of(other) is not type_of(layer) or isinstance(other, ChannelLinear):
         return "the two are layers of different kinds"
@@ -133,10 +152,9 @@ def _placed(weight: Tensor, bias: Tensor | None, layer: Any, other: Any) -> tupl
     return F.pad(weight, around), bias
 
 
-def _affine_inside(network: Network, layer: Any, big: fx.Node, small: fx.Node) -> tuple[Tensor, Tensor | None] | str:
+def _affine_inside(network: Network, layer: Any, big: fx.Node, affine: Affine) -> tuple[Tensor, Tensor | None] | str:
     weights = network.weights(big)
     channels = weights.out_channels
-    affine = network.affine(small).affine.compress()
     dim = affine.ndim - 1 if isinstance(layer, nn.Linear) else 1
     if weights.in_channels != channels:
         return "a layer that changes the number of channels has no place for an affine of its input"

@@ -32,6 +32,17 @@ class Branches(nn.Module):
         return torch.tanh(total)
 
 
+class Residual(nn.Module):
+    """A value and what one layer makes of it."""
+
+    def __init__(self, layer: nn.Module) -> None:
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layer(x) + x
+
+
 def _conv(
     kernel: int, padding: int, *, into: int = 4, norm: bool = True, cls: Any = nn.Conv2d, **options: Any
 ) -> nn.Module:
@@ -76,6 +87,10 @@ FOLDS = {
         lambda: Branches(_conv(3, 1, norm=False, bias=False), _conv(1, 0, norm=False, bias=False)), IMAGE,
     ),
     "reflection-and-pointwise": (lambda: Branches(_conv(3, 1, padding_mode="reflect"), _conv(1, 0)), IMAGE),
+    "identity": (lambda: Branches(_conv(3, 1), nn.Identity()), IMAGE),
+    "identity-first": (lambda: Branches(nn.Identity(), _conv(3, 1, groups=2), _conv(1, 0, groups=2)), IMAGE),
+    "identity-less-a-layer": (lambda: Branches(nn.Identity(), _conv(3, 1), sign=-1.0), IMAGE),
+    "repvit": (lambda: nn.Sequential(nn.ReLU(), Residual(_conv(3, 1, groups=4)), norm(4), nn.Tanh()), IMAGE),
     "one-dimension": (lambda: Branches(_conv(3, 1, cls=nn.Conv1d), nn.BatchNorm1d(4)), SIGNAL),
     "dense": (lambda: Branches(nn.Linear(5, 5), nn.Linear(5, 5, bias=False), nn.Identity()), (5,)),
     "dense-and-norm": (lambda: Branches(nn.Linear(5, 5), nn.BatchNorm1d(5)), (5,)),
@@ -92,7 +107,25 @@ def test_folds(name: str) -> None:
     assert canonical.report.canonical, str(canonical.report)
 
 
+def test_the_output_of_another_layer_beside_what_a_layer_makes_of_it() -> None:
+    canonical = _canonized(lambda: nn.Sequential(_conv(3, 1, stride=2), Residual(_conv(3, 1)), nn.Tanh()), IMAGE)
+    assert [rewrite.pattern for rewrite in canonical.report.rewrites].count(PATTERN) == 1
+    assert _linear_layers(canonical) == 2
+    assert canonical.report.canonical, str(canonical.report)
+
+
+def test_a_rectifier_in_between_keeps_a_residual_connection() -> None:
+    block = lambda: Residual(nn.Sequential(_conv(3, 1), nn.ReLU(), _conv(3, 1)))  # noqa: E731
+    canonical = _canonized(lambda: nn.Sequential(nn.ReLU(), block(), nn.Tanh()), IMAGE)
+    assert PATTERN not in [rewrite.pattern for rewrite in canonical.report.rewrites]
+    assert _linear_layers(canonical) == 2
+
+
 REFUSES = {
+    "identity-beside-a-strided-layer": (
+        lambda: nn.Sequential(nn.ReLU(), Residual(_conv(3, 1, stride=2)), nn.Tanh()), (4, 1, 1),
+        "the layer has a stride, or a padding given by name",
+    ),
     "different-groups": (lambda: Branches(_conv(3, 1), _conv(1, 0, groups=2)), IMAGE, "the two have different groups"),
     "other-positions": (
         lambda: Branches(_conv(3, 1), _conv(3, 2, dilation=2)), IMAGE, "the two have different dilations",
@@ -121,7 +154,7 @@ def test_refuses_because(name: str) -> None:
     canonical = _canonized(build, shape)
     reasons = {refusal.reason for refusal in canonical.report.refusals if refusal.pattern == PATTERN}
     assert reason in reasons or (reason is None and not reasons)
-    assert _linear_layers(canonical) == 2
+    assert _linear_layers(canonical) == (1 if name.startswith("identity") else 2)
 
 
 class _Shared(nn.Module):

@@ -1,0 +1,74 @@
+"""ImageNet (ILSVRC) with its bounding boxes, in the layout it is handed out in."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from canonize.errors import InputError
+from canonize.evaluate.data.annotations import read_annotation
+from canonize.evaluate.data.pictures import Transform, filled_boxes, the_folder
+from canonize.evaluate.data.samples import Samples
+
+
+class ImageNet:
+    """The validation pictures that have boxes; mask and box are the boxes of the label's objects.
+
+    Parameters
+    ----------
+    root : path
+        Holds ``Data/CLS-LOC/val/*.JPEG``, ``Annotations/CLS-LOC/val/*.xml`` and ``LOC_synset_mapping.txt`` (the
+        files of ILSVRC 2012 to 2017; a folder ``ILSVRC`` around the first two is as well).
+    transform : Transform
+
+    Notes
+    -----
+    Labels are positions in the sorted list of synsets, as torchvision's and timm's models count them.
+
+    Raises
+    ------
+    InputError
+        If a part is missing.
+    """
+
+    name = "imagenet"
+
+    def __init__(self, root: Path, transform: Transform | None = None) -> None:
+        self.transform = transform or Transform()
+        self.low, self.high = self.transform.low, self.transform.high
+        self._pictures = the_folder(root, "Data/CLS-LOC/val", "ILSVRC/Data/CLS-LOC/val", "val")
+        self._boxes = the_folder(root, "Annotations/CLS-LOC/val", "ILSVRC/Annotations/CLS-LOC/val")
+        self._synsets, self.classes = _synsets(root)
+        self._names = [file.stem for file in sorted(self._boxes.glob("*.xml"))]
+        if not self._names:
+            raise InputError("there is no annotation", where=str(self._boxes), hint="Unpack the bounding boxes there")
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+    def take(self, indices: Sequence[int]) -> Samples:
+        """Read the samples with these indices."""
+        names = [self._names[index] for index in indices]
+        pictures, masks, labels = [], [], []
+        for name in names:
+            objects = read_annotation(self._boxes / f"{name}.xml", difficult=True)
+            synset = next(iter(objects.boxes), "")
+            if synset not in self._synsets:
+                raise InputError(f"there is no synset {synset!r}", where=name, hint="Check LOC_synset_mapping.txt")
+            picture, size = self.transform.picture(self._pictures / f"{name}.JPEG")
+            pictures.append(picture)
+            masks.append(self.transform.mask(filled_boxes(objects.boxes[synset], size)))
+            labels.append(self._synsets[synset])
+        boxes = torch.stack(masks)
+        return Samples((torch.stack(pictures),), torch.tensor(labels), {"object": boxes}, boxes, tuple(names))
+
+
+def _synsets(root: Path) -> tuple[dict[str, int], tuple[str, ...]]:
+    """Index by synset, and the classes' names."""
+    file = root / "LOC_synset_mapping.txt"
+    if not file.is_file():
+        raise InputError("is missing", where=str(file), hint="One line a class: n01440764 tench, Tinca tinca")
+    lines = sorted(line.split(" ", 1) for line in file.read_text(encoding="utf-8").splitlines() if line.strip())
+    return {line[0]: index for index, line in enumerate(lines)}, tuple(line[-1].strip() for line in lines)

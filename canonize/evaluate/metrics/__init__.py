@@ -1,0 +1,49 @@
+"""Metrics of explanations: from heatmaps to one number a sample, on any device, in any floating dtype.
+
+Each is a function of tensors with a docstring that holds its equation; `catalogue` gives them names, directions and
+what they need, for `canonize evaluate` and `canonize search`.
+"""
+
+from __future__ import annotations
+
+from canonize.evaluate.metrics.catalogue import METRICS, Case, Metric, Settings, metric
+from canonize.evaluate.metrics.complexity import sparseness
+from canonize.evaluate.metrics.fill import blurred, make_fill
+from canonize.evaluate.metrics.localisation import (
+    inside_total_ratio,
+    relevance_mass_accuracy,
+    relevance_rank_accuracy,
+    weighted_inside_total_ratio,
+)
+from canonize.evaluate.metrics.perturbation import (
+    area_under_curve,
+    perturbation_curve,
+    pixel_flipping,
+    region_perturbation,
+)
+from canonize.evaluate.metrics.randomisation import other_targets, random_logit, structural_similarity
+from canonize.evaluate.metrics.robustness import Sensitivity, sensitivity
+
+__all__ = [
+    "METRICS",
+    "Case",
+    "Metric",
+    "Sensitivity",
+    "Settings",
+    "area_under_curve",
+    "blurred",
+    "inside_total_ratio",
+    "make_fill",
+    "metric",
+    "other_targets",
+    "perturbation_curve",
+    "pixel_flipping",
+    "random_logit",
+    "region_perturbation",
+    "relevance_mass_accuracy",
+    "relevance_rank_accuracy",
+    "sensitivity",
+    "sparseness",
+    "structural_similarity",
+    "weighted_inside_total_ratio",
+]

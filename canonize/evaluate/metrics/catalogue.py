@@ -1,0 +1,302 @@
+"""The metrics by name: what each is called, which way is better, what it needs, and how a case is measured by it."""
+
+from __future__ import annotations
+
+import difflib
+import functools
+import hashlib
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from canonize.errors import InputError
+from canonize.evaluate.data.samples import Samples
+from canonize.evaluate.metrics import localisation
+from canonize.evaluate.metrics.complexity import sparseness
+from canonize.evaluate.metrics.fill import FILLS, Fill, make_fill
+from canonize.evaluate.metrics.perturbation import ORDERS, pixel_flipping, region_perturbation
+from canonize.evaluate.metrics.randomisation import other_targets, random_logit
+from canonize.evaluate.metrics.robustness import Sensitivity, sensitivity
+
+Better = Literal["higher", "lower", "neither"]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What the metrics leave open.
+
+    Attributes
+    ----------
+    patch : int
+        Side of the squares of region perturbation, in pixels.
+    perturbation_steps : int
+        How many of them go.
+    flipping_steps : int
+        In how many steps pixel flipping takes away all pixels.
+    blur : int
+        Width of the box filter of the fill ``blur``, in pixels.
+    noise : float
+        Radius of the noise of both sensitivities, as a share of the range of the pixels' values.
+    noise_samples : int
+        Noisy copies of each image.
+    output : {"softmax", "logit"}
+        Which score of the target perturbation watches.
+    """
+
+    patch: int = 4
+    perturbation_steps: int = 30
+    flipping_steps: int = 20
+    blur: int = 15
+    noise: float = 0.05
+    noise_samples: int = 5
+    output: Literal["softmax", "logit"] = "softmax"
+
+
+@dataclass(frozen=True, eq=False)
+class Case:
+    """One model, explained by one method, on one batch: all that a metric may ask for.
+
+    Attributes
+    ----------
+    samples : Samples
+    targets : Tensor, shape (N,)
+        Classes that are explained.
+    relevance : Tensor, shape (N, H, W)
+        Heatmaps, summed over channels.
+    logits : callable
+        Images (N, C, H, W) -> outputs (N, K).
+    explain : callable
+        ``explain(images, targets)`` -> heatmaps (N, H, W).
+    seeds : tuple of int
+        One a sample, for whatever is random about its measurement: the same for every model, canonization and method,
+        so that comparisons are paired.
+    low, high : Tensor, shape (C, 1, 1)
+        Range of the pixels' values.
+    settings : Settings
+    predicted : Tensor, shape (N,), optional
+        What the model decides.
+    """
+
+    samples: Samples
+    targets: Tensor
+    relevance: Tensor
+    logits: Callable[[Tensor], Tensor]
+    explain: Callable[[Tensor, Tensor], Tensor]
+    seeds: tuple[int, ...]
+    low: Tensor
+    high: Tensor
+    settings: Settings = Settings()
+    predicted: Tensor | None = None
+
+    def score(self, images: Tensor) -> Tensor:
+        """The target's softmax probability or logit, (N,)."""
+        with torch.no_grad():
+            outputs = self.logits(images)
+        if self.settings.output == "softmax":
+            outputs = outputs.softmax(1)
+        return outputs.gather(1, self.targets[:, None])[:, 0]
+
+    def generators(self, purpose: str) -> list[torch.Generator]:
+        """One random generator a sample, another stream for each purpose."""
+        return [torch.Generator().manual_seed(seed_of(seed, purpose)) for seed in self.seeds]
+
+    def fill(self, name: Any) -> Fill:
+        """A way to replace pixels; see `make_fill`."""
+        return make_fill(
+            name,
+            self.samples.images,
+            low=self.low,
+            high=self.high,
+            kernel=self.settings.blur,
+            generators=self.generators("fill"),
+        )
+
+    @functools.cached_property
+    def sensitivity(self) -> Sensitivity:
+        """Average and maximum sensitivity, which share their noisy images."""
+        span = float((self.high - self.low).max())
+        return sensitivity(
+            lambda noisy: self.explain(noisy, self.targets),
+            self.samples.images,
+            self.relevance,
+            radius=self.settings.noise * span,
+            samples=self.settings.noise_samples,
+            generators=self.generators("noise"),
+        )
+
+    @functools.cached_property
+    def classes(self) -> int:
+        """Number of the model's outputs."""
+        with torch.no_grad():
+            return int(self.logits(self.samples.images[:1].expand_as(self.samples.images)).shape[1])
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A metric by name.
+
+    Attributes
+    ----------
+    name : str
+        What the command line calls it.
+    title : str
+        What tables call it.
+    group : str
+        Complexity, faithfulness, localisation, robustness or randomisation, as in Quantus.
+    better : {"higher", "lower", "neither"}
+    needs : {None, "mask", "box"}
+        Ground truth without which it gives NaN.
+    measure : callable
+        ``measure(case)`` -> one number a sample, (N,).
+    """
+
+    name: str
+    title: str
+    group: str
+    better: Better
+    measure: Callable[[Case], Tensor]
+    needs: Literal["mask", "box"] | None = None
+
+    @property
+    def arrow(self) -> str:
+        """Which way is better, as tables show it."""
+        return {"higher": "↑", "lower": "↓", "neither": ""}[self.better]
+
+
+def seed_of(*parts: object) -> int:
+    """A seed for a random generator that is another for any other parts, and the same everywhere."""
+    digest = hashlib.blake2b("/".join(map(str, parts)).encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "big") >> 1
+
+
+def _on_mask(measure: Callable[[Tensor, Tensor], Tensor], name: str = "object") -> Callable[[Case], Tensor]:
+    def on_case(case: Case) -> Tensor:
+        mask = case.samples.masks.get(name)
+        return _unknown(case) if mask is None else measure(case.relevance, mask)
+
+    return on_case
+
+
+def _on_box(measure: Callable[[Tensor, Tensor], Tensor]) -> Callable[[Case], Tensor]:
+    def on_case(case: Case) -> Tensor:
+        return _unknown(case) if case.samples.boxes is None else measure(case.relevance, case.samples.boxes)
+
+    return on_case
+
+
+def _unknown(case: Case) -> Tensor:
+    return torch.full_like(case.relevance[:, 0, 0], torch.nan)
+
+
+def _random_logit(case: Case) -> Tensor:
+    others = other_targets(case.targets, case.classes, case.generators("class"))
+    return random_logit(lambda targets: case.explain(case.samples.images, targets), case.relevance, others)
+
+
+def _region_perturbation(case: Case, order: Any, fill: str) -> Tensor:
+    return region_perturbation(
+        case.score,
+        case.samples.images,
+        case.relevance,
+        case.fill(fill),
+        patch=case.settings.patch,
+        steps=case.settings.perturbation_steps,
+        order=order,
+        generators=case.generators("order"),
+    )
+
+
+def _pixel_flipping(case: Case, order: Any, fill: str) -> Tensor:
+    pixels = case.relevance[0].numel()
+    return pixel_flipping(
+        case.score,
+        case.samples.images,
+        case.relevance,
+        case.fill(fill),
+        regions_per_step=math.ceil(pixels / case.settings.flipping_steps),
+        order=order,
+        generators=case.generators("order"),
+    )
+
+
+def _mass(relevance: Tensor, mask: Tensor) -> Tensor:
+    return localisation.relevance_mass_accuracy(relevance, mask)
+
+
+_PLAIN = (
+    Metric("sparseness", "Sparseness", "complexity", "higher", lambda case: sparseness(case.relevance)),
+    Metric(
+        "rank-accuracy",
+        "RRA",
+        "localisation",
+        "higher",
+        _on_mask(localisation.relevance_rank_accuracy),
+        "mask",
+    ),
+    Metric("mass-accuracy", "RMA", "localisation", "higher", _on_mask(_mass), "mask"),
+    Metric(
+        "rank-accuracy-all",
+        "RRA (all objects)",
+        "localisation",
+        "higher",
+        _on_mask(localisation.relevance_rank_accuracy, "all"),
+        "mask",
+    ),
+    Metric("mass-accuracy-all", "RMA (all objects)", "localisation", "higher", _on_mask(_mass, "all"), "mask"),
+    Metric("mu", "μ", "localisation", "higher", _on_box(localisation.inside_total_ratio), "box"),
+    Metric("mu-weighted", "μ_w", "localisation", "higher", _on_box(localisation.weighted_inside_total_ratio), "box"),
+    Metric("avg-sensitivity", "Avg. sensitivity", "robustness", "lower", lambda case: case.sensitivity.average),
+    Metric("max-sensitivity", "Max. sensitivity", "robustness", "lower", lambda case: case.sensitivity.maximum),
+    Metric("random-logit", "Random logit", "randomisation", "lower", _random_logit),
+)
+
+
+def _perturbing(
+    name: str, title: str, measure: Callable[[Case, Any, str], Tensor], order: str, fill: str, usual: str, falls: bool
+) -> Metric:
+    """A perturbation metric; `falls` says whether it is lower that is better, most relevant first."""
+    unusual = [word for word, default in ((order, "morf"), (fill, usual)) if word != default]
+    spelt = ", ".join({"lerf": "LeRF", "random": "any order"}.get(word, word) for word in unusual)
+    better: Better = "neither"
+    if order != "random":
+        better = "lower" if falls == (order == "morf") else "higher"
+    return Metric(
+        ":".join([name, *unusual]),
+        f"{title} ({spelt})" if spelt else title,
+        "faithfulness",
+        better,
+        lambda case: measure(case, order, fill),
+    )
+
+
+_PERTURBING = tuple(
+    _perturbing(name, title, measure, order, fill, usual, falls)
+    for name, title, measure, usual, falls in (
+        ("region-perturbation", "Region perturbation", _region_perturbation, "blur", False),
+        ("pixel-flipping", "Pixel flipping", _pixel_flipping, "constant", True),
+    )
+    for order in ORDERS
+    for fill in FILLS
+)
+
+METRICS: dict[str, Metric] = {found.name: found for found in (*_PLAIN, *_PERTURBING)}
+"""Every metric by name. Perturbation is spelt ``pixel-flipping[:ORDER][:FILL]``: most relevant first, and blur (region
+perturbation) or grey (pixel flipping), where nothing else is said."""
+
+
+def metric(name: str) -> Metric:
+    """The metric of this name.
+
+    Raises
+    ------
+    InputError
+        If there is none; with names that look like it.
+    """
+    if name in METRICS:
+        return METRICS[name]
+    close = difflib.get_close_matches(name, METRICS, n=3) or [found.name for found in _PLAIN]
+    raise InputError(f"there is no metric {name!r}", hint=f"Try {', '.join(close)}; canonize evaluate --list")

@@ -1,0 +1,109 @@
+"""Pictures of a comparison: paired differences with their errors, and a gallery of heatmaps."""
+
+from __future__ import annotations
+
+import io
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from canonize.errors import CanonizeError
+from canonize.evaluate.libraries import require
+from canonize.evaluate.metrics.catalogue import metric
+from canonize.evaluate.plan import Experiment, MethodSpec
+from canonize.evaluate.subject import Subject, chosen_indices, data_set, model_in
+from canonize.evaluate.summary import LIMIT
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+DPI = 100
+COLOURS = {"better": "#1a7f37", "worse": "#c62828", "unclear": "#888888", "": "#888888"}
+
+
+def figure(**options: Any) -> Any:
+    """An empty matplotlib figure that needs no screen."""
+    return require("matplotlib.figure").Figure(layout="constrained", dpi=DPI, **options)
+
+
+def png(drawn: Any) -> bytes:
+    """A figure as a PNG file."""
+    buffer = io.BytesIO()
+    drawn.savefig(buffer, format="png")
+    return buffer.getvalue()
+
+
+def differences(summary: pd.DataFrame) -> Any | None:
+    """One panel a metric: the paired difference of each cell from the first canonization, with 95 % intervals.
+
+    Differences are turned so that right is better. None where there is nothing to compare.
+    """
+    compared = summary[summary["verdict"] != ""]
+    names = list(dict.fromkeys(compared["metric"]))
+    if not names:
+        return None
+    # Only what differs between the rows is worth the room.
+    parts = [part for part in ("model", "method", "canonization", "data") if compared[part].nunique() > 1] or ["method"]
+    compared = compared.assign(label=compared[parts].agg(", ".join, axis=1))
+    most = max(len(compared[compared["metric"] == name]) for name in names)
+    across = min(3, len(names))
+    down = -(-len(names) // across)
+    room = 0.065 * compared["label"].str.len().max()  # inches
+    drawn = figure(figsize=((2.9 + room) * across, (0.24 * most + 0.9) * down))
+    axes = drawn.subplots(down, across, squeeze=False).flatten()
+    for axis in axes[len(names) :]:
+        axis.remove()
+    for axis, name in zip(axes, names, strict=False):
+        rows = compared[compared["metric"] == name].iloc[::-1]
+        sign = 1 if metric(name).better == "higher" else -1
+        for place, (difference, error, verdict) in enumerate(
+            zip(sign * rows["difference"], rows["difference_error"], rows["verdict"], strict=True)
+        ):
+            axis.errorbar(difference, place, xerr=LIMIT * error, fmt="o", ms=4, capsize=2, color=COLOURS[verdict])
+        axis.axvline(0, color="black", lw=0.8)
+        axis.set_yticks(range(len(rows)), rows["label"], fontsize=7)
+        axis.tick_params(axis="x", labelsize=7)
+        axis.set_title(f"{metric(name).title}: right is better", fontsize=9)
+        axis.set_ylim(-0.6, len(rows) - 0.4)
+    return drawn
+
+
+def gallery(experiment: Experiment, data: str, model_name: str, shown: int = 4) -> Any | None:
+    """Heatmaps of some samples by every method, a row for each canonization; None where nothing could be explained."""
+    source = next(model for model in experiment.models if model.name == model_name)
+    found = data_set(data, experiment.seeds[0], experiment.samples, experiment.size)
+    indices = chosen_indices(found, data, experiment.seeds[0], experiment.samples)[:shown]
+    samples = found.take(indices)
+    rows: list[tuple[str, Tensor]] = []
+    targets = samples.labels
+    for method in experiment.methods:
+        for canonization in experiment.canonizations:
+            try:
+                model = model_in(source, canonization, experiment.device, data, experiment.size)
+                subject = Subject(model, MethodSpec.parse(method), found.low, found.high)
+                placed = samples.to(subject.device, subject.dtype)
+                if experiment.target == "predicted":
+                    targets = subject.logits(placed.inputs).argmax(1)
+                heatmaps = subject.explain(placed.inputs, targets.to(subject.device))
+            except CanonizeError:
+                continue  # the report lists it among what could not be measured
+            rows.append((f"{method}\n{canonization}", heatmaps.float().cpu()))
+    if not rows:
+        return None
+    drawn = figure(figsize=(1.15 * len(indices) + 1.5, 1.1 * (len(rows) + 1)))
+    axes = drawn.subplots(len(rows) + 1, len(indices), squeeze=False)
+    pictures = ((samples.images - found.low) / (found.high - found.low)).clamp(0, 1).permute(0, 2, 3, 1)
+    for column, picture in enumerate(pictures):
+        axes[0, column].imshow(picture.numpy())
+        if "object" in samples.masks and samples.masks["object"][column].any():
+            axes[0, column].contour(samples.masks["object"][column].numpy(), levels=[0.5], colors="red", linewidths=0.6)
+        axes[0, column].set_title(found.classes[int(targets[column])][:18], fontsize=7)
+        for row, (_, heatmaps) in enumerate(rows, 1):
+            top = float(heatmaps[column].abs().max()) or 1.0
+            axes[row, column].imshow(heatmaps[column].numpy(), cmap="seismic", vmin=-top, vmax=top)
+    for row, (label, _) in enumerate([("input", torch.empty(0)), *rows]):
+        axes[row, 0].set_ylabel(label, fontsize=6, rotation=0, ha="right", va="center")
+    for axis in axes.flatten():
+        axis.set(xticks=[], yticks=[])
+    return drawn

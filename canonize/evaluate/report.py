@@ -1,0 +1,151 @@
+"""The files a comparison leaves: tables, numbers, pictures, and one HTML page that holds all of it."""
+
+from __future__ import annotations
+
+import base64
+import dataclasses
+import json
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import canonize
+from canonize.evaluate import plots
+from canonize.evaluate.libraries import require
+from canonize.evaluate.runner import Failure, Results
+from canonize.evaluate.summary import accuracies, summarise
+from canonize.evaluate.tables import LEGEND, Table, as_text, make_table
+from canonize.export.atomic import write_whole
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A PNG with what it shows."""
+
+    name: str
+    caption: str
+    png: bytes
+
+    @property
+    def base64(self) -> str:
+        """For an HTML page that needs no other file."""
+        return base64.b64encode(self.png).decode("ascii")
+
+
+@dataclass(frozen=True)
+class Section:
+    """A part of the page.
+
+    Attributes
+    ----------
+    title : str
+    table : Table, optional
+    legend : str
+        What the table's marks mean.
+    lines : tuple of str
+        Sentences below the table.
+    failures : tuple of Failure
+    pictures, gallery : tuple of Picture
+    details : str
+        What was asked for, as JSON.
+    """
+
+    title: str
+    table: Table | None = None
+    legend: str = ""
+    lines: tuple[str, ...] = ()
+    failures: tuple[Failure, ...] = ()
+    pictures: tuple[Picture, ...] = ()
+    gallery: tuple[Picture, ...] = ()
+    details: str = ""
+
+
+def write_results(results: Results, folder: Path, stem: str = "", *, correct_only: bool = True) -> Section:
+    """Write an experiment's numbers, table and pictures into a folder.
+
+    Parameters
+    ----------
+    results : Results
+    folder : Path
+        Gets ``results.parquet`` and ``results.csv`` (every measurement), ``summary.csv`` (every cell), ``table.txt``
+        and pictures.
+    stem : str
+        Goes before each file's name.
+    correct_only : bool
+        As for `canonize.evaluate.summary.summarise`.
+
+    Returns
+    -------
+    Section
+        For the page.
+    """
+    summary = summarise(results, correct_only=correct_only)
+    table = make_table(summary)
+    write(folder / f"{stem}results.parquet", results.frame.to_parquet)
+    write(folder / f"{stem}results.csv", lambda path: results.frame.to_csv(path, index=False))
+    write(folder / f"{stem}summary.csv", lambda path: summary.to_csv(path, index=False))
+    write_text(folder / f"{stem}table.txt", f"{as_text(table)}\n\n{LEGEND}\n")
+    pictures = []
+    drawn = plots.differences(summary)
+    if drawn is not None:
+        baseline = results.experiment.canonizations[0]
+        caption = f"Paired differences from {baseline} with 95 % intervals; right of the line is better"
+        pictures.append(Picture(f"{stem}differences.png", caption, plots.png(drawn)))
+    gallery = []
+    for data in results.experiment.data:
+        for model in results.experiment.models:
+            shown = plots.gallery(results.experiment, data, model.name)
+            if shown is not None:
+                name = f"{stem}heatmaps-{model.name}-{data.partition(':')[0]}.png"
+                gallery.append(Picture(name, f"{model.name}, {data}", plots.png(shown)))
+    for picture in (*pictures, *gallery):
+        write(folder / picture.name, lambda path, png=picture.png: path.write_bytes(png))
+    return Section(
+        title=results.experiment.title,
+        table=table,
+        legend=LEGEND,
+        lines=_sentences(results, correct_only),
+        failures=results.failures,
+        pictures=tuple(pictures),
+        gallery=tuple(gallery),
+        details=json.dumps(dataclasses.asdict(results.experiment), indent=1, ensure_ascii=False),
+    )
+
+
+def write_page(file: Path, title: str, sections: list[Section], seconds: float | None = None) -> None:
+    """Write one self-contained HTML page."""
+    jinja2 = require("jinja2")
+    environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    template = environment.from_string(files(__package__).joinpath("report.html.j2").read_text(encoding="utf-8"))
+    page = template.render(
+        title=title,
+        sections=sections,
+        version=canonize.__version__,
+        torch_version=torch.__version__,
+        seconds=seconds,
+    )
+    write_text(file, page)
+
+
+def write(path: Path, how: Any) -> None:
+    """Write a file whole or not at all."""
+    write_whole(path, how, lambda written: None)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file whole or not at all."""
+    write(path, lambda passing: passing.write_text(text, encoding="utf-8"))
+
+
+def _sentences(results: Results, correct_only: bool) -> tuple[str, ...]:
+    experiment = results.experiment
+    told = [
+        f"{row.model} answers {row.accuracy:.1%} of {row.samples} samples of {row.data} rightly"
+        for row in accuracies(results).itertuples()
+    ]
+    counted = "those answered rightly count" if correct_only else "all count"
+    drawn = f"{experiment.samples} samples for each of {len(experiment.seeds)} seeds; {counted}"
+    return ("; ".join(told) + ".", f"{drawn}. Explained is the {experiment.target} class.")

@@ -1,0 +1,116 @@
+r"""Relevance of one batch by backward passes: with rules, which change what a backward pass does, or without."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from canonize.explain.methods import Method
+
+if TYPE_CHECKING:
+    from canonize.explain.attribution import Job, Part
+
+
+def explain_batch(job: Job, inputs: tuple[Any, ...], first: int, total: int) -> Part:
+    """Explain the samples from ``first`` on, of ``total``, by the job's method."""
+    from canonize.explain.attribution import Part
+
+    name = job.method.name
+    if job.method.kind == "captum":
+        from canonize.explain.captum import relevances
+
+        with torch.no_grad():
+            output = job.pick(job.model(*inputs))
+        target, starts = job.start.of(output, first, total)
+        found = [relevances(job, inputs, start) for start in starts]
+    elif name == "smoothgrad":
+        output, target, found = _smoothgrad(job, inputs, first, total)
+    else:
+        output, target, found = _backward(job, inputs, first, total)
+        if name == "input-x-gradient":
+            found = [_times_input(inputs, relevance) for relevance in found]
+    several = not target.is_floating_point() and target.ndim == 2
+    return Part([_stacked([f[i] for f in found], several) for i in range(len(inputs))], output.detach(), target)
+
+
+Found = list[list[Tensor | None]]
+
+
+def _backward(job: Job, inputs: tuple[Any, ...], first: int, total: int) -> tuple[Tensor, Tensor, Found]:
+    """One forward pass, one backward pass for each target."""
+    explained = [position for position, value in enumerate(inputs) if is_explained(value)]
+    values = list(inputs)
+    for position in explained:
+        values[position] = values[position].detach().clone().requires_grad_()
+    output = job.pick(job.model(*values))
+    target, starts = job.start.of(output, first, total)
+    found: Found = []
+    for start in starts:
+        relevance: list[Tensor | None] = [None] * len(inputs)
+        gradients = torch.autograd.grad(
+            output, [values[i] for i in explained], start, retain_graph=start is not starts[-1], allow_unused=True
+        )
+        for position, gradient in zip(explained, gradients, strict=True):
+            relevance[position] = torch.zeros_like(values[position]) if gradient is None else gradient.detach()
+        found.append(relevance)
+    return output, target, found
+
+
+def _smoothgrad(job: Job, inputs: tuple[Any, ...], first: int, total: int) -> tuple[Tensor, Tensor, Found]:
+    """Mean gradient of noisy copies (Smilkov et al. 2017); the noise's scale is a share of each sample's range."""
+    with torch.no_grad():
+        output = job.pick(job.model(*inputs))
+    target, starts = job.start.of(output, first, total)
+    samples = int(job.settings["samples"])
+    generator = torch.Generator().manual_seed(int(job.settings["seed"]) + first)
+    sums: Found = [[None] * len(inputs) for _ in starts]
+    for _ in range(samples):
+        noisy = tuple(_noisy(value, float(job.settings["noise"]), generator) for value in inputs)
+        fixed = _with_start(job, starts)
+        for total_so_far, found in zip(sums, _backward(fixed, noisy, 0, len(output))[2], strict=True):
+            for position, gradient in enumerate(found):
+                if gradient is not None:
+                    before = total_so_far[position]
+                    share = gradient / samples
+                    total_so_far[position] = share if before is None else before + share
+    return output, target, sums
+
+
+def _with_start(job: Job, starts: list[Tensor]) -> Job:
+    """The same job with initial relevances that are known: the decision on a noisy copy may be another one."""
+    from dataclasses import replace
+
+    class Known:
+        def of(self, output: Tensor, first: int, total: int) -> tuple[Tensor, list[Tensor]]:
+            return starts[0], starts
+
+    return replace(job, start=Known())  # type: ignore[arg-type]
+
+
+def _noisy(value: Any, level: float, generator: torch.Generator) -> Any:
+    if not is_explained(value):
+        return value
+    flat = value.flatten(1)
+    scale = (level * (flat.amax(1) - flat.amin(1))).view(-1, *[1] * (value.ndim - 1))
+    return value + torch.randn(value.shape, generator=generator).to(value) * scale
+
+
+def _times_input(inputs: tuple[Any, ...], relevance: list[Tensor | None]) -> list[Tensor | None]:
+    return [None if r is None else r * value for r, value in zip(relevance, inputs, strict=True)]
+
+
+def _stacked(found: list[Tensor | None], several: bool) -> Tensor | None:
+    tensors = [part for part in found if part is not None]
+    if not tensors:
+        return None
+    return torch.stack(tensors, 1) if several else tensors[0]
+
+
+def is_explained(value: Any) -> bool:
+    """Whether an input gets relevance: floating tensors do."""
+    return isinstance(value, Tensor) and value.is_floating_point()
+
+
+__all__ = ["Method", "explain_batch", "is_explained"]

@@ -1,0 +1,126 @@
+"""Rules of linear layers by name, and groups of layers to give them to."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import fx, nn
+
+from canonize.errors import ExplainError
+from canonize.explain.libraries import require
+from canonize.linear import LINEAR
+
+require("zennit")
+
+from zennit import rules as zennit_rules  # noqa: E402 - only once torchvision can be imported
+from zennit.core import Hook  # noqa: E402
+
+
+@dataclass(frozen=True)
+class NamedRule:
+    """A rule of linear layers.
+
+    Attributes
+    ----------
+    build : callable
+        Makes the hook from hyperparameters.
+    parameters : tuple of str
+        Hyperparameters it takes; those without a default come first in ``required``.
+    required : tuple of str
+    """
+
+    build: Callable[..., Hook]
+    parameters: tuple[str, ...] = ()
+    required: tuple[str, ...] = ()
+
+
+_COMMON = ("stabilizer", "zero_params")
+RULES: dict[str, NamedRule] = {
+    "epsilon": NamedRule(zennit_rules.Epsilon, ("epsilon", "zero_params")),
+    "z-plus": NamedRule(zennit_rules.ZPlus, _COMMON),
+    "gamma": NamedRule(zennit_rules.Gamma, ("gamma", *_COMMON)),
+    "alpha-beta": NamedRule(zennit_rules.AlphaBeta, ("alpha", "beta", *_COMMON)),
+    "flat": NamedRule(zennit_rules.Flat, _COMMON),
+    "w-square": NamedRule(zennit_rules.WSquare, _COMMON),
+    "z-box": NamedRule(zennit_rules.ZBox, ("low", "high", *_COMMON), ("low", "high")),
+    "norm": NamedRule(zennit_rules.Norm, ("stabilizer",)),
+    "pass": NamedRule(zennit_rules.Pass),
+}
+
+
+def rule(name: str | Hook, **hyperparameters: Any) -> Hook | None:
+    """A zennit hook by the name of its rule.
+
+    Parameters
+    ----------
+    name : str or zennit.core.Hook
+        ``epsilon``, ``z-plus``, ``gamma``, ``alpha-beta``, ``flat``, ``w-square``, ``z-box``, ``norm``, ``pass``, or
+        ``gradient`` (no hook at all). A hook is returned as it is.
+    **hyperparameters
+        Of the rule: ``epsilon``, ``gamma``, ``alpha`` and ``beta``, ``low`` and ``high`` (z-box), ``stabilizer``,
+        ``zero_params``.
+
+    Raises
+    ------
+    ExplainError
+        If there is no such rule, it does not take that hyperparameter, or needs one that is not given.
+    """
+    if isinstance(name, Hook):
+        return name
+    if name == "gradient":
+        return None
+    if name not in RULES:
+        raise ExplainError(f"there is no rule {name!r}", hint=f"Rules: gradient, {', '.join(RULES)}")
+    known = RULES[name]
+    for given in hyperparameters:
+        if given not in known.parameters:
+            takes = ", ".join(known.parameters) or "none"
+            raise ExplainError(f"the rule {name} has no hyperparameter {given!r}", hint=f"It takes: {takes}")
+    for wanted in known.required:
+        if hyperparameters.get(wanted) is None:
+            raise ExplainError(f"the rule {name} needs {wanted}", hint=f"Give {wanted}=..., the bound of the input")
+    return known.build(**hyperparameters)
+
+
+def linear_layers(model: nn.Module) -> list[str]:
+    """Qualified names of a model's linear layers: in the order of execution where the model is a graph."""
+    if isinstance(model, fx.GraphModule):
+        called = [str(node.target) for node in model.graph.nodes if node.op == "call_module"]
+        return [name for name in called if isinstance(model.get_submodule(name), LINEAR)]
+    return [name for name, module in model.named_modules() if isinstance(module, LINEAR)]
+
+
+def layer_groups(
+    model: nn.Module, names: Sequence[str] = ("low", "middle", "high"), classifier: str | None = "classifier"
+) -> dict[str, list[str]]:
+    """Split a model's linear layers into groups that can be given a rule each.
+
+    Parameters
+    ----------
+    model : nn.Module
+    names : sequence of str
+        One group for each: the convolutions in order of execution, in parts as equal as can be.
+    classifier : str or None
+        Group of the fully connected layers; None counts them with the convolutions.
+
+    Returns
+    -------
+    dict
+        Group to qualified names, for ``composite(..., layers=...)``. Groups without layers are left out.
+
+    Notes
+    -----
+    The partition that Pahde et al. 2023 and Bermúdez Schettino 2022 search hyperparameters over.
+    """
+    layers = linear_layers(model)
+    dense = [name for name in layers if classifier is not None and isinstance(model.get_submodule(name), nn.Linear)]
+    rest = [name for name in layers if name not in set(dense)]
+    groups: dict[str, list[str]] = {}
+    for position, group in enumerate(names):
+        first, last = (len(rest) * i // len(names) for i in (position, position + 1))
+        groups[group] = rest[first:last]
+    if classifier is not None:
+        groups[classifier] = dense
+    return {group: members for group, members in groups.items() if members}

@@ -1,0 +1,341 @@
+"""``.onnx`` -> ``nn.Module``, compared with ONNX Runtime before anybody gets it.
+
+The operators are translated by onnx2fx. Of the converters (onnx2torch, onnx2torch2, onnx2pytorch, onnx2fx) it was the
+only one that read every file of torch's two exporters at opset 20, and exactly.
+"""
+
+from __future__ import annotations
+
+import importlib
+import keyword
+import re
+import warnings
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+
+from canonize.differences import largest_error
+from canonize.errors import LoadError
+from canonize.inputs import Inputs, Shape, random_inputs
+from canonize.loading.guards import guard
+from canonize.nn import Slot, fill
+
+# Operators whose further inputs are options, even where they are no whole numbers.
+_OPTIONS = {"Resize", "Upsample", "Pad", "Clip", "Dropout", "OneHot", "Range", "Tile"}
+# Sizes to try for a dimension that the file leaves open.
+SIDES = (224, 64, 32, 28, 299, 16, 128, 256, 8, 512)
+EXTRA = "Install it: pip install canonize[onnx]"
+
+
+def read_onnx(path: Path, shapes: Sequence[Shape] = ()) -> tuple[nn.Module, tuple[str, ...]]:
+    """Read an ONNX file as a module.
+
+    Parameters
+    ----------
+    path : Path
+    shapes : sequence of Shape
+        Sizes of the inputs, for a file that leaves them open.
+
+    Returns
+    -------
+    module : nn.Module
+        Its ``example_shapes`` say what it was tried with.
+    notes : tuple of str
+
+    Raises
+    ------
+    LoadError
+        If the file is damaged, an operator cannot be translated, or the translation computes something else than ONNX
+        Runtime does.
+    """
+    for package in ("onnx", "onnxruntime", "onnx2fx"):
+        _need(package, path)
+    from canonize.loading.onnx_file import read_proto, rename
+    from canonize.loading.onnx_shapes import BATCHES, fold_shapes
+
+    model = read_proto(path)
+    stored = {initializer.name for initializer in model.graph.initializer}
+    open_inputs = [i for i in model.graph.input if i.name not in stored]
+    del model.graph.input[:]
+    model.graph.input.extend(open_inputs)
+    old_names = rename(model)
+    session = _session(model, path)
+    given = _fitting(session, shapes, path)
+    batched = _has_free_batch(session)
+    runs = [_with_batch(given, size) for size in BATCHES] if batched else [given]
+    try:
+        wanted = [_run(session, run) for run in runs]
+        folded = fold_shapes(model, [_feed(session, run) for run in runs])
+    except LoadError:
+        raise
+    except Exception as error:
+        raise LoadError(
+            f"ONNX Runtime cannot run it ({_first_line(error)})", where=str(path), hint="Check the sizes of its inputs"
+        ) from error
+    batched = batched and folded.batched
+    options = {name for n in model.graph.node if n.op_type in _OPTIONS for name in n.input[1:]}
+    module = _translated(model, path)
+    _name_tensors(module, old_names, options)
+    notes = []
+    if folded.sized:
+        notes += _guard(module, runs[0], batched)
+    module.example_shapes = tuple(  # type: ignore[assignment]
+        Shape(tuple(t.shape), dtype=t.dtype) for t in runs[0].tensors()
+    )
+    _prove(module, list(zip(runs, wanted, strict=True))[: 2 if batched else 1], path)
+    return module, tuple(notes)
+
+
+def _session(model: Any, path: Path) -> Any:
+    import onnxruntime
+
+    from canonize.loading.onnx_shapes import quiet
+
+    try:
+        return onnxruntime.InferenceSession(model.SerializeToString(), quiet(), providers=["CPUExecutionProvider"])
+    except Exception as error:
+        raise LoadError(
+            f"ONNX Runtime cannot load it ({_first_line(error)})", where=str(path), hint="Check it with onnx.checker"
+        ) from error
+
+
+def _has_free_batch(session: Any) -> bool:
+    firsts = [i.shape[0] for i in session.get_inputs() if i.shape]
+    return bool(firsts) and all(not isinstance(size, int) and size == firsts[0] for size in firsts)
+
+
+def _fitting(session: Any, shapes: Sequence[Shape], path: Path) -> Inputs:
+    """Random inputs of the sizes asked for, or of the first usual ones that ONNX Runtime takes."""
+    wanted = session.get_inputs()
+    if shapes and len(shapes) != len(wanted):
+        raise LoadError(f"takes {len(wanted)} inputs, {len(shapes)} are given", where=str(path), hint="Give one each")
+    tried, reason = 0, ""
+    for sizes in [[shape.dims for shape in shapes]] if shapes else _sizes(wanted):
+        inputs = random_inputs(
+            [Shape(tuple(d), dtype=_dtype(i.type, path)) for d, i in zip(sizes, wanted, strict=True)]
+        )
+        tried += 1
+        try:
+            _run(session, inputs)
+        except Exception as error:
+            reason = _first_line(error)
+            continue
+        return inputs
+    raise LoadError(
+        f"no usual input fits ({tried} tried; {reason})", where=str(path), hint="Say what it takes: --input 1x3x224x224"
+    )
+
+
+def _sizes(wanted: Any) -> Iterator[list[tuple[int, ...]]]:
+    """Sizes for every input: those the file states, 2 for a free batch, usual ones for the rest."""
+    open_ranks = {len(i.shape) for i in wanted if any(not isinstance(s, int) for s in i.shape[1:])}
+    for side in SIDES if open_ranks else SIDES[:1]:
+        yield [
+            tuple(
+                s if isinstance(s, int) and s > 0 else {0: 2, 1: 3 if len(i.shape) == 4 else side}.get(place, side)
+                for place, s in enumerate(i.shape)
+            )
+            for i in wanted
+        ]
+
+
+def _dtype(text: str, path: Path) -> torch.dtype:
+    names = {"float": "float32", "double": "float64", "bool": "bool"}
+    inner = re.fullmatch(r"tensor\((\w+)\)", text)
+    name = inner[1] if inner else text
+    found = getattr(torch, names.get(name, name), None)
+    if not isinstance(found, torch.dtype):
+        raise LoadError(f"takes an input of the type {text}", where=str(path), hint="Only tensors of numbers are known")
+    return found
+
+
+def _with_batch(inputs: Inputs, size: int) -> Inputs:
+    return inputs.with_batch(size) or inputs
+
+
+def _feed(session: Any, inputs: Inputs) -> dict[str, Any]:
+    return {i.name: t.numpy() for i, t in zip(session.get_inputs(), inputs.tensors(), strict=True)}
+
+
+def _run(session: Any, inputs: Inputs) -> list[Tensor]:
+    return [torch.as_tensor(value) for value in session.run(None, _feed(session, inputs))]
+
+
+def _translated(model: Any, path: Path) -> fx.GraphModule:
+    onnx2fx = importlib.import_module("onnx2fx")
+    _register()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            module: fx.GraphModule = onnx2fx.convert(model)
+    except Exception as error:
+        raise LoadError(
+            f"cannot be translated ({_first_line(error)})", where=str(path), hint="Give the model it was exported from"
+        ) from error
+    return module.eval()
+
+
+def _register() -> None:
+    """Teach the converter the operators that `onnx_shapes` writes."""
+    from canonize.loading.onnx_shapes import DOMAIN
+
+    registry = importlib.import_module("onnx2fx.op_registry")
+
+    @registry.register("ExpandBatch", domain=DOMAIN)
+    def build(builder: Any, node: Any) -> fx.Node:
+        from onnx import helper
+
+        options = {a.name: helper.get_attribute_value(a) for a in node.attribute}
+        values = [builder.get_value(name) for name in node.input]
+        made: fx.Node = builder.call_function(expand_batch, args=(*values, list(options["sizes"]), options["place"]))
+        return made
+
+    @registry.register("SliceConst", domain=DOMAIN)
+    def build_slice(builder: Any, node: Any) -> fx.Node:
+        from onnx import helper
+
+        options = {a.name: list(helper.get_attribute_value(a)) for a in node.attribute}
+        numbers = [options[name] for name in ("starts", "ends", "axes", "steps")]
+        made: fx.Node = builder.call_function(slice_const, args=(builder.get_value(node.input[0]), *numbers))
+        return made
+
+
+def expand_batch(tensor: Tensor, batch_of: Tensor, sizes: list[int], place: int) -> Tensor:
+    """`tensor` repeated to `sizes`, where that at `place` is the batch size of another tensor."""
+    new = len(sizes) - tensor.dim()
+    target: list[Any] = [-1 if size == 1 and index >= new else size for index, size in enumerate(sizes)]
+    target[place] = batch_of.shape[0]
+    return tensor.expand(target)
+
+
+def slice_const(tensor: Tensor, starts: list[int], ends: list[int], axes: list[int], steps: list[int]) -> Tensor:
+    """A slice between constants; ONNX writes an open end as the largest number there is."""
+    index = [slice(None)] * tensor.dim()
+    for start, end, axis, step in zip(starts, ends, axes, steps, strict=True):
+        index[axis] = slice(start or None, end if end < 2**31 - 1 else None, step if step != 1 else None)
+    if all(part == slice(None) for part in index):
+        return tensor
+    sliced: Tensor = tensor[tuple(index)]
+    return sliced
+
+
+def _name_tensors(module: fx.GraphModule, old_names: dict[str, str], options: set[str]) -> None:
+    """Weights get back the names they have in the file; numbers that are no weights become part of the calls."""
+    taken: set[str] = set()
+    nodes = [n for n in module.graph.nodes if n.op == "get_attr"]
+    wanted = {name: old_names.get(name, name) for name in module._buffers}
+    for name, tensor in list(module._buffers.items()):
+        if tensor is None:
+            continue
+        del module._buffers[name]
+        if not tensor.is_floating_point() or name in options:
+            for node in [n for n in nodes if n.target == name]:
+                _bind(node, tensor)
+            continue
+        new = _free_name(wanted[name], name, taken)
+        _put(module, new, nn.Parameter(tensor, requires_grad=False))  # running statistics cannot have gradients
+        for node in nodes:
+            if node.target == name:
+                node.target = new
+    module.recompile()
+
+
+class _Bound:
+    """A call with some arguments given: sizes, axes and indices are numbers to a tracer, and no data."""
+
+    __name__ = "bound"
+
+    def __init__(self, function: Any, args: Any, kwargs: Any) -> None:
+        self.function, self.args, self.kwargs = function, args, kwargs
+
+    def __call__(self, *inputs: Any) -> Any:
+        """Call the function with the inputs in their slots."""
+        return self.function(*fill(self.args, inputs), **fill(self.kwargs, inputs))
+
+
+def _bind(constant: fx.Node, tensor: Tensor) -> None:
+    """Make a constant part of the calls that read it."""
+    for reader in list(constant.users):
+        inputs = [n for n in reader.all_input_nodes if n is not constant]
+
+        def slot(node: fx.Node, inputs: list[fx.Node] = inputs) -> Any:
+            return tensor if node is constant else Slot(inputs.index(node))
+
+        if reader.op != "call_function":
+            continue
+        args, kwargs = fx.map_arg(reader.args, slot), fx.map_arg(reader.kwargs, slot)
+        reader.target = _Bound(reader.target, args, kwargs)
+        reader.args, reader.kwargs = tuple(inputs), {}
+    if constant.users:
+        assert constant.graph.owning_module is not None
+        constant.graph.owning_module.register_buffer(str(constant.target), tensor)
+    else:
+        constant.graph.erase_node(constant)
+
+
+def _free_name(wanted: str, otherwise: str, taken: set[str]) -> str:
+    plain = re.fullmatch(r"[A-Za-z_]\w*(\.\w+)*", wanted, re.ASCII) is not None
+    parts = wanted.split(".")
+    above = {".".join(parts[:cut]) for cut in range(1, len(parts))}
+    clashes = wanted in taken or above & taken or any(name.startswith(f"{wanted}.") for name in taken)
+    reserved = any(keyword.iskeyword(part) or hasattr(fx.GraphModule, part) for part in parts)
+    name = otherwise if not plain or clashes or reserved else wanted
+    taken.add(name)
+    return name
+
+
+def _put(root: nn.Module, name: str, value: nn.Parameter) -> None:
+    *above, last = name.split(".")
+    owner = root
+    for part in above:
+        if part not in owner._modules:
+            owner.add_module(part, nn.Module())
+        owner = owner.get_submodule(part)
+    owner.register_parameter(last, value)
+
+
+def _guard(module: fx.GraphModule, inputs: Inputs, batched: bool) -> list[str]:
+    """Refuse inputs of sizes that the numbers in the graph were not computed for."""
+    placeholders = [n for n in module.graph.nodes if n.op == "placeholder"]
+    pairs = list(zip(placeholders, inputs.tensors(), strict=True))
+    fixed = [(n, {place: size for place, size in enumerate(t.shape) if place or not batched}) for n, t in pairs]
+    guard(module, fixed)
+    texts = ["x".join(["N" if batched else str(t.shape[0]), *map(str, t.shape[1:])]) for _, t in pairs]
+    free = "" if batched else ", the batch size included"
+    return [f"the sizes of the inputs are fixed by the file{free}: {', '.join(texts)}"]
+
+
+def _prove(module: nn.Module, runs: list[tuple[Inputs, list[Tensor]]], path: Path) -> None:
+    """Compare the translation with ONNX Runtime."""
+    for inputs, wanted in runs:
+        try:
+            with torch.no_grad():
+                found = Inputs((module(*inputs.args),)).tensors()
+        except Exception as error:
+            raise LoadError(
+                f"its translation does not run ({_first_line(error)})",
+                where=str(path),
+                hint="Give the model it was exported from",
+            ) from error
+        distance, allowed = largest_error(wanted, found)
+        if not distance <= allowed:
+            raise LoadError(
+                f"its translation computes something else than ONNX Runtime (relative error {distance:.1e})",
+                where=str(path),
+                hint="Give the model it was exported from",
+            )
+
+
+def _need(package: str, path: Path) -> Any:
+    try:
+        return importlib.import_module(package)
+    except ModuleNotFoundError as error:
+        raise LoadError(f"{package} is not installed, which reads it", where=str(path), hint=EXTRA) from error
+
+
+def _first_line(error: BaseException) -> str:
+    lines = [line for line in str(error).strip().splitlines() if line.strip()]
+    return lines[0].strip()[:160] if lines else type(error).__name__

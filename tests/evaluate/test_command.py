@@ -1,0 +1,84 @@
+"""``canonize evaluate`` and its page, as a user meets them."""
+
+from __future__ import annotations
+
+import re
+
+import pandas
+import pytest
+import torch
+
+from canonize.cli import main
+from canonize.evaluate.networks import shipped
+
+SMALL = ["--data", "digits", "-m", "epsilon-plus", "--samples", "4", "--seeds", "1"]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    out = tmp_path_factory.mktemp("evaluate") / "out"
+    metrics = "sparseness,mass-accuracy,mu-weighted,pixel-flipping:lerf:inpainting"
+    assert (
+        main(["evaluate", "shipped:vgg", *SMALL, "--metric", metrics, "--set", "flipping_steps=2", "-o", str(out)]) == 0
+    )
+    return out
+
+
+def test_results_are_written(folder):
+    frame = pandas.read_parquet(folder / "results.parquet")
+    assert len(frame) == 2 * 4 * 4
+    assert len(pandas.read_csv(folder / "summary.csv")) == 2 * 4
+    assert "Pixel flipping (LeRF, inpainting) ↑" in (folder / "table.txt").read_text()
+    for picture in ("differences.png", "heatmaps-vgg-digits.png"):
+        assert (folder / picture).read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_page_needs_nothing_else(folder):
+    page = (folder / "report.html").read_text()
+    assert page.count("<img") == page.count('src="data:image/png;base64,') == 2
+    assert not re.search(r'(src|href)="(?!data:)', page)
+    assert '<td class="best"' in page and "RMA ↑" in page and "answers" in page
+
+
+def test_names_are_escaped_on_the_page(tmp_path):
+    file = tmp_path / "m.pt"
+    torch.save(shipped("vgg"), file)
+    out = tmp_path / "out"
+    arguments = ["--metric", "sparseness", "--trust", "-o", str(out), "-q"]
+    assert main(["evaluate", f"<b>={file}", *SMALL, *arguments]) == 0
+    assert "&lt;b&gt;" in (out / "report.html").read_text()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ([], "no model is given"),
+        (["shipped:vgg"], "no data are given"),
+        (["shipped:vgg", "--data", "digits", "--metric", "sparsness"], "sparseness"),
+        (["nowhere.pt", "--data", "digits"], "nowhere.pt"),
+        (["shipped:vgg", "--data", "digits", "--set", "patch=big"], "no value of patch"),
+        (["shipped:vgg", "--data", "digits", "--set", "size=3"], "no setting 'size'"),
+        (["shipped:vgg", "--data", "digits", "--set", "noise_samples=0"], "at least 1"),
+        (["shipped:vgg", "--data", "digits", "--device", "nowhere"], "cannot be used"),
+        (["shipped:vgg", "--data", "digits", "--backend", "slurm"], "no backend 'slurm'"),
+        (["shipped:vgg", "--data", "sort-of-clevr", "--seeds", "1", "--samples", "2"], "nothing could be measured"),
+    ],
+)
+def test_wrong_arguments_are_one_line_and_2(tmp_path, capsys, arguments, said):
+    assert main(["evaluate", *arguments, "-o", str(tmp_path / "out")]) == 2
+    error = capsys.readouterr().err
+    assert said in error and error.count("\n") == 1 and "Traceback" not in error
+
+
+def test_a_folder_that_cannot_be_is_refused(tmp_path, capsys):
+    assert main(["evaluate", "shipped:vgg", *SMALL, "-o", str(tmp_path / "a" / "b")]) == 2
+    (tmp_path / "file").write_text("")
+    assert main(["evaluate", "shipped:vgg", *SMALL, "-o", str(tmp_path / "file")]) == 2
+    assert "no folder" in capsys.readouterr().err
+
+
+def test_the_list_names_metrics_data_and_methods(capsys):
+    assert main(["evaluate", "--list"]) == 0
+    said = capsys.readouterr().out
+    for word in ("mass-accuracy", "pixel-flipping:lerf:inpainting", "voc:FOLDER", "excitation-backprop", "shipped:vgg"):
+        assert word in said

@@ -1,0 +1,105 @@
+"""captum on canonical models: no warning, no error, its own state untouched."""
+
+from __future__ import annotations
+
+import copy
+import warnings
+
+import captum.attr
+import pytest
+import torch
+from captum.attr._core import deep_lift
+from torch import nn
+
+import canonize
+from canonize.errors import ExplainError
+from canonize.explain import attribute
+from canonize.explain.captum import LRP, DeepLift, GuidedBackprop, SignalRule, prepare
+from tests.explain.families import FAMILIES, hardened, relation_network
+from tests.explain.heatmaps import difference
+from tests.explain.nets import Plain, dense, ready
+
+
+@pytest.mark.parametrize("family", [*FAMILIES, "Relation Network"])
+def test_all_five_families_are_explained_without_a_warning(family: str) -> None:
+    others: tuple[torch.Tensor, ...] = ()
+    if family == "Relation Network":
+        model, (images, *rest) = relation_network()
+        others = tuple(rest)
+    else:
+        model, images = hardened(FAMILIES[family], 32)
+    canonical = canonize.canonize(model, (images, *others), verify=False)
+    before = copy.deepcopy(canonical.state_dict())
+    places = {name: value.data_ptr() for name, value in canonical.state_dict().items()}
+    more = {"additional_forward_args": others} if others else {}
+    methods = {
+        "LRP": lambda: LRP(canonical).attribute(images, 1),
+        "DeepLift": lambda: DeepLift(canonical).attribute(images, torch.zeros_like(images), 1, **more),
+        "GuidedBackprop": lambda: GuidedBackprop(canonical).attribute(images, 1, **more),
+        "IntegratedGradients": lambda: captum.attr.IntegratedGradients(canonical).attribute(
+            images, torch.zeros_like(images), 1, n_steps=4, **more
+        ),
+    }
+    if family == "Relation Network":
+        with pytest.raises(ExplainError, match="no rule for"):  # recurrent layers
+            methods.pop("LRP")()
+    for name, explain in methods.items():
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            found = explain()
+        assert found.shape == images.shape and found.isfinite().all() and (found != 0).any(), name
+    assert all(torch.equal(value, before[name]) for name, value in canonical.state_dict().items())
+    assert places == {name: value.data_ptr() for name, value in canonical.state_dict().items()}
+    assert not any(module._forward_hooks or module._forward_pre_hooks for module in canonical.modules())
+
+
+def test_what_captum_refuses_of_the_original_it_takes_of_the_canonical_model() -> None:
+    model, images = hardened(FAMILIES["ResNet"], 32)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        with pytest.raises(RuntimeError, match="more than once"):
+            captum.attr.DeepLift(model).attribute(images, target=1)
+    canonical = canonize.canonize(model, images, verify=False)
+    with pytest.raises(TypeError, match="no rule"):
+        captum.attr.LRP(canonical).attribute(images, 1)
+    assert DeepLift(canonical).attribute(images, target=1).isfinite().all()
+    assert LRP(canonical).attribute(images, 1).isfinite().all()
+
+
+def test_lrp_takes_rules_of_captums_by_name() -> None:
+    model, images, targets = ready(Plain)
+    canonical = canonize.canonize(model, images, verify=False)
+    plain = LRP(canonical).attribute(images.clone(), targets)
+    gamma = LRP(canonical, convolution="gamma", gamma=1e6).attribute(images.clone(), targets)
+    assert difference(gamma, plain) > 0.01
+    own = LRP(canonical, rules={"0": SignalRule(0)})
+    assert type(own.chosen["0"]) is SignalRule
+    with pytest.raises(ExplainError, match="no layer 99"):
+        LRP(canonical, rules={"99": SignalRule()})
+    with pytest.raises(ExplainError, match="no rule 'z-plus'"):
+        LRP(canonical, convolution="z-plus")
+
+
+def test_lrp_gives_all_of_a_gate_to_its_signal() -> None:
+    model, images = hardened(FAMILIES["EfficientNet"], 16)
+    canonical = canonize.canonize(model, images, verify=False)
+    found = LRP(canonical, epsilon=1e-9).attribute(images.clone(), 1)
+    wanted = attribute(
+        canonical, images, 1, method="epsilon", epsilon=1e-9, stabilizer=1e-9, initial="output"
+    ).relevance
+    assert isinstance(wanted, torch.Tensor)
+    assert difference(found, wanted) < 1e-9
+
+
+def test_the_table_of_rules_is_captums_again_even_after_an_error() -> None:
+    model, images, _ = ready(dense)
+    explainer = DeepLift(canonize.canonize(model, images, verify=False))
+    before = dict(deep_lift.SUPPORTED_NON_LINEAR)
+    with pytest.raises(IndexError):
+        explainer.attribute(images, target=99)
+    assert before == deep_lift.SUPPORTED_NON_LINEAR
+
+
+def test_anything_but_a_graph_is_left_alone() -> None:
+    layer = nn.Linear(2, 2)
+    assert prepare(layer) is layer

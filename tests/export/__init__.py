@@ -1,0 +1,1 @@
+"""Export: what is written, in every format."""

@@ -1,0 +1,1 @@
+"""Loading: what is read, and what is refused."""
