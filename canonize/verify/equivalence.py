@@ -27,6 +27,8 @@ from canonize.verify.weights import weight_check
 
 # Of normal inputs, to learn how noisy a model with few outputs is in its own precision.
 _DRAWS = 4
+# Of the examples, in a quick verdict.
+_QUICK_ROWS = 4
 
 Progress = Callable[[str, int, int], None]
 
@@ -73,8 +75,8 @@ def check_equivalence(
     gradients : bool
         Whether to compare input gradients.
     thorough : bool
-        Without it the examples, a small row, and three regimes as rows of one small batch: what `canonize.canonize`
-        asks for, at little more than one forward in float64 and one in the model's own precision, of each model.
+        Without it the first four examples, a small row, and three regimes as rows of one small batch: what
+        `canonize.canonize` asks for, at little more than one forward in float64 and one in the model's own precision, of each model.
     progress : callable, optional
         Called as ``progress("verify", done, total)``.
     locate : bool
@@ -97,9 +99,19 @@ def check_equivalence(
         inputs = infer(model) if example_inputs is None else normalise(example_inputs)
         coarsest = _coarsest(model, other, inputs)
         inputs = representable(inputs, coarsest)
-        oracle = _oracle(model, inputs)
-        candidate = Candidate(other, exact, oracle, inputs, narrow=precision == "working")
-        variable = thorough or any(size != inputs.batch_size for size in batch_sizes)
+        given, variable = inputs, thorough or any(size != inputs.batch_size for size in batch_sizes)
+        inputs = inputs if thorough or not variable else _few(inputs)
+        try:
+            oracle = _oracle(model, inputs)
+            candidate = Candidate(other, exact, oracle, inputs, narrow=precision == "working")
+            if inputs is not given and candidate.declines(inputs):
+                raise InputError("made for another batch size")
+        except InputError:
+            if inputs is given:
+                raise
+            inputs = given
+            oracle = _oracle(model, inputs)
+            candidate = Candidate(other, exact, oracle, inputs, narrow=precision == "working")
         feed = _feed(oracle, candidate, inputs, seed, coarsest, variable)
         place = oracle.nondeterminism(feed.rows)
         if place:
@@ -199,6 +211,12 @@ def _telling(failure: Failure) -> tuple[bool, bool, float]:
     """Failures in the order in which they tell where the models part: outputs, in float64, by how far they are off."""
     check = failure.check
     return check.quantity != "output", check.precision != "float64", -check.error / check.tolerance
+
+
+def _few(inputs: Inputs) -> Inputs:
+    """The first rows, enough for a quick verdict."""
+    fewer = inputs.with_batch(_QUICK_ROWS) if (inputs.batch_size or 0) > _QUICK_ROWS else None
+    return inputs if fewer is None else fewer
 
 
 def _coarsest(model: nn.Module, other: nn.Module, inputs: Inputs) -> torch.dtype:

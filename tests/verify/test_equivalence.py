@@ -273,6 +273,18 @@ def test_quick_check_is_smaller() -> None:
     assert kinds == {"examples", "normal", "large", "zeros"}
 
 
+def test_a_quick_verdict_feeds_the_first_examples_where_the_models_take_fewer() -> None:
+    many = torch.randn(9, 3, 4)
+    quick = check_equivalence(nn.Linear(4, 4), nn.Linear(4, 4), many, thorough=False)
+    assert "examples, batch 4" in {check.name for check in quick.checks}
+
+    class Nine(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x.reshape(9, 12)
+
+    assert "examples, batch 9" in {c.name for c in check_equivalence(Nine(), Nine(), many, thorough=False).checks}
+
+
 def test_kinks_do_not_fail_rounded_models() -> None:
     """Many units near their kink: gradients of rounded weights jump now and then."""
     torch.manual_seed(0)
