@@ -109,6 +109,15 @@ def test_a_stranger_loads_it_by_the_printed_lines(tmp_path: Path) -> None:
     assert torch.allclose(torch.load(tmp_path / "y.pt"), model(x), atol=1e-6)
 
 
+def test_a_proven_model_comes_back_without_trust_and_with_its_report(tmp_path: Path) -> None:
+    """Whatever a verdict holds must be plain, or every canonical file would ask for trust."""
+    model = small()
+    assert save(model, tmp_path / "g.pt", example_inputs=torch.randn(2, 3, 16, 16)).notes == ()
+    loaded = canonize.load(tmp_path / "g.pt")
+    assert isinstance(loaded.report, canonize.Report) and isinstance(model.report, canonize.Report)
+    assert loaded.report.to_dict() == model.report.to_dict() and loaded.report.verdict is not None
+
+
 def test_a_person_can_read_it(tmp_path: Path) -> None:
     save(small(), tmp_path / "out", example_inputs=torch.randn(2, 3, 16, 16))
     text = (tmp_path / "out" / "model.py").read_text()
