@@ -32,6 +32,6 @@ def environment(model: nn.Module) -> dict[str, str]:
         "device name": name,
         "TF32 while verifying": "off" if full else "on",
         "threads": str(torch.get_num_threads()),
-        "torch": torch.__version__,
+        "torch": str(torch.__version__),
         "python": platform.python_version(),
     }
