@@ -15,12 +15,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from benchmarks.coverage.zoo import Architecture, Feed, build, feeds
 from canonize import canonize
 from canonize.errors import CanonizeError
 from canonize.report import AffineFate, Report
+from canonize.verify.run import InFloat64
 from canonize.verify.twin import float64_twin
 from tests.checks import count_batch_norms, relative_error
 from tests.statistics import calibrate, harden
@@ -47,13 +47,13 @@ class Row:
         The same, of BatchNorms alone.
     error : float
         Largest difference of outputs in float64, over the largest absolute value of the original's.
-    precision : str
-        ``float64``; ``float32`` where the model casts to float32 within, so that nothing of it can be exact in
-        float64: there canonize's own verdict is the measure, which undoes these casts.
+    casts_undone : bool
+        Whether the model casts to float32 within, so that nothing of it could be exact in float64, and was run, before
+        and after, with these casts read as casts to float64.
     disturbance : float
         How far the running statistics are off those of the data.
     seconds : float
-        That ``canonize.canonize(verify=False)`` took; with its proof where the precision is float32.
+        That ``canonize.canonize(verify=False)`` took.
     """
 
     key: str
@@ -72,7 +72,7 @@ class Row:
     norms_absorbed: int = 0
     canonical: bool = False
     error: float = float("nan")
-    precision: str = "float64"
+    casts_undone: bool = False
     disturbance: float = 0.3
     seconds: float = 0.0
     reason: str = ""
@@ -100,42 +100,51 @@ def measure(architecture: Architecture, most_parameters: float, seed: int) -> Ro
     Row
     """
     row = Row(architecture.key, architecture.family, "unusable")
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), _Widened() as casts:
         warnings.simplefilter("ignore")
-        for precision in (torch.float64, torch.float32):
-            row.precision = str(precision).removeprefix("torch.")
-            try:
-                row.parameters = _size(architecture)
-                if row.parameters > most_parameters * MILLION:
-                    row.outcome, row.reason = "skipped", f"more than {most_parameters:g} million parameters"
-                    break
-                model, feed = prepared(architecture, precision, seed, row)
-            except Exception as error:
-                row.reason = _said(error)
-                continue
-            compare = _compare if precision == torch.float64 else _have_it_proven
-            compare(model, feed, row)
-            if row.outcome != "mixed":
-                break
+        try:
+            row.parameters = _size(architecture)
+            if row.parameters > most_parameters * MILLION:
+                row.outcome, row.reason = "skipped", f"more than {most_parameters:g} million parameters"
+                return row
+            model, feed = prepared(architecture, seed, row)
+            casts.found = False
+            _compare(model, feed, row)
+            row.casts_undone = casts.found
+        except Exception as error:
+            row.reason = _said(error)
     gc.collect()
     return row
 
 
-def prepared(architecture: Architecture, precision: torch.dtype, seed: int, row: Row) -> tuple[nn.Module, Feed]:
-    """A model with hard statistics that fit its data, and what makes batches for it.
+class _Widened(InFloat64):
+    """Reads float32 as float64 wherever a forward casts to it, and notices whether any did."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found = False
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        named = (*args, *(kwargs or {}).values())
+        self.found |= torch.float32 in [it for it in named if isinstance(it, torch.dtype)]
+        self.found |= getattr(func, "__name__", "") == "float"
+        return super().__torch_function__(func, types, args, kwargs)
+
+
+def prepared(architecture: Architecture, seed: int, row: Row) -> tuple[nn.Module, Feed]:
+    """A model in float64 with hard statistics that fit its data, and what makes batches for it.
 
     Deep networks with wild statistics blow rounding errors up until nothing can be said about equality: where the
     original's own answer to a change of its input by one part in 1e16 is not small, its statistics are made to fit
     the data more closely.
     """
     torch.manual_seed(seed)
-    model = build(architecture)
-    model = float64_twin(model) if precision == torch.float64 else model.float()
-    feed, row.input = _fitting(architecture, model, precision)
+    model = float64_twin(build(architecture))
+    feed, row.input = _fitting(architecture, model)
     model = harden(model, seed, zero=True, tiny=True)
     for row.disturbance in (0.3, 0.1, 0.03, 0.0):
         calibrate(model, *feed(2), seed=seed, floor=0.05, disturbance=row.disturbance)
-        if precision != torch.float64 or _response(model, feed(1)) <= SMALL_RESPONSE:
+        if _response(model, feed(1)) <= SMALL_RESPONSE:
             break
     return model, feed
 
@@ -156,9 +165,9 @@ def _size(architecture: Architecture) -> int:
         return sum(p.numel() for p in build(architecture).parameters())
 
 
-def _fitting(architecture: Architecture, model: nn.Module, precision: torch.dtype) -> tuple[Feed, str]:
+def _fitting(architecture: Architecture, model: nn.Module) -> tuple[Feed, str]:
     failure: Exception | None = None
-    for feed in feeds(architecture, model, precision):
+    for feed in feeds(architecture, model):
         try:
             with torch.no_grad():
                 model(*feed(1))
@@ -170,28 +179,11 @@ def _fitting(architecture: Architecture, model: nn.Module, precision: torch.dtyp
     raise failure
 
 
-class _Casts(TorchDispatchMode):
-    """Whether anything in float32 came out of a model in float64."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.found = False
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        result = func(*args, **(kwargs or {}))
-        self.found |= any(isinstance(it, Tensor) and it.dtype == torch.float32 for it in pytree.tree_leaves(result))
-        return result
-
-
 @torch.no_grad()
 def _compare(model: nn.Module, feed: Feed, row: Row) -> None:
     arguments = feed(2)
     original = _Recorded(model)
-    with _Casts() as casts:
-        row.batch_norms = count_batch_norms(original, arguments)
-    if casts.found:
-        row.outcome = "mixed"
-        return
+    row.batch_norms = count_batch_norms(original, arguments)
     before = copy.deepcopy(model.state_dict())
     start = time.perf_counter()
     try:
@@ -224,22 +216,6 @@ class _Recorded:
 
     def __call__(self, *arguments: Tensor) -> None:
         self.output = self.model(*arguments)
-
-
-def _have_it_proven(model: nn.Module, feed: Feed, row: Row) -> None:
-    arguments = feed(2)
-    row.batch_norms = count_batch_norms(model, arguments)
-    start = time.perf_counter()
-    try:
-        canonical = canonize(model, arguments)
-    except CanonizeError as error:
-        row.outcome, row.reason = "refused", _said(error)
-        return
-    row.seconds = time.perf_counter() - start
-    _account(canonical.report, row)
-    row.batch_norms_left = count_batch_norms(canonical, arguments)
-    row.error = max(check.error for check in canonical.report.verdict.checks if check.precision == "float64")
-    row.outcome = "exact" if row.error <= 1e-10 else "different"
 
 
 def _error(wanted: Any, got: Any) -> float:

@@ -65,7 +65,7 @@ def main(results: Annotated[Path, typer.Option(help="Where the figures go.")] = 
     rows, known = [], architectures()
     for key in SAMPLE:
         (architecture,) = [it for it in known if it.key == key]
-        model, feed = prepared(architecture, torch.float64, 0, Row(key, "", ""))
+        model, feed = prepared(architecture, 0, Row(key, "", ""))
         inputs = feed(2)
         with torch.no_grad():
             wanted = pytree.tree_leaves(model(*inputs))

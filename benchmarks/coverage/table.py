@@ -18,8 +18,8 @@ What canonize does to the architectures of torchvision and timm, measured by
 with random weights; BatchNorm scales positive, negative, zero and tiny; running statistics fitted to random input and
 then disturbed. *Error* is the largest difference of the outputs in float64 over the largest output, at a batch size and
 at a range of inputs that canonize did not see; canonize's own verification is not used for it. Where a model casts to
-float32 within (marked \\*), nothing of it is exact in float64, and the error is that of canonize's own proof, which
-undoes those casts. Images are 64x64 pixels where the model takes any size. Every row is in
+float32 within (marked \\*), nothing of it could be exact in float64: there both models are run with these casts read as
+casts to float64. Images are 64x64 pixels where the model takes any size. Every row is in
 [coverage.jsonl](coverage.jsonl), which the command goes on from when it was interrupted.
 
 *Absorbed* counts frozen affines of every kind (BatchNorm, the affine of LayerNorm, LayerScale, fixed factors) that
@@ -138,7 +138,7 @@ def _all(rows: list[Row]) -> str:
             row.absorbed,
             row.last_resort,
             row.left,
-            f"{row.error:.0e}" + ("\\*" if row.precision == "float32" else ""),
+            f"{row.error:.0e}" + ("\\*" if row.casts_undone else ""),
             f"{row.seconds:.1f}",
         )
         for row in rows

@@ -73,20 +73,20 @@ def build(architecture: Architecture) -> nn.Module:
     return model.eval()
 
 
-def feeds(architecture: Architecture, model: nn.Module, precision: torch.dtype) -> list[Feed]:
+def feeds(architecture: Architecture, model: nn.Module) -> list[Feed]:
     """Makers of one batch, the cheapest first; not each of them need fit the model."""
     if architecture.library == "timm":
-        return _images(_timm_sizes(model), precision)
+        return _images(_timm_sizes(model))
     if architecture.family.startswith("video"):
         sizes = [(3, 16, 224, 224)] if "vit" in architecture.name else [(3, 8, 64, 64), (3, 16, 224, 224)]
-        return _images(sizes, precision)
+        return _images(sizes)
     if architecture.family.startswith("optical_flow"):
-        return _images([(3, 128, 128)], precision, count=2)
+        return _images([(3, 128, 128)], count=2)
     edges = [SMALLER, 128, 224, 299]
     if architecture.name.startswith(("vit_", "swin", "maxvit")):
         edges = [224, 256, 384, 512, 518]
     edges.append(getattr(model, "image_size", 224))
-    return _images([(3, edge, edge) for edge in edges], precision)
+    return _images([(3, edge, edge) for edge in edges])
 
 
 def _timm_sizes(model: Any) -> list[tuple[int, ...]]:
@@ -100,8 +100,8 @@ def _timm_sizes(model: Any) -> list[tuple[int, ...]]:
     return sizes
 
 
-def _images(sizes: list[tuple[int, ...]], precision: torch.dtype, count: int = 1) -> list[Feed]:
+def _images(sizes: list[tuple[int, ...]], count: int = 1) -> list[Feed]:
     def of(size: tuple[int, ...]) -> Feed:
-        return lambda batch: tuple(torch.randn(batch, *size, dtype=precision) for _ in range(count))
+        return lambda batch: tuple(torch.randn(batch, *size, dtype=torch.float64) for _ in range(count))
 
     return [of(size) for size in dict.fromkeys(sizes)]

@@ -78,7 +78,7 @@ def undisturbed(device: torch.device | None = None) -> Iterator[None]:
                 numpy_random.set_state(numpy_state)
 
 
-class _InFloat64(TorchFunctionMode):
+class InFloat64(TorchFunctionMode):
     """Reads every float32, float16 or bfloat16 that a forward names as float64.
 
     Models that cast inside (``x.float()`` before a softmax, a float32 grid) would otherwise bring float32 noise into
@@ -107,7 +107,7 @@ def in_float64() -> Iterator[None]:
     default = torch.get_default_dtype()
     torch.set_default_dtype(torch.float64)
     try:
-        with _InFloat64():
+        with InFloat64():
             yield
     finally:
         torch.set_default_dtype(default)
