@@ -878,8 +878,8 @@ MUTANTS: tuple[Mutant, ...] = (
         "test_api.py test_normalize.py",
         (
             "two calls of a layer share one module",
-            "            module = shell(original)\n            if isinstance(original, LINEAR):",
-            "            module = original\n            if isinstance(original, LINEAR):",
+            "        module = shell(original)\n        if weights is not None",
+            "        module = original\n        if weights is not None",
         ),
     ),
 )

@@ -76,7 +76,7 @@ def check_equivalence(
         Whether to compare input gradients.
     thorough : bool
         Without it the first four examples, a small row, and three regimes as rows of one small batch: what
-        `canonize.canonize` asks for, at little more than one forward in float64 and one in the model's own precision, of each model.
+        `canonize.canonize` asks for, at little more than one forward in float64 and one in the model's own precision.
     progress : callable, optional
         Called as ``progress("verify", done, total)``.
     locate : bool
