@@ -209,8 +209,8 @@ MUTANTS: tuple[Mutant, ...] = (
         ),
         (
             "an affine disappears into the next",
-            'second.affine, second.__dict__["whole"] = second.affine.after(first), None',
-            'second.affine, second.__dict__["whole"] = second.affine, None',
+            "second.affine = second.affine.after(first)",
+            "second.affine = second.affine",
         ),
         (
             "an explicit layer behind takes twice the shift",
@@ -261,7 +261,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "padding",
         "flow/padding.py",
         f"{_LINEAR_BN} {_BN_LINEAR}",
-        ("forward, the constant stays", "_replace(step, padding, _before(step, affine, value))", "pass"),
+        ("forward, the constant stays", "_replace(step, padding, value, _before(step, affine, value))", "pass"),
         (
             "forward, the shift is added instead of taken away",
             "Affine(affine.scale, affine.shift - value)",
@@ -269,18 +269,18 @@ MUTANTS: tuple[Mutant, ...] = (
         ),
         (
             "forward, padded channels get an affine",
-            "F.pad(shift, padding, value=0.0)",
-            "F.pad(shift, padding, value=1.0)",
+            "F.pad(shift, fixed, value=0.0)",
+            "F.pad(shift, fixed, value=1.0)",
         ),
         (
             "backward, the constant stays",
-            "_replace(step, padding, affine.scale * _value(step, affine.ndim) + affine.shift)",
+            "_replace(step, padding, value, affine.scale * value + affine.shift)",
             "pass",
         ),
         (
             "backward, the constant is not scaled",
-            "affine.scale * _value(step, affine.ndim) + affine.shift)",
-            "_value(step, affine.ndim) + affine.shift)",
+            "affine.scale * value + affine.shift)",
+            "value + affine.shift)",
         ),
     ),
     # ------------------------------------------------------------------------------------------- flow: pooling
@@ -796,16 +796,73 @@ MUTANTS: tuple[Mutant, ...] = (
         ("groups of an affine's kernel are forgotten", "index % per_group", "index * 0"),
         ("other inputs are overlooked", "and left.args[0] is right.args[0]", "and True"),
         ("other readers are overlooked", "            if others:\n", "            if False:\n"),
+        (
+            "the identity is forgotten",
+            "found if isinstance(found, str) else (found[0], None)",
+            "found if isinstance(found, str) else (0 * found[0], None)",
+        ),
+        ("what the layer reads goes with the sum", "if merge.first is not merge.second.args[0]:", "if True:"),
+    ),
+    # -------------------------------------------------------------------------------------------------- forms
+    *_many(
+        "forms",
+        "forms/plain_pooling.py",
+        "forms/test_forms.py",
+        ("the size is not checked", "            self._check_size(network, node, source, sizes)\n", ""),
+        ("windows that overlap are taken", "any(not wanted or size % wanted for", "any(not wanted for"),
+    ),
+    *_many(
+        "forms",
+        "forms/dense_as_convolution.py",
+        "forms/test_forms.py",
+        (
+            "rows and columns are swapped",
+            "full = (dense.out_features, *shape[1:])\n",
+            "full = (dense.out_features, *shape[1:][::-1])\n",
+        ),
+        ("pending weights are forgotten", "if weights.touched:", "if False:"),
+        ("a threshold stays flat", "network.replace(reader, _reshaped(layer, shape))", "pass"),
+    ),
+    # ------------------------------------------------------------------------------------- shapes, in-place writes
+    *_many(
+        "shapes",
+        "shape_rules.py",
+        "test_shape_rules.py",
+        ("a stride is forgotten", "- 1) // s + 1", "- 1) + 1"),
+        ("padding counts once", "size + 2 * p", "size + p"),
+        ("named padding is overlooked", "isinstance(module.padding, str)", "False"),
+        ("the largest part is the sum", "shape[dim] += other.shape[dim]", "pass"),
+        ("other precisions are overlooked", "and t.dtype == first.dtype", ""),
+    ),
+    *_many(
+        "in place",
+        "normalize/functionalize.py",
+        "test_normalize.py",
+        (
+            "a write into a slice is lost",
+            "            _write_back(graph, base, written, node, order)\n",
+            "            pass\n",
+        ),
     ),
     # --------------------------------------------------------------------------------------- the modules, C3-C5
+    *_many(
+        "modules",
+        "nn.py",
+        "patterns/test_bn_linear.py",
+        (
+            "a pad of one side is none",
+            "if all(type(amount) is int and amount == 0",
+            "if any(type(amount) is int and amount == 0",
+        ),
+    ),
     *_many(
         "modules",
         "nn.py",
         "test_nn.py",
         (
             "a pad is zero",
-            "return torch.where(inside, F.pad(input, self.padding), self.value)",
-            "return F.pad(input, self.padding)",
+            "return torch.where(inside, F.pad(input, padding), self.value)",
+            "return F.pad(input, padding)",
         ),
         (
             "a threshold has no upper bound",

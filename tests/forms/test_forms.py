@@ -83,14 +83,15 @@ def test_thresholds_move_before_the_flattening() -> None:
             self.conv, self.bn, self.fc = nn.Conv2d(3, 4, 1), nn.BatchNorm1d(24), nn.Linear(24, 2)
 
         def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-            y = torch.flatten(self.conv(x), 1)
-            return y, self.fc(torch.relu(self.bn(y)))
+            y = self.conv(x)
+            return y, self.fc(torch.relu(self.bn(torch.flatten(y, 1))))
 
     torch.manual_seed(1)
     model = harden(Forked()).double().eval()
     inputs = lambda n: torch.randn(n, 3, 2, 3, dtype=torch.float64)  # noqa: E731
     canonical = canonize.canonize(model, inputs(2), forms=["dense_as_convolution"])
-    assert any(isinstance(m, ThreshReLU) for m in canonical.modules())
+    (threshold,) = (m for m in canonical.modules() if isinstance(m, ThreshReLU))
+    assert threshold.lower is not None and threshold.lower.shape == (1, 4, 2, 3)
     assert_same_function(model, canonical, inputs)
 
 
