@@ -205,7 +205,8 @@ def test_the_model_gets_the_inputs_and_options_asked_for(folder: Path, monkeypat
 
 
 SLOW = """
-import sys, time
+import signal, sys, time
+signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in a job in the background
 import canonize.export.pt as pt
 def check(*rest, **more):
     print("writing", flush=True)

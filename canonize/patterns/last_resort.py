@@ -14,7 +14,7 @@ for which every explainer has a rule. The report names each with the reasons of 
 from __future__ import annotations
 
 import torch
-from torch import fx
+from torch import Tensor, fx
 
 from canonize.flow.linear import as_linear_layer
 from canonize.flow.plan import Plan, Refused, label
@@ -59,7 +59,10 @@ class ExplicitLinearLayer(Pattern):
         affine = network.affine(node).affine.compress()
         dim, shape = self._dim(network, node), network.shapes.shape(node)
         assert dim is not None and shape is not None
-        sample = torch.empty(0, dtype=network.dtype, device=network.device)
+        # Parts of a model may run in another precision than its weights.
+        value = network.shapes.value(node)
+        dtype = value.dtype if isinstance(value, Tensor) and value.is_floating_point() else network.dtype
+        sample = torch.empty(0, dtype=dtype, device=network.device)
         network.replace(node, as_linear_layer(affine, shape, dim, sample))
 
 

@@ -189,7 +189,8 @@ def test_a_folder_comes_back_if_it_cannot_be_replaced(tmp_path: Path, monkeypatc
 
 
 SLOW = """
-import sys, time
+import signal, sys, time
+signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in a job in the background
 from canonize.export import folder, onnx, pt
 def check(*rest, **more):
     print("writing", flush=True)

@@ -245,3 +245,21 @@ def test_symbolic() -> None:
     have = sympy.Matrix([s[c] * x[c] + t[c] for c in range(3)])
     want = sympy.diag(*s) * x + t
     assert all(is_zero(entry) for entry in have - want)
+
+
+def test_a_part_in_another_precision_gets_a_layer_of_that_precision() -> None:
+    """A float64 model that computes positions in float32."""
+    row = Row(
+        name="mixed",
+        build=lambda: wired(
+            lambda m, x: m.conv(x) + (x.float().sigmoid() * m.scale).cos().double().sum(),
+            conv=nn.Conv2d(4, 4, 1),
+            scale=nn.Parameter(torch.tensor([2.0, -1.0, 0.5, 3.0]).reshape(4, 1, 1)),
+        ),
+        inputs=image(4),
+    )
+    model = row.model().double()
+    model.scale.data = model.scale.data.float()
+    images = torch.randn(2, 4, 5, 7, dtype=torch.float64)
+    canonical = canonize.canonize(model, images, verify=False)
+    torch.testing.assert_close(canonical(images), model(images), rtol=1e-5, atol=1e-5)
