@@ -130,3 +130,18 @@ def test_swin(version: int, window: int) -> None:
     if window == 3:
         other = torch.randn(1, 3, 40, 48, dtype=torch.float64)
         assert checks.relative_error(canonical(other), model(other)) <= 1e-10
+
+
+def test_swin_for_video() -> None:
+    from canonize.compat import import_torchvision
+
+    import_torchvision()
+    from torchvision.models.video.swin_transformer import SwinTransformer3d
+
+    torch.manual_seed(3)
+    model = _hard(SwinTransformer3d([2, 4, 4], 16, [2, 2], [2, 4], [4, 3, 3], num_classes=10)).double().eval()
+    clips = torch.randn(1, 3, 8, 32, 32, dtype=torch.float64)
+    canonical = canonize.canonize(model, clips, verify=False)
+    assert checks.relative_error(canonical(clips), model(clips)) <= 1e-10
+    assert [fate.name for fate in canonical.report.affines if fate.outcome != "absorbed"] == ["patch_embed.norm"]
+    assert canonical.report.canonical, str(canonical.report)

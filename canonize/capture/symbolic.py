@@ -33,8 +33,20 @@ _FACTORIES = ("zeros", "ones", "full", "empty", "arange", "linspace", "eye", "ra
 _SEQUENCES = ("pack_padded_sequence", "pad_packed_sequence", "pack_sequence", "pad_sequence")
 # Swin's attention: two dense layers, a softmax and the movement of windows.
 _OPENED_FUNCTIONS = {
-    ("torchvision.models.swin_transformer", name)
-    for name in ("shifted_window_attention", "_patch_merging_pad", "_get_relative_position_bias")
+    *(
+        ("torchvision.models.swin_transformer", name)
+        for name in ("shifted_window_attention", "_patch_merging_pad", "_get_relative_position_bias")
+    ),
+    *(
+        ("torchvision.models.video.swin_transformer", name)
+        for name in (
+            "shifted_window_attention_3d",
+            "_get_window_and_shift_size",
+            "_get_relative_position_bias",
+            "_compute_pad_size_3d",
+            "_compute_attention_mask_3d",
+        )  # fmt: skip
+    ),
 }
 
 
