@@ -45,7 +45,7 @@ _OPENED_FUNCTIONS = {
             "_get_relative_position_bias",
             "_compute_pad_size_3d",
             "_compute_attention_mask_3d",
-        )  # fmt: skip
+        )
     ),
 }
 
