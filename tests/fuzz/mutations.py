@@ -101,6 +101,11 @@ BLIND: tuple[Mutation, ...] = (flip, cut, splice, word, number)
 # ----------------------------------------------------------------------------------------------- knowing what is inside
 
 
+def _stamped(name: str) -> zipfile.ZipInfo:
+    """An entry of no particular time: a name alone is stamped with the clock's, and no run is like another."""
+    return zipfile.ZipInfo(name)
+
+
 def inside_zip(content: bytes, dice: random.Random) -> bytes:
     """Break one entry of an archive and write sums that fit."""
     with zipfile.ZipFile(io.BytesIO(content)) as old:
@@ -112,12 +117,12 @@ def inside_zip(content: bytes, dice: random.Random) -> bytes:
         warnings.simplefilter("ignore")
         for index, (name, entry) in enumerate(entries):
             if index != chosen:
-                new.writestr(name, entry)
+                new.writestr(_stamped(name), entry)
             elif dice.random() < 0.05:
-                new.writestr(dice.choice([name + "x", "../" + name, name.upper()]), entry)
+                new.writestr(_stamped(dice.choice([name + "x", "../" + name, name.upper()])), entry)
             elif entry:
                 broken = in_json(entry, dice) if name.endswith(".json") else dice.choice(BLIND)(entry, dice)
-                new.writestr(name, broken, dice.choice([zipfile.ZIP_STORED] * 9 + [zipfile.ZIP_DEFLATED]))
+                new.writestr(_stamped(name), broken, dice.choice([zipfile.ZIP_STORED] * 9 + [zipfile.ZIP_DEFLATED]))
     return target.getvalue()
 
 
