@@ -1,1 +1,0 @@
-canonize/cli.py
