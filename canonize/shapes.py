@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
+from torch.utils import _pytree as pytree
 
 from canonize.inputs import Inputs
 from canonize.shape_rules import output_of
@@ -66,6 +67,10 @@ class Shapes:
     def value_in(self, node: fx.Node, env: Environment) -> Any:
         """A node's value under other input sizes; ``Unknown`` where it cannot be inferred."""
         return self._value(node, env)
+
+    def real(self, node: fx.Node) -> Any:
+        """A node's value under the example inputs, computed; ``Unknown`` where that fails."""
+        return self._evaluate(node, self.own, self.own.real, real=True)
 
     def shape(self, node: fx.Node) -> tuple[int, ...] | None:
         """A node's shape under the example inputs, ``None`` if it is not a tensor."""
@@ -160,7 +165,8 @@ class Shapes:
     def _execute(self, node: fx.Node, env: Environment, known: dict[fx.Node, Any], real: bool) -> Any:
         if node.op == "placeholder":
             value = self._placeholder(node, env)
-            return value if real else _to_meta(value)
+            # A copy: what is run for real may write into it, and it is the caller's.
+            return pytree.tree_map_only(Tensor, torch.clone, value) if real else _to_meta(value)
         if any(known[n] is Unknown for n in node.all_input_nodes):
             return Unknown
         try:

@@ -18,6 +18,7 @@ from torch import Tensor, fx, nn
 from torch.fx.proxy import Attribute, TraceError
 
 from canonize.capture.captured import GUARD, Captured, input_names, path_of
+from canonize.capture.whole import opened_functions, refuse_hidden_writes
 from canonize.inputs import Inputs
 from canonize.shapes import Shapes, Unknown
 
@@ -31,24 +32,6 @@ _HARMLESS = {
 _FACTORIES = ("zeros", "ones", "full", "empty", "arange", "linspace", "eye", "rand", "randn", "as_tensor", "tensor")
 # Functions that look into their arguments.
 _SEQUENCES = ("pack_padded_sequence", "pad_packed_sequence", "pack_sequence", "pad_sequence")
-# Swin's attention: two dense layers, a softmax and the movement of windows.
-_OPENED_FUNCTIONS = {
-    *(
-        ("torchvision.models.swin_transformer", name)
-        for name in ("shifted_window_attention", "_patch_merging_pad", "_get_relative_position_bias")
-    ),
-    *(
-        ("torchvision.models.video.swin_transformer", name)
-        for name in (
-            "shifted_window_attention_3d",
-            "_get_window_and_shift_size",
-            "_get_relative_position_bias",
-            "_compute_pad_size_3d",
-            "_compute_attention_mask_3d",
-        )
-    ),
-}
-
 
 # What torch.fx replaces while it traces; values must be worked out with the real ones.
 _CALL, _GETATTR = nn.Module.__call__, nn.Module.__getattr__
@@ -197,7 +180,7 @@ class _Tracer(fx.Tracer):
             value = self.value_of(node)
             if isinstance(value, Tensor | fx.Proxy) or value is Unknown:
                 raise TraceError(f"{node.name} is decided by the data, not by shapes")
-            shapes = self._shapes()
+            shapes = self.shapes
             if any(shapes.value_in(node, env) not in (value, Unknown) for env in shapes.batch_variants):
                 raise TraceError(f"{node.name} depends on the batch size")
             guard = node not in self.guarded and self._depends_on_size(node)
@@ -206,7 +189,9 @@ class _Tracer(fx.Tracer):
             self._guard(node, value)
         return value
 
-    def _shapes(self) -> Shapes:
+    @property
+    def shapes(self) -> Shapes:
+        """Of the graph so far."""
         if self.sizes is None:
             self.sizes = Shapes(self.graph, self.inputs, self._find)
         return self.sizes
@@ -219,11 +204,11 @@ class _Tracer(fx.Tracer):
 
     def value_of(self, node: fx.Node) -> Any:
         """A node's value under the example inputs, on the meta device."""
-        return self._shapes().value(node)
+        return self.shapes.value(node)
 
     def _depends_on_size(self, node: fx.Node) -> bool:
         """Whether any number behind a decision differs for another batch or image size."""
-        shapes = self._shapes()
+        shapes = self.shapes
         waiting, seen = [node], {node}
         while waiting:
             current = waiting.pop()
@@ -328,21 +313,6 @@ def _recorded_autograd_functions() -> Iterator[None]:
         base.apply = original  # type: ignore[method-assign]
 
 
-@contextlib.contextmanager
-def _opened_functions() -> Iterator[None]:
-    """Trace into functions that a library keeps whole (``torch.fx.wrap``) although layers lie in them."""
-    wrapped = torch.fx._symbolic_trace._wrapped_fns_to_patch
-    taken = {
-        key: namespace for key, namespace in wrapped.items() if (namespace.get("__name__"), key[1]) in _OPENED_FUNCTIONS
-    }
-    for key in taken:
-        del wrapped[key]
-    try:
-        yield
-    finally:
-        wrapped.update(taken)
-
-
 def _detach_what_had_no_gradient(tracer: _Tracer, graph: fx.Graph) -> None:
     """Where a value leaves a ``torch.no_grad`` block, it is detached."""
     for node in list(graph.nodes):
@@ -369,6 +339,16 @@ def _recording(function: Callable[..., Any]) -> Callable[..., Any]:
 
 def symbolic_trace(root: nn.Module, inputs: Inputs) -> Captured:
     """Trace with ``torch.fx``; nothing is executed, every size stays free."""
+    with opened_functions() as opened:
+        try:
+            return _traced(root, inputs)
+        except Exception:
+            if not opened:
+                raise
+    return _traced(root, inputs)
+
+
+def _traced(root: nn.Module, inputs: Inputs) -> Captured:
     from torch.nn.utils import rnn
 
     tracer = _Tracer(inputs)
@@ -377,12 +357,12 @@ def symbolic_trace(root: nn.Module, inputs: Inputs) -> Captured:
         _PatchedModule(rnn, _sequence_functions()),
         _PatchedModule(torch, _factory_functions()),
         _recorded_autograd_functions(),
-        _opened_functions(),
     ):
         graph = tracer.trace(root)
     _detach_what_had_no_gradient(tracer, graph)
     for node in graph.nodes:
         node.meta["path"] = path_of(node)
+    refuse_hidden_writes(graph, tracer.shapes)
     return Captured(graph, root, "symbolic_trace")
 
 

@@ -1,0 +1,121 @@
+"""Functions that torch.fx keeps whole: what lies in them is found, and what they write is never lost."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, fx, nn
+
+import canonize
+from canonize.capture import capture
+from canonize.errors import CanonizeError
+from canonize.inputs import normalise
+from tests import checks
+from tests.statistics import harden
+from tests.zoo.case import image
+
+SHAPES = image(3, 6, 6)
+
+
+def add_into(x: Tensor, shortcut: Tensor) -> Tensor:
+    x.add_(shortcut)
+    return x
+
+
+def add_into_a_slice(x: Tensor, shortcut: Tensor) -> Tensor:
+    x[:, 1:] += shortcut[:, 1:]
+    return x
+
+
+def norm_and_scale(x: Tensor, weight: Tensor, bias: Tensor, mean: Tensor, var: Tensor) -> Tensor:
+    return F.batch_norm(x, mean, var, weight, bias, False, 0.0, 1e-3) * 0.5
+
+
+def write_by_value(x: Tensor, shortcut: Tensor) -> Tensor:
+    """No tracer follows a choice by value, so it stays whole."""
+    if float(shortcut.detach().sum()) != 0.125:
+        x.add_(shortcut)
+    return x
+
+
+def read_by_value(x: Tensor, shortcut: Tensor) -> Tensor:
+    return x + shortcut if float(shortcut.detach().sum()) != 0.125 else x
+
+
+for function in ("add_into", "add_into_a_slice", "norm_and_scale", "write_by_value", "read_by_value"):
+    fx.wrap(function)
+
+
+class Shortcut(nn.Module):
+    """As torchvision's MViT: the result of the call is dropped."""
+
+    def __init__(self, how: str, drop: bool) -> None:
+        super().__init__()
+        self.conv, self.norm = nn.Conv2d(3, 4, 3, padding=1), nn.BatchNorm2d(4)
+        self.side, self.head = nn.Conv2d(3, 4, 1), nn.Conv2d(4, 2, 1)
+        self.how, self.drop = how, drop
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.norm(self.conv(x))
+        # By name: torch.fx finds wrapped functions among a module's globals.
+        if self.how == "add_into":
+            z = add_into(y, self.side(x))
+        elif self.how == "add_into_a_slice":
+            z = add_into_a_slice(y, self.side(x))
+        elif self.how == "write_by_value":
+            z = write_by_value(y, self.side(x))
+        else:
+            z = read_by_value(y, self.side(x))
+        return self.head(y if self.drop else z)
+
+
+class Inside(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.norm = nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        norm = self.norm
+        return norm_and_scale(self.conv(x), norm.weight, norm.bias, norm.running_mean, norm.running_var)
+
+
+@pytest.mark.parametrize("drop", [False, True], ids=["result read", "result dropped"])
+@pytest.mark.parametrize("how", ["add_into", "add_into_a_slice"])
+def test_what_they_write_is_read(how: str, drop: bool) -> None:
+    model = harden(Shortcut(how, drop).double().eval(), 3)
+    canonical = canonize.canonize(model, checks.draw(SHAPES, 2), verify=False)
+    checks.assert_same_function(model, canonical, SHAPES, tolerance=1e-10)
+    assert canonical.report.captured_by == "symbolic_trace"
+
+
+def test_layers_in_them_fold() -> None:
+    model = harden(Inside().double().eval(), 4)
+    canonical = canonize.canonize(model, checks.draw(SHAPES, 2), verify=False)
+    checks.assert_same_function(model, canonical, SHAPES, tolerance=1e-10)
+    assert checks.count_batch_norms(canonical, checks.draw(SHAPES, 2)) == 0
+    assert [fate.outcome for fate in canonical.report.affines] == ["absorbed", "absorbed"]
+
+
+@pytest.mark.parametrize("drop", [False, True], ids=["result read", "result dropped"])
+def test_refuses_because_what_stays_whole_writes(drop: bool) -> None:
+    model = harden(Shortcut("write_by_value", drop).double().eval(), 5)
+    with pytest.raises(CanonizeError, match="values of a tensor"):
+        canonize.canonize(model, checks.draw(SHAPES, 2), verify=False)
+    with pytest.raises(CanonizeError, match="write_by_value, which is kept whole, writes into its arguments"):
+        capture(model, normalise(checks.draw(SHAPES, 2)), "symbolic_trace")
+
+
+def test_leaves_alone_what_stays_whole_and_only_reads() -> None:
+    model = harden(Shortcut("read_by_value", drop=False).double().eval(), 6)
+    canonical = canonize.canonize(model, checks.draw(SHAPES, 2), verify=False)
+    checks.assert_same_function(model, canonical, SHAPES, tolerance=1e-10)
+    assert checks.count_batch_norms(canonical, checks.draw(SHAPES, 2)) == 0
+
+
+def test_the_inputs_handed_over_are_not_written() -> None:
+    model = harden(Shortcut("read_by_value", drop=False).double().eval(), 7)
+    (image,) = checks.draw(SHAPES, 2)
+    before = image.clone()
+    canonize.canonize(model, (image,))
+    assert torch.equal(image, before)
