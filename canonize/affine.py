@@ -7,7 +7,7 @@ computed in float64; rounding to the model's own dtype happens once, when the ca
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -30,6 +30,7 @@ class Affine:
 
     scale: Tensor
     shift: Tensor
+    compressed: bool = field(default=False, repr=False, compare=False)
 
     @staticmethod
     def identity(ndim: int, device: torch.device | str = "cpu") -> Affine:
@@ -63,7 +64,7 @@ class Affine:
 
     def compress(self) -> Affine:
         """The same map with size 1 along every dimension along which it is constant."""
-        return Affine(_compress(self.scale), _compress(self.shift))
+        return self if self.compressed else Affine(_compress(self.scale), _compress(self.shift), compressed=True)
 
     def varies_along(self, dim: int) -> bool:
         """Whether the (compressed) map differs along a dimension."""

@@ -114,7 +114,7 @@ def _captured_and_rewritten(
         try:
             tell("capture", 0, 1)
             network, report = rewritten(model, inputs, tracer, wishes, tell, paranoid=paranoid)
-            built = network.build()
+            built = network.build(spend=not verify)
             if verify:
                 report.verdict = _prove(model, network, built, inputs, tell)
             return built, report
@@ -187,7 +187,7 @@ def rewritten(
         inputs=inputs.describe(),
         affines=journal.fates(),
         rewrites=journal.rewrites,
-        refusals=list(journal.refusals.values()),
+        refusals=journal.refusals,
         notes=list(network.notes),
         versions=_versions(),
     )

@@ -22,11 +22,12 @@ def bake_weights(root: nn.Module) -> None:
     ``torch.nn.utils.weight_norm`` and ``spectral_norm``.
     """
     for module in list(root.modules()):
-        if parametrize.is_parametrized(module):
+        if "parametrizations" in module._modules and parametrize.is_parametrized(module):
             _bake_parametrizations(module)
-        for key, hook in list(module._forward_pre_hooks.items()):
-            if is_weight_hook(hook):
-                _bake_hook(module, key, hook)
+        if module._forward_pre_hooks:
+            for key, hook in list(module._forward_pre_hooks.items()):
+                if is_weight_hook(hook):
+                    _bake_hook(module, key, hook)
 
 
 def is_weight_hook(hook: Any) -> bool:

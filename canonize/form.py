@@ -30,13 +30,23 @@ WHY = {
     "C4": "the function changes from call to call or with the batch",
     "C5": "a layer that does nothing still gets a rule",
 }
+Layers = dict[fx.Node, nn.Module]
 _AFFINE_CALLS = {"batch_norm", "_native_batch_norm_legit_no_training", "layer_norm", "native_layer_norm"}
 
 
 def findings(module: fx.GraphModule, report: Report | None = None) -> list[Finding]:
     """Where a graph module is not canonical."""
     reasons = {fate.name: fate.reason for fate in report.affines if fate.reason} if report else {}
-    found = [*_loose_affines(module), *_stacked(module), *_calls(module), *_random(module), *_idle(module)]
+    modules = dict(module.named_modules(remove_duplicate=False))
+    nodes = list(module.graph.nodes)
+    layers = {node: modules[str(node.target)] for node in nodes if node.op == "call_module"}
+    found = [
+        *_loose_affines(nodes, layers),
+        *_stacked(nodes, layers),
+        *_calls(nodes, layers),
+        *_random(nodes, layers),
+        *_idle(module, layers),
+    ]
     return [
         Finding(f.rule, f.where, f.what, f.why, reasons.get(f.where, f.reason)) if f.where in reasons else f
         for f in found
@@ -72,10 +82,6 @@ def _finding(rule: str, where: str, what: str, reason: str = "") -> Finding:
     return Finding(rule, where, what, WHY[rule], reason)
 
 
-def _module(graph_module: fx.GraphModule, node: fx.Node) -> nn.Module | None:
-    return graph_module.get_submodule(str(node.target)) if node.op == "call_module" else None
-
-
 def _where(node: fx.Node) -> str:
     if node.op == "call_module":
         return str(node.target)
@@ -83,9 +89,9 @@ def _where(node: fx.Node) -> str:
     return f"{path}.{node.name}".strip(".")
 
 
-def _loose_affines(module: fx.GraphModule) -> Iterator[Finding]:
-    for node in module.graph.nodes:
-        layer = _module(module, node)
+def _loose_affines(nodes: list[fx.Node], layers: Layers) -> Iterator[Finding]:
+    for node in nodes:
+        layer = layers.get(node)
         if isinstance(layer, BATCH_NORM) and layer.running_mean is not None:
             yield _finding("C1", _where(node), f"{type(layer).__name__} is a fixed affine")
         elif isinstance(layer, nn.LayerNorm | nn.GroupNorm | nn.InstanceNorm2d | nn.InstanceNorm1d | nn.InstanceNorm3d):
@@ -99,12 +105,12 @@ def _loose_affines(module: fx.GraphModule) -> Iterator[Finding]:
             yield _finding("C1", _where(node), f"{operation_name(node)} is a fixed affine")
 
 
-def _stacked(module: fx.GraphModule) -> Iterator[Finding]:
-    for node in module.graph.nodes:
+def _stacked(nodes: list[fx.Node], layers: Layers) -> Iterator[Finding]:
+    for node in nodes:
         source = node.args[0] if node.args else None
         if not isinstance(source, fx.Node) or len(source.users) != 1:
             continue
-        first, second = _module(module, source), _module(module, node)
+        first, second = layers.get(source), layers.get(node)
         if not isinstance(first, LINEAR) or not isinstance(second, LINEAR):
             continue
         biased = isinstance(first.bias, Tensor) and bool(first.bias.detach().any())
@@ -112,16 +118,16 @@ def _stacked(module: fx.GraphModule) -> Iterator[Finding]:
             yield _finding("C2", _where(node), f"{source.target} and {node.target} are one linear layer")
 
 
-def _calls(module: fx.GraphModule) -> Iterator[Finding]:
-    counts = Counter(str(node.target) for node in module.graph.nodes if node.op == "call_module")
+def _calls(nodes: list[fx.Node], layers: Layers) -> Iterator[Finding]:
+    counts = Counter(str(node.target) for node in nodes if node.op == "call_module")
     reported: set[str] = set()
-    for node in module.graph.nodes:
+    for node in nodes:
         if node.op == "call_module":
             name = str(node.target)
             if counts[name] > 1 and name not in reported:
                 reported.add(name)
                 yield _finding("C3", name, f"called {counts[name]} times")
-            if getattr(_module(module, node), "inplace", False) is True:
+            if getattr(layers.get(node), "inplace", False) is True:
                 yield _finding("C3", name, "works in place")
         elif node.op in ("call_function", "call_method") and not _bookkeeping(node):
             kind = "tensor method" if node.op == "call_method" else "functional call"
@@ -171,9 +177,9 @@ def _is_size(node: object) -> bool:
     return bool(inputs) and all(_is_size(n) for n in inputs)
 
 
-def _random(module: fx.GraphModule) -> Iterator[Finding]:
-    for node in module.graph.nodes:
-        layer = _module(module, node)
+def _random(nodes: list[fx.Node], layers: Layers) -> Iterator[Finding]:
+    for node in nodes:
+        layer = layers.get(node)
         if isinstance(layer, DROPOUT) or (node.op == "call_function" and "dropout" in (operation_name(node) or "")):
             yield _finding("C4", _where(node), "dropout")
         elif isinstance(layer, BATCH_NORM) and layer.running_mean is None:
@@ -185,9 +191,9 @@ def _random(module: fx.GraphModule) -> Iterator[Finding]:
             yield _finding("C4", _where(node), "a parametrization recomputes its weight")
 
 
-def _idle(module: fx.GraphModule) -> Iterator[Finding]:
+def _idle(module: fx.GraphModule, layers: Layers) -> Iterator[Finding]:
     for node in module.graph.nodes:
-        if isinstance(_module(module, node), nn.Identity):
+        if isinstance(layers.get(node), nn.Identity):
             yield _finding("C5", _where(node), "Identity does nothing")
 
 

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from canonize.affine import Affine
+from canonize.capture.copying import is_plain
 from canonize.linear import LINEAR, PendingWeights
 from canonize.nn import Call, Rearrange
 from canonize.shapes import Shapes
@@ -86,10 +87,10 @@ class Network:
 
     def affines(self) -> list[fx.Node]:
         """Nodes that hold a frozen affine, in execution order."""
-        held = {name for name, module in self.modules.items() if isinstance(module, FrozenAffine)}
-        if not held:
-            return []
-        return [node for node in self.graph.nodes if node.op == "call_module" and node.target in held]
+        modules = self.modules
+        return [
+            node for node in self.graph.nodes if node.op == "call_module" and type(modules[node.target]) is FrozenAffine
+        ]
 
     def affine(self, node: fx.Node) -> FrozenAffine:
         """The frozen affine that a node holds."""
@@ -149,7 +150,8 @@ class Network:
         self.modules[name] = module
         parts = name.split(".")
         self.containers.update(".".join(parts[:cut]) for cut in range(1, len(parts)))
-        node = self.graph.call_module(name, tuple(inputs))
+        node = self.graph.create_node("call_module", name)
+        node.args = tuple(inputs)  # given at once they would be searched for symbolic numbers
         node.meta["path"] = like.meta.get("path", "")
         return node
 
@@ -204,7 +206,7 @@ class Network:
 
     # ------------------------------------------------------------------ finishing
 
-    def build(self, dtype: torch.dtype | None = None) -> fx.GraphModule:
+    def build(self, dtype: torch.dtype | None = None, spend: bool = False) -> fx.GraphModule:
         """Write the pending weights, rounded once, and make a module of it all.
 
         Parameters
@@ -212,21 +214,22 @@ class Network:
         dtype : torch.dtype, optional
             Floating dtype of everything in the result. By default each layer keeps its own, untouched layers share
             their parameters with the original model, and only what was rewritten is new.
+        spend : bool
+            Give the network's own graph away instead of a copy; nothing can be done with the network afterwards.
         """
-        root = nn.Module()
-        for node in self.graph.nodes:
-            if node.op != "call_module":
-                continue
-            name = str(node.target)
-            _place(root, name, self.finished(self.modules[name], self.pending.get(name), dtype))
-        graph = fx.Graph()
-        values: dict[fx.Node, fx.Node] = {}
-        result = graph.graph_copy(self.graph, values)
-        graph.output(result)
-        for new in graph.nodes:
-            new.meta = {}
-        built = fx.GraphModule(root, graph, self.name)
+        built = fx.GraphModule(nn.Module(), fx.Graph(), self.name)
         built.eval()
+        for node in self.graph.nodes:
+            if node.op == "call_module":
+                name = str(node.target)
+                _place(built, name, self.finished(self.modules[name], self.pending.get(name), dtype))
+        graph = self.graph
+        if not spend:
+            graph = fx.Graph()
+            graph.output(graph.graph_copy(self.graph, {}))
+        for node in graph.nodes:
+            node.meta = {}
+        built.graph = graph
         return built
 
     def finished(self, original: nn.Module, weights: PendingWeights | None, dtype: torch.dtype | None) -> nn.Module:
@@ -235,6 +238,8 @@ class Network:
         if weights is not None and isinstance(original, LINEAR) and weights.touched:
             weights.write(module, dtype)
         cast(module, dtype, self.dtype)
+        for part in (module,) if not module._modules else module.modules():
+            part.__dict__["training"] = False
         return module
 
 
@@ -247,17 +252,25 @@ def _usable(part: str) -> str:
 
 def shell(module: nn.Module) -> nn.Module:
     """A module of its own that shares the tensors of another."""
-    if any(child is not None for child in module._modules.values()):
+    if module._modules:
         memo: dict[int, Any] = {id(t): t for t in (*module.parameters(), *module.buffers())}
         return copy.deepcopy(module, memo)
-    duplicate = copy.copy(module)
+    kind: Any = type(module)
+    if is_plain(kind):
+        duplicate: nn.Module = object.__new__(kind)
+        duplicate.__dict__.update(module.__dict__)
+    else:
+        duplicate = copy.copy(module)
+    own = duplicate.__dict__
     for table in ("_parameters", "_buffers", "_modules", "_forward_hooks", "_forward_pre_hooks", "_backward_hooks"):
-        duplicate.__dict__[table] = copy.copy(module.__dict__[table])
+        own[table] = own[table].copy()
     return duplicate
 
 
 def cast(module: nn.Module, dtype: torch.dtype | None, own: torch.dtype) -> None:
     """Cast a module's floating tensors: all to ``dtype``; or, by default, what is kept in float64 to ``own``."""
+    if not (module._parameters or module._buffers or module._modules):
+        return
 
     def convert(tensor: Tensor) -> Tensor:
         if dtype is not None:
@@ -290,10 +303,10 @@ def _place(root: nn.Module, name: str, module: nn.Module) -> None:
     for part in parents:
         child = owner._modules.get(part)
         if child is None:
-            child = nn.Module()
-            owner.add_module(part, child)
+            child = owner._modules[part] = nn.Module()
+            child.__dict__["training"] = False
         owner = child
-    owner.add_module(last, module)
+    owner._modules[last] = module  # its name was found to be usable when the network got it
 
 
 def _last(nodes: Sequence[fx.Node]) -> fx.Node:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -37,16 +37,39 @@ class Journal:
     """Every rewrite and refusal, and the fate of each affine."""
 
     rewrites: list[Rewrite] = field(default_factory=list)
-    refusals: dict[tuple[str, str], Refusal] = field(default_factory=dict)
+    refused: dict[str, dict[str, Refusal]] = field(default_factory=dict)
     courses: dict[Origin, _Course] = field(default_factory=dict)
     limit: int | None = None
     watch: Callable[[Rewrite], None] | None = None
+    takers: dict[str, list[_Course]] = field(default_factory=dict)
+
+    def take(self, course: _Course, layers: Iterable[str]) -> None:
+        """Write down which layers an affine went into."""
+        for layer in layers:
+            course.into.append(layer)
+            self.takers.setdefault(layer, []).append(course)
+
+    def rename(self, lost: str, into: str) -> None:
+        """What an earlier fold has put into a layer that is gone now lies in the merged one."""
+        courses = self.takers.pop(lost, [])
+        for course in courses:
+            course.into[:] = [into if layer == lost else layer for layer in course.into]
+        self.takers.setdefault(into, []).extend(courses)
 
     def add(self, rewrite: Rewrite) -> None:
         """Write a rewrite down."""
         self.rewrites.append(rewrite)
         if self.watch is not None:
             self.watch(rewrite)
+
+    @property
+    def refusals(self) -> list[Refusal]:
+        """The refusals that still stand, layer by layer."""
+        return [refusal for patterns in self.refused.values() for refusal in patterns.values()]
+
+    def refuse(self, refusal: Refusal) -> None:
+        """Write a refusal down; a newer one of the same pattern at the same layer takes its place."""
+        self.refused.setdefault(refusal.anchor, {})[refusal.pattern] = refusal
 
     @property
     def full(self) -> bool:
@@ -127,14 +150,17 @@ def rewrite(
     while changed:
         changed = False
         for pattern in early:
-            for node in network.affines():
+            waiting = network.affines()
+            left = len(waiting)
+            for node in waiting:
                 if not pattern.match(network, node):
                     continue
                 if not apply_pattern(network, pattern, node, journal):
                     continue
                 changed = True
+                left -= 1
                 if progress is not None:
-                    progress("rewrite", total - len(network.affines()), total)
+                    progress("rewrite", max(total - left, 0), total)
                 if len(journal.rewrites) > bound:
                     raise RewriteError("the rewriting does not come to an end", label(network, node))
         for merge in merges:
@@ -156,7 +182,7 @@ def apply_pattern(network: Network, pattern: Pattern, node: fx.Node, journal: Jo
     name, origins = label(network, node), network.affine(node).origins
     plan = pattern.check(network, node)
     if isinstance(plan, Refused):
-        journal.refusals[pattern.name, name] = Refusal(pattern.name, name, plan.reason, plan.nodes)
+        journal.refuse(Refusal(pattern.name, name, plan.reason, plan.nodes))
         for origin in origins:
             journal.courses[origin].reasons[pattern.name] = plan.reason
         return False
@@ -165,12 +191,11 @@ def apply_pattern(network: Network, pattern: Pattern, node: fx.Node, journal: Jo
     merged = [label(network, other) for other in plan.merged]
     pattern.rewrite(network, plan)
     journal.add(Rewrite(pattern.name, name, (*plan.into, *merged), detail))
-    for key in [key for key in journal.refusals if key[1] == name]:
-        if not last:
-            del journal.refusals[key]
+    if not last:
+        journal.refused.pop(name, None)
     for origin in origins:
         course = journal.courses[origin]
-        course.into.extend(plan.into)
+        journal.take(course, plan.into)
         course.patterns.append(pattern.name)
         if last:
             course.outcome = "last resort"
@@ -183,21 +208,18 @@ def _merge(network: Network, pattern: MergePattern, node: fx.Node, journal: Jour
     name = label(network, node)
     merge = pattern.check(network, node)
     if isinstance(merge, Refused):
-        journal.refusals[pattern.name, name] = Refusal(pattern.name, name, merge.reason, merge.nodes)
+        journal.refuse(Refusal(pattern.name, name, merge.reason, merge.nodes))
         return False
     gone = network.module(merge.first)
     origins = gone.origins if isinstance(gone, FrozenAffine) else ()
     lost = label(network, merge.first)
     into = pattern.rewrite(network, node, merge)
     journal.add(Rewrite(pattern.name, lost, (into,)))
-    for course in journal.courses.values():
-        # What an earlier fold has put into the layer that is gone now lies in the merged one.
-        course.into[:] = [into if layer == lost else layer for layer in course.into]
+    journal.rename(lost, into)
     for origin in origins:
-        journal.courses[origin].into.append(into)
+        journal.take(journal.courses[origin], [into])
         journal.courses[origin].patterns.append(pattern.name)
-    for key in [key for key in journal.refusals if key[1] == lost]:
-        del journal.refusals[key]
+    journal.refused.pop(lost, None)
     return True
 
 

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 
@@ -27,6 +28,21 @@ _KEEP_SHAPE = (
     nn.BatchNorm2d, nn.BatchNorm3d, nn.ReLU, nn.ReLU6, nn.Hardtanh, nn.SiLU, nn.Sigmoid, nn.GELU, nn.Hardswish,
     nn.LeakyReLU, nn.ELU, nn.Tanh, nn.Identity, nn.Dropout, nn.Dropout2d,
 )  # fmt: skip
+
+
+# Functions whose result is a tensor, whatever they are given.
+_GIVE_TENSORS: frozenset[Any] = frozenset(
+    {
+        torch.cat, torch.flatten, torch.relu, torch.sigmoid, torch.tanh, torch.softmax, torch.matmul, F.relu, F.relu6,
+        F.silu, F.gelu, F.hardtanh, F.hardswish, F.hardsigmoid, F.leaky_relu, F.elu, F.softmax, F.dropout, F.conv2d,
+        F.linear, F.batch_norm, F.layer_norm, F.adaptive_avg_pool2d, F.avg_pool2d, F.max_pool2d, F.interpolate, F.pad,
+    }
+)  # fmt: skip
+
+
+def gives_tensor(node: fx.Node) -> bool:
+    """Whether it is plain without inference that a node's value is a tensor."""
+    return node.op == "call_function" and node.target in _GIVE_TENSORS
 
 
 class Environment:
@@ -108,7 +124,7 @@ class Shapes:
         """Whether a node only computes sizes, dtypes and the like."""
         if node.op == "call_method":
             return node.target in _SIZE_METHODS
-        if node.op != "call_function":
+        if node.op != "call_function" or gives_tensor(node):
             return False
         if node.target is getattr:
             return node.args[1] in _SIZE_ATTRIBUTES
@@ -169,6 +185,10 @@ class Shapes:
             return pytree.tree_map_only(Tensor, torch.clone, value) if real else _to_meta(value)
         if any(known[n] is Unknown for n in node.all_input_nodes):
             return Unknown
+        if not real and node.op == "call_module" and not node.kwargs:
+            quick = self._by_arithmetic(node, known)
+            if quick is not None:
+                return quick
         try:
             with torch.no_grad():
                 return self._run(node, known, real)
@@ -178,6 +198,16 @@ class Shapes:
         # Values that meta tensors cannot follow (packed sequences, data-dependent sizes): run this part for real.
         value = self._evaluate(node, env, env.real, real=True)
         return value if value is Unknown else _to_meta(value)
+
+    def _by_arithmetic(self, node: fx.Node, known: dict[fx.Node, Any]) -> Any:
+        """What a layer makes of tensors, where its shape is plain to see."""
+        if not all(type(argument) is fx.Node for argument in node.args):
+            return None
+        values = tuple([known[argument] for argument in node.args])  # type: ignore[index]
+        module = self.lookup(str(node.target))
+        if values and (isinstance(module, _KEEP_SHAPE) or type(module).__name__ == "FrozenAffine"):
+            return values[0]
+        return output_of(module, values, {})
 
     def _placeholder(self, node: fx.Node, env: Environment) -> Any:
         position = [n for n in self.graph.nodes if n.op == "placeholder"].index(node)
@@ -198,11 +228,6 @@ class Shapes:
             quick = None if real else output_of(node.target, args, kwargs)
             return node.target(*args, **kwargs) if quick is None else quick
         module = self.lookup(str(node.target))
-        if isinstance(module, _KEEP_SHAPE) or type(module).__name__ == "FrozenAffine":
-            return args[0]
-        quick = None if real else output_of(module, args, kwargs)
-        if quick is not None:
-            return quick
         state = _state(module, args, _as_it_is if real else _to_meta)
         return torch.func.functional_call(module, state, args, kwargs) if state else module(*args, **kwargs)
 

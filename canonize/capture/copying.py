@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import types
 from collections import OrderedDict
 from collections.abc import Iterator
@@ -11,7 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-_ATOMS = (str, bytes, int, float, complex, type(None), type, types.FunctionType, types.BuiltinFunctionType, torch.dtype)
+# Not subclasses of these: an enumeration's member, say, is copied as its class wants it.
+_ATOMS = {
+    str, bytes, bool, int, float, complex, type(None), type, types.FunctionType, types.BuiltinFunctionType, torch.dtype,
+}  # fmt: skip
 
 
 def eval_copy(model: nn.Module) -> nn.Module:
@@ -19,47 +23,63 @@ def eval_copy(model: nn.Module) -> nn.Module:
 
     The copy has modules, hooks and flags of its own: whatever is done to it, the original stays as it was.
     """
-    memo: dict[int, Any] = {}
-    for module in model.modules():
-        for value in _reachable_tensors(vars(module)):
-            memo[id(value)] = value
-    duplicate: nn.Module = _duplicate(model, memo)
+    duplicate: nn.Module = _duplicate(model, {})
     # Not .eval(): a train() of the model's own may write into weights, which the copy shares.
     for module in duplicate.modules():
-        module.training = False
+        module.__dict__["training"] = False
     return duplicate
 
 
 def _duplicate(value: Any, memo: dict[int, Any]) -> Any:
     """What ``copy.deepcopy`` does, for what modules are made of; it takes several times as long over them."""
-    if isinstance(value, _ATOMS):
+    kind: Any = type(value)
+    if kind in _ATOMS:
         return value
-    if id(value) in memo:
-        return memo[id(value)]
-    kind = type(value)
+    known = memo.get(id(value))
+    if known is not None:
+        return known
+    if isinstance(value, Tensor):
+        return value  # shared
     if kind is dict or kind is OrderedDict:
         memo[id(value)] = same = kind()
         for key, item in value.items():
-            same[_duplicate(key, memo)] = _duplicate(item, memo)
+            same[key if type(key) is str else _duplicate(key, memo)] = _duplicate(item, memo)
         return same
     if kind is list:
         items: list[Any] = []
         memo[id(value)] = items
         items.extend(_duplicate(item, memo) for item in value)
         return items
-    if isinstance(value, nn.Module) and _is_plain(kind):
+    if kind is tuple and all(type(item) in _ATOMS for item in value):
+        return value
+    if isinstance(value, nn.Module) and is_plain(kind):
         memo[id(value)] = twin = object.__new__(kind)
-        twin.__dict__.update((name, _duplicate(item, memo)) for name, item in vars(value).items())
+        own = twin.__dict__
+        for name, item in value.__dict__.items():
+            own[name] = item if type(item) in _ATOMS else _duplicate(item, memo)
         return twin
+    for tensor in _tensors_of(value):
+        memo[id(tensor)] = tensor
     return copy.deepcopy(value, memo)
 
 
-def _is_plain(kind: type) -> bool:
-    """Whether a class of modules is copied as ``nn.Module`` is."""
+@functools.lru_cache(maxsize=4096)
+def is_plain(kind: Any) -> bool:
+    """Whether a class of modules is copied as ``nn.Module`` is; torch's own only set defaults on the way."""
     if hasattr(kind, "__deepcopy__"):
         return False
     ways = ("__setstate__", "__getstate__", "__reduce__", "__reduce_ex__")
-    return all(getattr(kind, way, None) is getattr(nn.Module, way, None) for way in ways)
+    found = [getattr(kind, way, None) for way in ways]
+    plain = [getattr(nn.Module, way, None) for way in ways]
+    return all(
+        it is usual or str(getattr(it, "__module__", "")).startswith("torch.nn.modules.conv")
+        for it, usual in zip(found, plain, strict=True)
+    )
+
+
+def _tensors_of(value: Any) -> Iterator[Tensor]:
+    for part in value.modules() if isinstance(value, nn.Module) else [value]:
+        yield from _reachable_tensors(vars(part) if isinstance(part, nn.Module) else part)
 
 
 def _reachable_tensors(value: Any, depth: int = 4) -> Iterator[Tensor]:

@@ -9,6 +9,7 @@ for instead of computing something else.
 from __future__ import annotations
 
 import contextlib
+import functools
 import operator
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -17,7 +18,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.fx.proxy import Attribute, TraceError
 
-from canonize.capture.captured import GUARD, Captured, input_names, path_of
+from canonize.capture.captured import GUARD, Captured, input_names
 from canonize.capture.whole import opened_functions, refuse_hidden_writes
 from canonize.inputs import Inputs
 from canonize.shapes import Shapes, Unknown
@@ -103,12 +104,35 @@ class _Tracer(fx.Tracer):
         self.inputs = inputs
         self.sizes: Shapes | None = None
         self.guarded: dict[fx.Node, Any] = {}
+        self.path = [""]
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         return is_leaf(m)
 
+    def call_module(
+        self, m: nn.Module, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
+        """A node for a leaf, the nodes of its forward otherwise; each node knows the innermost module around it."""
+        name = self.path_of_module(m)
+        self.path.append(name)
+        try:
+            if self.is_leaf_module(m, name):
+                return self.create_proxy("call_module", name, args, kwargs)
+            return forward(*args, **kwargs)
+        finally:
+            self.path.pop()
+
     def proxy(self, node: fx.Node) -> fx.Proxy:
         return _SizedProxy(node, self)
+
+    def create_arg(self, a: Any) -> Any:
+        """A value of the graph is its node; everything else is torch.fx's business."""
+        kind = type(a)
+        if kind is _SizedProxy:
+            return a.node
+        if kind is tuple and len(a) == 1 and type(a[0]) is _SizedProxy:
+            return (a[0].node,)
+        return {} if kind is dict and not a else super().create_arg(a)
 
     def create_args_for_root(
         self, root_fn: Callable[..., Any], is_module: bool, concrete_args: Any = None
@@ -135,9 +159,18 @@ class _Tracer(fx.Tracer):
 
         return call, [self.root, *values]
 
-    def create_node(self, *args: Any, **kwargs: Any) -> fx.Node:
-        """Remember what was computed under ``torch.no_grad``."""
-        node = super().create_node(*args, **kwargs)
+    def create_node(
+        self, kind: str, target: Any, args: Any, kwargs: Any, name: str | None = None, type_expr: Any = None
+    ) -> fx.Node:
+        """Remember where a value was computed, and whether under ``torch.no_grad``."""
+        if kind == "call_module":
+            node = self.graph.create_node(kind, target, None, None, name, type_expr)
+            node.args = args  # given at once they would be searched for symbolic numbers
+            if kwargs:
+                node.kwargs = kwargs
+        else:
+            node = self.graph.create_node(kind, target, args, kwargs, name, type_expr)
+        node.meta["path"] = self.path[-1]
         node.meta["no_grad"] = not torch.is_grad_enabled()
         return node
 
@@ -360,18 +393,22 @@ def _traced(root: nn.Module, inputs: Inputs) -> Captured:
     ):
         graph = tracer.trace(root)
     _detach_what_had_no_gradient(tracer, graph)
-    for node in graph.nodes:
-        node.meta["path"] = path_of(node)
     refuse_hidden_writes(graph, tracer.shapes)
     return Captured(graph, root, "symbolic_trace")
 
 
 def is_leaf(module: nn.Module) -> bool:
     """Whether a module is one operation: a layer of torch or of canonize, as its class defines it."""
-    if "forward" in vars(module) or isinstance(module, nn.Sequential | fx.GraphModule):
+    if "forward" in module.__dict__ or isinstance(module, nn.Sequential | fx.GraphModule):
         return False
+    kind: Any = type(module)
+    return _is_layer(kind)
+
+
+@functools.lru_cache(maxsize=4096)
+def _is_layer(kind: Any) -> bool:
     own: set[str] = set()
-    for cls in type(module).__mro__:
+    for cls in kind.__mro__:
         if cls.__module__.startswith(("torch.nn", "torch.ao.nn")) or cls.__module__ == "canonize.nn":
             return cls is not nn.Module and not (own - _HARMLESS) & set(_attributes(cls))
         own |= set(vars(cls))

@@ -83,7 +83,7 @@ def channel_linear_takes_output(step: Step, affine: Affine) -> list[Affine | Non
 @backward_rule(*CONVOLUTION, *TRANSPOSED)
 def convolution_takes_output(step: Step, affine: Affine) -> list[Affine | None]:
     """Any convolution: dimension 1 holds its outputs."""
-    _require_batched(step)
+    _require_batched(step, affine)
     scale, shift = channel_vectors(step, affine, 1, step.node, step.network.weights(step.node).out_channels)
     step.absorbed(lambda net, node: net.weights(node).absorb_output(scale, shift))
     return [None]
@@ -92,8 +92,8 @@ def convolution_takes_output(step: Step, affine: Affine) -> list[Affine | None]:
 @forward_rule(*CONVOLUTION)
 def convolution_takes_input(step: Step, incoming: list[Affine | None]) -> None:
     """Convolution: where it pads with zeros, pad with what the affine maps to zero instead."""
-    _require_batched(step)
     affine = _only(incoming, step)
+    _require_batched(step, affine)
     source = step.network.data_inputs(step.node)[0]
     scale, shift = channel_vectors(step, affine, 1, source, step.network.weights(step.node).in_channels)
     module: Any = step.module
@@ -118,8 +118,8 @@ def transposed_convolution_takes_input(step: Step, incoming: list[Affine | None]
     With stride 1 that is every tap once the image has a rim of :math:`z`, and more is cropped. With a larger stride
     each position is reached by some taps only, so the shift adds the same to all only where those partial sums agree.
     """
-    _require_batched(step)
     affine = _only(incoming, step)
+    _require_batched(step, affine)
     source = step.network.data_inputs(step.node)[0]
     weights = step.network.weights(step.node)
     scale, shift = channel_vectors(step, affine, 1, source, weights.in_channels)
@@ -149,10 +149,9 @@ def transposed_convolution_takes_input(step: Step, incoming: list[Affine | None]
     step.absorbed(lambda net, node: net.weights(node).absorb_input(scale, shift))
 
 
-def _require_batched(step: Step) -> None:
-    source = step.network.data_inputs(step.node)[0]
+def _require_batched(step: Step, affine: Affine) -> None:
     rank = len(step.network.weights(step.node).weight.shape)
-    step.require(len(step.shape(source)) == rank, f"{step.label()} is called without a batch dimension")
+    step.require(affine.ndim == rank, f"{step.label()} is called without a batch dimension")
 
 
 # --------------------------------------------------------------------------------------------- other affines

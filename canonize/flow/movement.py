@@ -100,8 +100,8 @@ def moves_backward(step: Step, affine: Affine) -> list[Affine | None]:
     sources = [_collect(step, part.cpu().flatten(), places, shape) for part in (scale, shift)]
     # Elements that this operation does not show are free to choose, unless somebody else looks at them.
     filled = [_fill(part, neutral, shared) for part, neutral in zip(sources, (1.0, 0.0), strict=True)]
-    needed = Affine(*(part.to(scale.device) for part in filled))
-    return [needed, *rest]
+    needed_scale, needed_shift = (part.to(scale.device) for part in filled)
+    return [Affine(needed_scale, needed_shift), *rest]
 
 
 def _everywhere(affine: Affine, ndim: int) -> Affine:

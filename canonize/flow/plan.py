@@ -11,9 +11,10 @@ from torch import Tensor, fx, nn
 
 from canonize.affine import Affine
 from canonize.network import FrozenAffine, Network, keep_exact
-from canonize.nn import Rearrange, ThreshReLU
+from canonize.nn import Rearrange, ThreshLeakyReLU, ThreshReLU
 
 Edit = Callable[[Network, fx.Node], None]
+ELEMENTWISE = (nn.ReLU, nn.ReLU6, nn.Hardtanh, nn.LeakyReLU, nn.PReLU, ThreshReLU, ThreshLeakyReLU)
 
 
 class RefusedError(Exception):
@@ -225,7 +226,7 @@ def _walk_forward(
         if outgoing is None:
             continue
         outgoing = outgoing.compress()
-        loose = outgoing.varying() & network.shapes.free_dims(node)
+        loose = _newly_varying(step, incoming, outgoing) and outgoing.varying() & network.shapes.free_dims(node)
         if loose:
             return Refused(
                 f"behind {step.label()} it differs along dimension {min(loose)}, which has no fixed size",
@@ -237,6 +238,15 @@ def _walk_forward(
                 seen.add(reader)
                 heapq.heappush(queue, reader)
     return plan
+
+
+def _newly_varying(step: Step, incoming: list[Affine | None], outgoing: Affine) -> bool:
+    """Whether an affine may differ along other dimensions than before: nothing that works element by element does that.
+
+    It spares the inference of shapes.
+    """
+    first = incoming[0]
+    return first is None or not isinstance(step.module, ELEMENTWISE) or not outgoing.varying() <= first.varying()
 
 
 def _insert_clamp(network: Network, anchor: fx.Node, clamp: ThreshReLU) -> None:

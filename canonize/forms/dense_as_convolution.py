@@ -46,7 +46,7 @@ class DenseAsConvolution(Form):
         for node in network.graph.nodes:
             if isinstance(network.module(node), nn.Linear):
                 reason = "its input is no flattened image, or somebody else reads it too"
-                journal.refusals[self.name, str(node.target)] = Refusal(self.name, str(node.target), reason)
+                journal.refuse(Refusal(self.name, str(node.target), reason))
 
     def _open(self, network: Network, dense: fx.Node) -> None:
         """A dense layer on plain vectors sees them as images of one pixel."""

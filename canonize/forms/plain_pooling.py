@@ -54,7 +54,7 @@ class PlainPooling(Form):
             sizes, windows = self._windows(network, source, module)
             if windows is None:
                 reason = f"its windows over {'x'.join(map(str, sizes))} positions are not all alike"
-                journal.refusals[self.name, str(node.target)] = Refusal(self.name, str(node.target), reason)
+                journal.refuse(Refusal(self.name, str(node.target), reason))
                 continue
             self._check_size(network, node, source, sizes)
             network.replace(node, _PLAIN[type(module)](windows, stride=windows))

@@ -56,8 +56,11 @@ def fixed_values(graph: fx.Graph, root: nn.Module) -> dict[fx.Node, FixedValue]:
             value = lookup(root, str(node.target))
             exact = exact_value(value) if isinstance(value, Tensor) else value
             fixed[node] = FixedValue(value, exact, str(node.target), computed=False)
-        elif node.op == "call_module" and node.all_input_nodes and all(n in fixed for n in node.all_input_nodes):
-            evaluated = _evaluate(node, fixed, root.get_submodule(str(node.target)))
+        elif node.op == "call_module":
+            sources = node.all_input_nodes
+            evaluated = None
+            if sources and all(source in fixed for source in sources):
+                evaluated = _evaluate(node, fixed, root.get_submodule(str(node.target)))
             if evaluated is not None:
                 fixed[node] = evaluated
         elif node.op in ("call_function", "call_method") and _is_fixed(node, fixed):

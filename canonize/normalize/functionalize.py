@@ -58,13 +58,17 @@ def functionalize(graph: fx.Graph, root: nn.Module) -> None:
         Where an in-place write reaches a tensor under another name that is read later.
     """
     order = {node: position for position, node in enumerate(graph.nodes)}
+    modules = dict(root.named_modules(remove_duplicate=False))
     storage: dict[fx.Node, fx.Node] = {}
+    sharing: dict[fx.Node, list[fx.Node]] = {}
     for node in list(graph.nodes):
-        written = _written(node, root)
+        written = _written(node, modules)
         if written is None:
             source = node.args[0] if node.args and isinstance(node.args[0], fx.Node) else None
-            shares = source is not None and _may_share(node, root)
-            storage[node] = storage[source] if shares and source is not None else node
+            shares = source is not None and _may_share(node, modules)
+            home = storage[source] if shares and source is not None else node
+            storage[node] = home
+            sharing.setdefault(home, []).append(node)
             continue
         if written.op == "get_attr":
             raise CaptureError(
@@ -72,7 +76,7 @@ def functionalize(graph: fx.Graph, root: nn.Module) -> None:
                 node.meta.get("path") or str(written.target),
                 "Canonize a model whose eval-mode forward leaves its state alone.",
             )
-        storage[node] = storage[written]
+        home = storage[node] = storage[written]
         _make_out_of_place(node)
         base = _sliced(written)
         later = [user for user in written.users if order[user] > order[node]]
@@ -80,12 +84,13 @@ def functionalize(graph: fx.Graph, root: nn.Module) -> None:
             user.replace_input_with(written, node)
         if base is not None:
             _write_back(graph, base, written, node, order)
-        for other, home in storage.items():
-            if home is storage[written] and other not in (node, written, base) and _read_after(other, node, order):
+        for other in sharing[home]:
+            if other not in (written, base) and _read_after(other, node, order):
                 raise CaptureError(
                     f"{node.name} writes in place into a tensor that is read later under another name ({other.name})",
                     node.meta.get("path") or None,
                 )
+        sharing[home].append(node)
 
 
 def _sliced(node: fx.Node) -> fx.Node | None:
@@ -117,19 +122,19 @@ def _name(node: fx.Node) -> str:
     return node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
 
 
-def _may_share(node: fx.Node, root: nn.Module) -> bool:
+def _may_share(node: fx.Node, modules: dict[str, nn.Module]) -> bool:
     if node.op == "call_module":
-        return isinstance(root.get_submodule(str(node.target)), _VIEW_MODULES)
+        return isinstance(modules[str(node.target)], _VIEW_MODULES)
     return node.op in ("call_function", "call_method") and _name(node) in _VIEWS
 
 
-def _written(node: fx.Node, root: nn.Module) -> fx.Node | None:
+def _written(node: fx.Node, modules: dict[str, nn.Module]) -> fx.Node | None:
     """The node whose value a node overwrites."""
     first = node.args[0] if node.args else node.kwargs.get("input")
     if not isinstance(first, fx.Node):
         return None
     if node.op == "call_module":
-        return first if getattr(root.get_submodule(str(node.target)), "inplace", False) is True else None
+        return first if getattr(modules[str(node.target)], "inplace", False) is True else None
     if node.op not in ("call_function", "call_method"):
         return None
     if "out" in node.kwargs and node.kwargs["out"] is not None:

@@ -261,7 +261,7 @@ def fixed_affine(ctx: Context, input: Any, scale: Any = 1.0, shift: Any = 0.0) -
     devices = {t.device for t in operands if t.device.type != "cpu"}
     if devices:
         operands = [t.to(next(iter(devices))) for t in operands]
-    affine = Affine(*operands).compress()
+    affine = Affine(operands[0], operands[1]).compress()
     if affine.is_identity:
         return Same(input)
     owner = _owner(scale, shift)

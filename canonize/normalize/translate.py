@@ -24,7 +24,7 @@ from canonize.normalize.functionalize import functionalize
 from canonize.normalize.naming import kind_of, operation_name, target_name
 from canonize.normalize.normalisations import INSTANCE_NORM, SPLIT, split
 from canonize.normalize.operations import OPERATIONS, Context, Layer, Same
-from canonize.shapes import Shapes
+from canonize.shapes import Shapes, gives_tensor
 
 BATCH_NORM = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 DROPOUT = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout)
@@ -61,8 +61,9 @@ def normalize(captured: Captured, inputs: Inputs, name: str) -> Network:
 class _Translation:
     def __init__(self, graph: fx.Graph, root: nn.Module, inputs: Inputs, name: str) -> None:
         self.graph, self.root = graph, root
+        self.named = dict(root.named_modules(remove_duplicate=False))
         # Inference walks the captured graph while the new one grows, so it sees the original operations.
-        self.shapes = Shapes(graph, inputs, lambda target: lookup(root, target))
+        self.shapes = Shapes(graph, inputs, self._find_original)
         self.fixed = fixed_values(graph, root)
         first = next((p for p in (*root.parameters(), *root.buffers()) if p.is_floating_point()), None)
         sample = next((t for t in inputs.tensors() if t.is_floating_point()), None)
@@ -74,6 +75,9 @@ class _Translation:
 
     def _find(self, target: str) -> Any:
         return self.network.modules[target]
+
+    def _find_original(self, target: str) -> Any:
+        return self.named[target] if target in self.named else lookup(self.root, target)
 
     def run(self) -> Network:
         for node in self.graph.nodes:
@@ -135,7 +139,7 @@ class _Translation:
 
     def _module(self, node: fx.Node) -> Any:
         target = str(node.target)
-        module = self.root.get_submodule(target)
+        module = self.named[target]
         if isinstance(module, (*DROPOUT, nn.Identity)):
             return self.values.get(_first(node)) if _first(node) in self.values else self._value_of(_first(node))
         if isinstance(module, (*BATCH_NORM, *INSTANCE_NORM)) and module.running_mean is not None:
@@ -177,8 +181,9 @@ class _Translation:
         args, kwargs = self._values_of(node.args), self._values_of(node.kwargs)
         if kwargs and not args and len(kwargs) == 1:
             args, kwargs = tuple(kwargs.values()), {}
-        new = self.network.call(name, module, (), node)
-        new.args, new.kwargs = args, kwargs
+        new = self.network.call(name, module, args, node)
+        if kwargs:
+            new.kwargs = kwargs
         return new
 
     def _batch_norm(self, node: fx.Node, module: Any, ndim: int) -> fx.Node:
@@ -201,7 +206,7 @@ class _Translation:
     def _function(self, node: fx.Node) -> Any:
         name = operation_name(node)
         builder = OPERATIONS.get(name or "")
-        if builder is not None and isinstance(self.shapes.value(node), Tensor | tuple):
+        if builder is not None and (gives_tensor(node) or isinstance(self.shapes.value(node), Tensor | tuple)):
             context = Context(self.shapes, node, node.meta.get("path", ""), kind_of(node))
             args = tuple(self._argument(a) for a in node.args)
             kwargs = {key: self._argument(a) for key, a in node.kwargs.items()}
@@ -257,7 +262,7 @@ class _Translation:
     def _name(self, node: fx.Node, name: str) -> str:
         """A new module's name says where it comes from."""
         path = node.meta.get("path", "")
-        module = self.root.get_submodule(path)
+        module = self.named[path]
         if path and is_leaf(module):
             return str(path)
         if path and not any(True for _ in module.children()) and any(True for _ in module.parameters()):
