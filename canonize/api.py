@@ -113,8 +113,9 @@ def _captured_and_rewritten(
     for tracer in ("symbolic_trace", "torch.export"):
         try:
             tell("capture", 0, 1)
-            network, report = rewritten(model, inputs, tracer, wishes, tell, paranoid=paranoid)
-            built = network.build(spend=not verify)
+            with _collector_at_rest():
+                network, report = rewritten(model, inputs, tracer, wishes, tell, paranoid=paranoid)
+                built = network.build(spend=not verify)
             if verify:
                 report.verdict = _prove(model, network, built, inputs, tell)
             return built, report
