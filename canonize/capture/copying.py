@@ -11,14 +11,19 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from canonize.torchscript import translated
+
 _ATOMS = (str, bytes, int, float, complex, type(None), type, types.FunctionType, types.BuiltinFunctionType, torch.dtype)
 
 
 def eval_copy(model: nn.Module) -> nn.Module:
     """A structural copy of a model in eval mode that shares every tensor with it.
 
-    The copy has modules, hooks and flags of its own: whatever is done to it, the original stays as it was.
+    The copy has modules, hooks and flags of its own: whatever is done to it, the original stays as it was. TorchScript
+    becomes modules that interpret it (`canonize.torchscript`).
     """
+    if isinstance(model, torch.jit.ScriptModule):
+        return translated(model)
     memo: dict[int, Any] = {}
     for module in model.modules():
         for value in _reachable_tensors(vars(module)):
@@ -47,6 +52,9 @@ def _duplicate(value: Any, memo: dict[int, Any]) -> Any:
         memo[id(value)] = items
         items.extend(_duplicate(item, memo) for item in value)
         return items
+    if isinstance(value, torch.jit.ScriptModule):
+        memo[id(value)] = part = translated(value)
+        return part
     if isinstance(value, nn.Module) and _is_plain(kind):
         memo[id(value)] = twin = object.__new__(kind)
         twin.__dict__.update((name, _duplicate(item, memo)) for name, item in vars(value).items())
