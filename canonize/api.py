@@ -22,6 +22,7 @@ from canonize.normalize import normalize
 from canonize.patterns import catalogue
 from canonize.report import Report, Verdict
 from canonize.rewrite import Progress, rewrite
+from canonize.torchscript import class_name
 
 if TYPE_CHECKING:
     from canonize.verify.paranoid import Watch
@@ -133,7 +134,7 @@ def _unexpected(model: nn.Module, error: Exception) -> RewriteError:
     lines = str(error).strip().splitlines() or [""]
     return RewriteError(
         f"canonize could not rewrite it ({type(error).__name__}: {lines[0]})",
-        type(model).__name__,
+        class_name(model),
         "Please report this model; nothing was changed.",
     )
 
@@ -174,7 +175,7 @@ def rewritten(
     tell = tell or (lambda stage, done, total: None)
     with _collector_at_rest():
         captured = capture(model, inputs, tracer)
-        network = normalize(captured, inputs, type(model).__name__)
+        network = normalize(captured, inputs, class_name(model))
         tell("capture", 1, 1)
         watch = _watch(network) if paranoid else None
         watching = watch.check if watch is not None else None
@@ -182,7 +183,7 @@ def rewritten(
     if watch is not None:
         network.notes.append(watch.note())
     report = Report(
-        model=type(model).__name__,
+        model=class_name(model),
         strategy=wishes.strategy,
         captured_by=captured.tracer,
         inputs=inputs.describe(),
@@ -241,11 +242,11 @@ def _prove(model: nn.Module, network: Network, built: fx.GraphModule, inputs: In
         return verdict
     if "not deterministic" in verdict.reason:
         hint = "Make its eval mode deterministic (a dropout that is always on, noise that is added), then canonize it."
-        raise NotEquivalentError(verdict.reason, verdict, type(model).__name__, hint)
+        raise NotEquivalentError(verdict.reason, verdict, class_name(model), hint)
     raise NotEquivalentError(
         f"the canonical model does not compute what the model computes ({verdict.reason})",
         verdict,
-        type(model).__name__,
+        class_name(model),
         "Please report this model: canonize writes nothing that it cannot prove.",
     )
 

@@ -22,6 +22,7 @@ from canonize.normalize.naming import operation_name
 from canonize.normalize.translate import BATCH_NORM, DROPOUT
 from canonize.patterns.stacked_linear import refusal
 from canonize.report import Finding, Report
+from canonize.torchscript import class_name
 
 WHY = {
     "C1": "explainers have no rule for a loose affine, or a wrong one",
@@ -55,7 +56,7 @@ def findings(module: fx.GraphModule, report: Report | None = None) -> list[Findi
 
 def inspect_module(model: nn.Module, inputs: Inputs, versions: dict[str, str]) -> Report:
     """Capture a model and list where it is not canonical."""
-    report = Report(model=type(model).__name__, inputs=inputs.describe(), versions=versions)
+    report = Report(model=class_name(model), inputs=inputs.describe(), versions=versions)
     existing = getattr(model, "report", None)
     if isinstance(existing, Report):
         report.affines, report.strategy = list(existing.affines), existing.strategy

@@ -939,4 +939,37 @@ MUTANTS: tuple[Mutant, ...] = (
             "        module = original\n        if weights is not None",
         ),
     ),
+    *_many(
+        "torchscript",
+        "torchscript/operators.py",
+        "loading/test_torchscript.py",
+        (
+            "a trace in training mode passes",
+            'given["training"] is True and given["running_mean"] is not None',
+            'given["training"] is None',
+        ),
+        (
+            "options are dropped",
+            "elif not argument.has_default_value() or not _same(value, argument.default_value):",
+            "elif not argument.has_default_value():",
+        ),
+        (
+            "a size is that of the example",
+            "else tensor.size(dim)",
+            "else (_example(tensor) if isinstance(tensor, fx.Proxy) else tensor).size(dim)",
+        ),
+    ),
+    *_many(
+        "torchscript",
+        "torchscript/program.py",
+        "loading/test_torchscript.py",
+        ("the other branch is taken", "unique()] else 1]", "unique()] is None else 1]"),
+        ("functions are mixed up", "key = next(iter(node.inputs())).unique()", "key = 0"),
+    ),
+    *_many(
+        "torchscript",
+        "verify/oracle.py",
+        "loading/test_torchscript.py",
+        ("casts are not looked for", "if cast and self.dtype", "if False and self.dtype"),
+    ),
 )

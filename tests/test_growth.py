@@ -54,7 +54,9 @@ def calls(model: nn.Module, inputs: torch.Tensor) -> int:
 
 
 @pytest.mark.parametrize(
-    ("make", "shape"), [(chain, (1, 3, 6, 6)), (Dense, (1, 3, 6, 6)), (merging, (2, 3))], ids=["chain", "dense", "merge"]
+    ("make", "shape"),
+    [(chain, (1, 3, 6, 6)), (Dense, (1, 3, 6, 6)), (merging, (2, 3))],
+    ids=["chain", "dense", "merge"],
 )
 def test_twice_the_layers_take_twice_the_calls(make: Callable[[int], nn.Module], shape: tuple[int, ...]) -> None:
     inputs = torch.randn(shape)

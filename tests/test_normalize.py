@@ -76,6 +76,20 @@ SPELLINGS: dict[str, tuple[Callable[[Any, Tensor], Any], type]] = {
     "x.repeat": (lambda m, x: x.repeat(1, 2, 1, 1), cnn.Rearrange),
     "F.conv2d": (lambda m, x: F.conv2d(x, m.weight, m.bias, padding=1), nn.Conv2d),
     "F.conv_transpose2d": (lambda m, x: F.conv_transpose2d(x, m.weight.transpose(0, 1), m.bias), nn.ConvTranspose2d),
+    "aten.convolution": (
+        lambda m, x: torch.ops.aten.convolution.default(x, m.weight, m.bias, [2, 1], [1, 0], [1, 1], False, [0, 0], 1),
+        nn.Conv2d,
+    ),
+    "aten.convolution, transposed": (
+        lambda m, x: torch.ops.aten.convolution.default(
+            x, m.weight.transpose(0, 1), m.bias, [2, 2], [1, 1], [1, 1], True, [1, 0], 1
+        ),
+        nn.ConvTranspose2d,
+    ),
+    "aten.instance_norm": (
+        lambda m, x: torch.ops.aten.instance_norm.default(x, None, None, None, None, True, 0.1, 0.01, False),
+        nn.InstanceNorm2d,
+    ),
     "F.linear": (lambda m, x: F.linear(x, m.matrix), nn.Linear),
     "x @ W": (lambda m, x: x @ m.matrix.T, nn.Linear),
     "torch.matmul": (lambda m, x: torch.matmul(x, m.matrix.T), nn.Linear),
@@ -210,6 +224,27 @@ def _inplace_behind_identity(m: Any, x: Tensor) -> Any:
     return y.tanh()
 
 
+def _inplace_aten(m: Any, x: Tensor) -> Any:
+    y = m.conv(x)
+    torch.ops.aten.add_.Tensor(y, m.conv2(x))
+    z = torch.ops.aten.relu_.default(y)
+    return y.sigmoid() + z
+
+
+def _inplace_aten_seen_by_a_view(m: Any, x: Tensor) -> Any:
+    y = m.conv(x)
+    flat = torch.ops.aten.view.default(y, [y.size(0), 4, -1])
+    torch.ops.aten.__iand__.Scalar(y.detach() > 0, True)
+    torch.ops.aten.relu_.default(y)
+    return flat.sigmoid()
+
+
+def _overwritten(m: Any, x: Tensor) -> Any:
+    y = m.conv(x)
+    torch.ops.aten.copy_.default(y, m.conv2(x).tanh())
+    return y * 2
+
+
 def _slice_set_to_zero(m: Any, x: Tensor) -> Any:
     y = m.conv(x)
     part = y[:, 1:3]
@@ -236,6 +271,9 @@ IN_PLACE = (
     _inplace_module,
     _inplace_chain,
     _inplace_on_a_view,
+    _inplace_aten,
+    _inplace_aten_seen_by_a_view,
+    _overwritten,
     _slice_set_to_zero,
     _slice_of_a_slice,
     _overlapping_slices,

@@ -12,6 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from canonize.torchscript import translated
+
 # Not subclasses of these: an enumeration's member, say, is copied as its class wants it.
 _ATOMS = {
     str, bytes, bool, int, float, complex, type(None), type, types.FunctionType, types.BuiltinFunctionType, torch.dtype,
@@ -21,8 +23,11 @@ _ATOMS = {
 def eval_copy(model: nn.Module) -> nn.Module:
     """A structural copy of a model in eval mode that shares every tensor with it.
 
-    The copy has modules, hooks and flags of its own: whatever is done to it, the original stays as it was.
+    The copy has modules, hooks and flags of its own: whatever is done to it, the original stays as it was. TorchScript
+    becomes modules that interpret it (`canonize.torchscript`).
     """
+    if isinstance(model, torch.jit.ScriptModule):
+        return translated(model)
     duplicate: nn.Module = _duplicate(model, {})
     # Not .eval(): a train() of the model's own may write into weights, which the copy shares.
     for module in duplicate.modules():
@@ -52,6 +57,9 @@ def _duplicate(value: Any, memo: dict[int, Any]) -> Any:
         return items
     if kind is tuple and all(type(item) in _ATOMS for item in value):
         return value
+    if isinstance(value, torch.jit.ScriptModule):
+        memo[id(value)] = part = translated(value)
+        return part
     if isinstance(value, nn.Module) and is_plain(kind):
         memo[id(value)] = twin = object.__new__(kind)
         own = twin.__dict__

@@ -83,7 +83,10 @@ def _export(root: nn.Module, inputs: Inputs) -> torch.export.ExportedProgram:
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
     """Keep torch.export's pages about a model that it cannot follow off the terminal."""
-    names = ("torch.export", "torch._dynamo", "torch.fx.experimental.symbolic_shapes", "torch.fx")
+    names = (
+        *("torch.export", "torch._dynamo", "torch._subclasses.fake_tensor"),
+        *("torch.fx.experimental.symbolic_shapes", "torch.fx"),
+    )
     loggers = [logging.getLogger(name) for name in names]
     levels = [logger.level for logger in loggers]
     try:

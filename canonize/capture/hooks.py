@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from torch import nn
 from torch.nn.modules.lazy import LazyModuleMixin
 
@@ -18,15 +17,11 @@ def refuse_what_a_trace_would_drop(model: nn.Module) -> None:
     Raises
     ------
     CaptureError
-        For forward hooks and backward hooks: they run around ``forward``, where no tracer sees them. For TorchScript,
-        whose code is no Python, and for lazy modules, which have no parameters yet.
+        For forward hooks and backward hooks: they run around ``forward``, where no tracer sees them. For lazy
+        modules, which have no parameters yet.
     """
     for name, module in model.named_modules():
         where = name or type(model).__name__
-        if isinstance(module, torch.jit.ScriptModule):
-            raise CaptureError(
-                "it is TorchScript, which cannot be traced", where, "Pass the nn.Module that it was scripted from."
-            )
         if isinstance(module, LazyModuleMixin) and module.has_uninitialized_params():  # type: ignore[misc]
             raise CaptureError(
                 "it is a lazy module without parameters yet", where, "Run the model once on an input, then canonize it."

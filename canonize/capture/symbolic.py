@@ -237,7 +237,8 @@ class _Tracer(fx.Tracer):
 
     def value_of(self, node: fx.Node) -> Any:
         """A node's value under the example inputs, on the meta device."""
-        return self.shapes.value(node)
+        with _untraced():
+            return self.shapes.value(node)
 
     def _depends_on_size(self, node: fx.Node) -> bool:
         """Whether any number behind a decision differs for another batch or image size."""

@@ -12,6 +12,7 @@ from canonize.capture.hooks import refuse_what_a_trace_would_drop
 from canonize.capture.symbolic import symbolic_trace
 from canonize.errors import CaptureError
 from canonize.inputs import Inputs
+from canonize.torchscript import class_name
 
 
 def capture(model: nn.Module, inputs: Inputs, tracer: str | None = None) -> Captured:
@@ -51,7 +52,7 @@ def capture(model: nn.Module, inputs: Inputs, tracer: str | None = None) -> Capt
 
 def _cannot(model: nn.Module, failures: list[tuple[str, Exception]]) -> CaptureError:
     """What to say when no tracer can capture a model."""
-    where = next((line for line in (_source_line(error) for _, error in failures) if line), type(model).__name__)
+    where = next((line for line in (_source_line(error) for _, error in failures) if line), class_name(model))
     if any("DataDependent" in type(error).__name__ or "data-dependent" in str(error) for _, error in failures):
         return CaptureError(
             "its control flow depends on the values of a tensor, not only on shapes",

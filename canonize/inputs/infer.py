@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -13,6 +14,7 @@ from torch import nn
 from canonize.errors import InputError
 from canonize.inputs.shapes import Shape, parse_shape, random_inputs
 from canonize.inputs.values import Inputs, normalise
+from canonize.torchscript import constants, translated
 
 # Two samples, so that a statistic taken over the batch shows.
 BATCH = 2
@@ -55,8 +57,10 @@ def infer(model: nn.Module, candidates: Iterable[Any] | None = None) -> Inputs:
     """
     _refuse_lazy(model)
     trial = _trial_copy(model)
-    count = max(1, _required_arguments(model))
     dtype, device = dtype_and_device(model)
+    if isinstance(model, torch.jit.ScriptModule):
+        model = translated(model)  # which has a signature, and layers that can be looked at
+    count = max(1, _required_arguments(model))
     below = _smallest_vocabulary(model)
 
     def guesses() -> Iterator[Inputs]:
@@ -100,7 +104,8 @@ def _smallest_vocabulary(model: nn.Module) -> int:
 
 def dtype_and_device(model: nn.Module) -> tuple[torch.dtype, torch.device]:
     """Precision and place of the first floating parameter or buffer; float32 on the CPU where there is none."""
-    for tensor in (*model.parameters(), *model.buffers()):
+    written = constants(model) if isinstance(model, torch.jit.ScriptModule) else []
+    for tensor in (*model.parameters(), *model.buffers(), *written):
         if tensor.is_floating_point():
             return tensor.dtype, tensor.device
     return torch.float32, torch.device("cpu")
@@ -222,6 +227,8 @@ def _trial_copy(model: nn.Module) -> nn.Module:
     """A copy in evaluation mode to try inputs on; shares the parameters, but no buffer that a forward may write to."""
     from canonize.capture import eval_copy  # which itself knows `Inputs`
 
+    if isinstance(model, torch.jit.ScriptModule):
+        return copy.deepcopy(model).eval()
     trial = eval_copy(model)
     for module in trial.modules():
         module._buffers.update({name: b.clone() for name, b in module._buffers.items() if b is not None})

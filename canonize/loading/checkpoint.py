@@ -8,7 +8,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from canonize.errors import LoadError
@@ -30,8 +29,6 @@ def module_from(content: Any, arch: str | None, path: Path) -> tuple[nn.Module, 
     """
     where = str(path)
     content, key = _unnest(content)
-    if isinstance(content, torch.jit.ScriptModule):
-        raise LoadError("is TorchScript", where=where, hint="Give the module it was scripted from")
     if isinstance(content, nn.Module):
         notes = [f"taken from {key!r} in the file"] if key else []
         if arch is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import pickle
+import warnings
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -30,11 +31,14 @@ def read_torch(path: Path, packages: tuple[str, ...], trust: bool) -> Any:
     """What ``torch.save`` wrote to `path`; without `trust`, only from classes that may be in a file (`safe`)."""
     kind = _container(path)
     if kind == "torchscript":
-        raise LoadError(
-            "is TorchScript, whose modules can no longer be told apart",
-            where=str(path),
-            hint="Give the module it was scripted from, saved with torch.save(model, path)",
-        )
+        if not trust:
+            raise LoadError(
+                "is TorchScript, a program that torch runs while it reads it",
+                where=str(path),
+                hint="If you trust where it comes from: --trust, or load(path, trust=True); or give the module it was "
+                "scripted from",
+            )
+        return _read(path, lambda: _script_of(path))
     if trust:
         return _read(path, lambda: torch.load(path, map_location="cpu", weights_only=False))
     names = _globals_of(path) if kind == "zip" else []
@@ -46,6 +50,22 @@ def read_torch(path: Path, packages: tuple[str, ...], trust: bool) -> Any:
         content = _read(path, lambda: torch.load(path, map_location="cpu", weights_only=True))
     audit(content, path)
     return content
+
+
+def _script_of(path: Path) -> torch.jit.ScriptModule:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # newer versions of torch call TorchScript deprecated
+            script: torch.jit.ScriptModule = torch.jit.load(str(path), map_location="cpu")
+    except RuntimeError as error:
+        if "torchvision::" in str(error):
+            raise
+        raise LoadError(
+            f"torch cannot load its TorchScript ({_first_line(error)})",
+            where=str(path),
+            hint="Give the module it was scripted from, or script it again with this version of torch",
+        ) from error
+    return script
 
 
 def _follow(path: Path, kind: str, known: list[Allowed]) -> None:

@@ -119,12 +119,16 @@ def _read_after(node: fx.Node, point: fx.Node, order: dict[fx.Node, int]) -> boo
 
 
 def _name(node: fx.Node) -> str:
+    if isinstance(node.target, torch._ops.OpOverload):
+        return str(node.target._schema.name).partition("::")[2]
     return node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
 
 
 def _may_share(node: fx.Node, modules: dict[str, nn.Module]) -> bool:
     if node.op == "call_module":
         return isinstance(modules[str(node.target)], _VIEW_MODULES)
+    if isinstance(node.target, torch._ops.OpOverload) and any(r.alias_info for r in node.target._schema.returns):
+        return True
     return node.op in ("call_function", "call_method") and _name(node) in _VIEWS
 
 
@@ -139,6 +143,9 @@ def _written(node: fx.Node, modules: dict[str, nn.Module]) -> fx.Node | None:
         return None
     if "out" in node.kwargs and node.kwargs["out"] is not None:
         raise CaptureError(f"{node.name} writes into its argument out=", node.meta.get("path") or None)
+    if isinstance(node.target, torch._ops.OpOverload):
+        alias = node.target._schema.arguments[0].alias_info
+        return first if alias is not None and alias.is_write else None
     name = _name(node)
     if node.op == "call_function" and (node.target in _IN_PLACE_OPERATORS or node.target is operator.setitem):
         return first
@@ -174,3 +181,18 @@ def _make_out_of_place(node: fx.Node) -> None:
         node.target = assign
     elif node.op == "call_method" and node.target == "zero_":
         node.op, node.target = "call_function", torch.zeros_like
+    elif isinstance(node.target, torch._ops.OpOverload):
+        node.target = _out_of_place(node.target)
+
+
+def _out_of_place(operation: torch._ops.OpOverload) -> torch._ops.OpOverload:
+    """ATen's operator that computes the same and writes nothing."""
+    name, overload = operation._schema.name.partition("::")[2], operation._overloadname
+    if name == "zero_":
+        return torch.ops.aten.zeros_like.default
+    other = f"__{name[3:]}" if name.startswith("__i") and name.endswith("__") else name.removesuffix("_")
+    packet = getattr(torch.ops.aten, other, None)
+    if packet is None or overload not in packet.overloads():
+        raise CaptureError(f"{operation.name()} writes in place, and has no counterpart that does not")
+    found: torch._ops.OpOverload = getattr(packet, overload)
+    return found

@@ -86,6 +86,19 @@ def prelu(ctx: Context, input: Any, weight: Any) -> Built:
     return Layer(module, (input,), weight.name.rpartition(".")[0])
 
 
+@operation("embedding")
+def embedding(ctx: Context, weight: Any, indices: Any, *_: Any, **__: Any) -> Built:
+    """ATen's look-up in a fixed table; ``F.embedding`` has another order."""
+    named = isinstance(ctx.node.target, torch._ops.OpOverload)
+    if not named or not is_node(indices) or not isinstance(weight, FixedValue) or weight.value.ndim != 2:
+        return None
+    count, size = weight.value.shape
+    module = nn.Embedding(count, size, device="meta")
+    own = isinstance(weight.value, nn.Parameter)
+    module.weight = weight.value if own else nn.Parameter(weight.value.detach(), requires_grad=False)
+    return Layer(module, (indices,), weight.name.rpartition(".")[0])
+
+
 @operation("softmax", "_softmax")
 def softmax(ctx: Context, input: Any, dim: Any = None, *_: Any, dtype: Any = None, **__: Any) -> Built:
     """Softmax along a fixed dimension."""

@@ -11,6 +11,7 @@ from __future__ import annotations
 import copy
 from typing import Any
 
+import torch
 from torch import Tensor, fx, nn
 
 from canonize.affine import EXACT, Affine
@@ -64,6 +65,30 @@ def group_norm(
         return None
     module: Any = nn.GroupNorm(num_groups, shape[1], eps, affine=False)
     return _with_parameters(module, input, weight, bias, "affine")
+
+
+@operation("instance_norm")
+def instance_norm(
+    ctx: Context,
+    input: Any,
+    weight: Any,
+    bias: Any,
+    running_mean: Any,
+    running_var: Any,
+    use_input_stats: Any = True,
+    momentum: Any = 0.1,
+    eps: Any = 1e-5,
+    *_: Any,
+) -> Built:
+    """ATen's instance norm over the statistics of its input, as the module; ``F.instance_norm`` has another order."""
+    shape = ctx.shapes.shape(input) if is_node(input) else None
+    named = isinstance(ctx.node.target, torch._ops.OpOverload)
+    if not named or shape is None or len(shape) not in (3, 4, 5) or not plain(eps) or use_input_stats is not True:
+        return None
+    if running_mean is not None or running_var is not None:
+        return None
+    cls: Any = INSTANCE_NORM[len(shape) - 3]
+    return _with_parameters(cls(shape[1], eps=eps), input, weight, bias, "affine")
 
 
 def _with_parameters(module: Any, input: fx.Node, weight: Any, bias: Any, flag: str) -> Built:

@@ -178,6 +178,29 @@ def _tuple(value: Sequence[int], dims: int) -> tuple[int, ...]:
     return value * dims if len(value) == 1 else value
 
 
+@operation("convolution", "_convolution")
+def convolution(
+    ctx: Context,
+    input: Any,
+    weight: Any,
+    bias: Any,
+    stride: Any,
+    padding: Any,
+    dilation: Any,
+    transposed: Any,
+    output_padding: Any,
+    groups: Any,
+    *switches: Any,
+) -> Built:
+    """ATen's one convolution for all dimensions, which is what ``torch.jit.trace`` records."""
+    if not isinstance(weight, FixedValue) or not isinstance(transposed, bool) or weight.value.ndim not in (3, 4, 5):
+        return None
+    build = _convolution(weight.value.ndim - 2, transposed)
+    if transposed:
+        return build(ctx, input, weight, bias, stride, padding, output_padding, groups, dilation)
+    return build(ctx, input, weight, bias, stride, padding, dilation, groups)
+
+
 for _dims in (1, 2, 3):
     operation(f"conv{_dims}d")(_convolution(_dims, transposed=False))
     operation(f"conv_transpose{_dims}d")(_convolution(_dims, transposed=True))
@@ -395,6 +418,15 @@ def feature_dropout(ctx: Context, input: Any, p: float = 0.5, train: bool = True
 def stochastic_depth(ctx: Context, input: Any, p: float, mode: str, training: bool = True) -> Built:
     """Torchvision's stochastic depth that is switched off."""
     return Same(input) if is_node(input) and (not training or p == 0) else None
+
+
+@operation("copy")
+def overwrite(ctx: Context, input: Any, src: Any, non_blocking: bool = False) -> Built:
+    """``x.copy_(y)`` is ``y``, where it has the shape and the type of ``x``."""
+    if not is_node(src) or not isinstance(ctx.shapes.value(ctx.node), Tensor):
+        return None
+    same = ctx.shapes.value(src).dtype == ctx.shapes.value(ctx.node).dtype
+    return Same(src) if same and ctx.shapes.always(lambda new, old: new == old, src, ctx.node) else None
 
 
 @operation("contiguous", "clone", "alias", "lift_fresh_copy", "positive", "pos", "detach_copy")

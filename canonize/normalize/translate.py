@@ -25,6 +25,7 @@ from canonize.normalize.naming import kind_of, operation_name, target_name
 from canonize.normalize.normalisations import INSTANCE_NORM, SPLIT, split
 from canonize.normalize.operations import OPERATIONS, Context, Layer, Same
 from canonize.shapes import Shapes, gives_tensor
+from canonize.torchscript import Scripted
 
 BATCH_NORM = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 DROPOUT = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout)
@@ -207,7 +208,7 @@ class _Translation:
         name = operation_name(node)
         builder = OPERATIONS.get(name or "")
         if builder is not None and (gives_tensor(node) or isinstance(self.shapes.value(node), Tensor | tuple)):
-            context = Context(self.shapes, node, node.meta.get("path", ""), kind_of(node))
+            context = Context(self.shapes, node, node.meta.get("path", ""), self._kind(node))
             args = tuple(self._argument(a) for a in node.args)
             kwargs = {key: self._argument(a) for key, a in node.kwargs.items()}
             try:
@@ -223,6 +224,12 @@ class _Translation:
         if name in MOVEMENT and self._is_idle(node):
             return self._value_of(_first(node))
         return self._call(node, name)
+
+    def _kind(self, node: fx.Node) -> str:
+        """What a report calls a call that may be an affine: TorchScript remembers which layer made it."""
+        module = self.root.get_submodule(node.meta.get("path", ""))
+        is_layer = isinstance(module, Scripted) and "Norm" in module.layer
+        return str(module.layer) if is_layer else kind_of(node)
 
     def _argument(self, argument: Any) -> Any:
         """An argument with fixed values in place of the nodes that compute them."""
@@ -263,7 +270,7 @@ class _Translation:
         """A new module's name says where it comes from."""
         path = node.meta.get("path", "")
         module = self.named[path]
-        if path and is_leaf(module):
+        if path and (is_leaf(module) or _is_scripted_leaf(module)):
             return str(path)
         if path and not any(True for _ in module.children()) and any(True for _ in module.parameters()):
             return f"{path}_{name}"  # the name itself belongs to the layer whose parameters these are
@@ -379,6 +386,13 @@ def _first(node: fx.Node) -> fx.Node:
     first = node.args[0] if node.args else next(iter(node.kwargs.values()))
     assert isinstance(first, fx.Node)
     return first
+
+
+def _is_scripted_leaf(module: nn.Module) -> bool:
+    """Whether a module of a TorchScript program was one of torch's layers without weights, which is one operation."""
+    if not isinstance(module, Scripted) or not module.layer:
+        return False
+    return not any(True for _ in (*module.children(), *module.parameters(recurse=False)))
 
 
 def _is_guard(node: fx.Node) -> bool:

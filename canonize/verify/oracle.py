@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from canonize.inputs import Inputs
+from canonize.torchscript import narrow_cast
 from canonize.verify import measure, run
 from canonize.verify.twin import eval_twin, float64_twin, floating_dtype
 
@@ -68,6 +69,10 @@ class Oracle:
         self.wide: nn.Module = float64_twin(model) if _has_narrow(model) else self.own
         self.in_float64, self.problem = True, ""
         self._truths, self._owns = Memory(), Memory()
+        cast = narrow_cast(model) if isinstance(model, torch.jit.ScriptModule) else ""
+        if cast and self.dtype != torch.float64:
+            self._use_own(f"its TorchScript computes in {cast} whatever it is fed", inputs)
+            return
         try:
             found = self.truth(inputs)
         except run.FailedRunError as error:

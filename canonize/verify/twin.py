@@ -12,6 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
+from canonize.torchscript import constants
+
 _ATOMS = (str, bytes, int, float, complex, bool, type(None), type, types.FunctionType, types.ModuleType, torch.dtype)
 
 
@@ -164,7 +166,8 @@ def floating_dtype(model: nn.Module) -> torch.dtype | None:
     stated = getattr(model, "own_dtype", None)  # a runtime's session
     if isinstance(stated, torch.dtype):
         return stated
-    for held in (model.parameters(), model.buffers()):
+    written = constants(model) if isinstance(model, torch.jit.ScriptModule) else []
+    for held in (model.parameters(), model.buffers(), written):
         sizes: dict[torch.dtype, int] = {}
         for tensor in held:
             if not is_lazy(tensor) and tensor.is_floating_point():
