@@ -27,7 +27,7 @@ from tests.statistics import calibrate, harden
 
 MILLION = 1_000_000
 _MOST_REASONS = 12
-SMALL_RESPONSE = 1e-12
+SMALL_RESPONSE = 1e-13
 
 
 @dataclass
