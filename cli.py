@@ -1,0 +1,1 @@
+canonize/cli.py
