@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from benchmarks.speed import marks
 from benchmarks.speed.row import Row, Settings
 from benchmarks.speed.subjects import build
-from benchmarks.speed.timing import compare, fill_ratio, interleaved, processor_time, said
+from benchmarks.speed.timing import compare, fill_ratio, interleaved, said, shortest_time
 from canonize import canonize
 
 PART = "forward"
@@ -56,7 +56,7 @@ def _row(row: Row, models: dict[str, nn.Module], x: Tensor, settings: Settings) 
     def runner(model: nn.Module) -> Callable[[], Tensor]:
         return lambda: model(x)
 
-    clock = gpu_time if x.is_cuda else forward_time
+    clock = gpu_time if x.is_cuda else shortest_time
     with torch.no_grad():
         times = interleaved({name: runner(model) for name, model in models.items()}, settings, clock)
     compare(row, times["canonize"], times["original"])
@@ -69,11 +69,6 @@ def _row(row: Row, models: dict[str, nn.Module], x: Tensor, settings: Settings) 
 
 def _ratios(ours: list[float], others: list[float]) -> list[float]:
     return [a / b for a, b in zip(ours, others, strict=True)]
-
-
-def forward_time(run: Callable[[], Any]) -> float:
-    """Like `processor_time`, the better of two: the first after another contestant finds the caches cold."""
-    return min(processor_time(run), processor_time(run))
 
 
 def gpu_time(run: Callable[[], Any]) -> float:

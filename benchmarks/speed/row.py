@@ -29,8 +29,8 @@ class Settings:
         Whether ``torch.compile`` is also tried with its code generator, which takes minutes.
     """
 
-    rounds: int = 9
-    seconds: float = 40.0
+    rounds: int = 7
+    seconds: float = 15.0
     edge: int = 224
     seed: int = 0
     inductor: bool = True

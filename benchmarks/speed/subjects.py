@@ -17,7 +17,7 @@ SUBJECTS: dict[str, str] = {
     "RepVGG-A0": "timm:repvgg_a0",
     "LeViT-128": "timm:levit_128",
 }
-"""What the tables call a model, and what ``canonize`` calls it. Any other key of torchvision or timm will do as well."""
+"""What the tables call a model, and what ``canonize`` calls it. Any other key of torchvision or timm will do, too."""
 
 
 def build(subject: str, settings: Settings) -> tuple[nn.Module, Tensor]:
