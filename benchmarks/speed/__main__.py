@@ -10,9 +10,10 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from benchmarks.speed.parts import PARTS, units
+from benchmarks.speed.parts import PARTS, Part, units
 from benchmarks.speed.row import Row, Settings, read, write
 from benchmarks.speed.subjects import SUBJECTS
+from benchmarks.speed.timing import said
 
 DOCS = Path(__file__).parents[2] / "docs"
 
@@ -32,7 +33,7 @@ def main(
     page: Annotated[Path, typer.Option(help="The page to write; the plot goes beside it.")] = DOCS / "speed.md",
 ) -> None:
     """Measure conversion, proof, forward, compilation, ONNX files, memory and growth. Can be interrupted."""
-    from benchmarks.speed.page import write_page
+    from benchmarks.speed.page import machine, write_page
     from benchmarks.speed.plot import write_plot
 
     for unknown in {*(parts or [])} - {*PARTS}:
@@ -51,20 +52,31 @@ def main(
             task = progress.add_task("", total=len(todo))
             for part, subject in todo:
                 progress.update(task, description=f"{part.name} {subject}")
-                found = part.measure(subject, settings)
+                found = _measured(part, subject, settings)
+                for row in found:
+                    row.machine = machine()
                 rows = ordered([row for row in rows if (row.part, row.subject) != (part.name, subject)] + found)
                 write(rows, results)
                 progress.advance(task)
     except KeyboardInterrupt:
         interrupted = True
     if rows:
-        write_page(rows, page)
+        write_page(rows, page, edge)
         write_plot(rows, page.with_suffix(".png"))
     if interrupted:
         typer.echo("Interrupted; the same command goes on from here.", err=True)
         raise typer.Exit(130)
     marked = [row for row in rows if row.mark is not None]
     typer.echo(f"{len(rows)} figures in {page.name}: {sum(map(_reached, marked))} of {len(marked)} marks reached")
+
+
+def _measured(part: Part, subject: str, settings: Settings) -> list[Row]:
+    """What cannot be measured at all keeps nothing else from being measured; its row says why."""
+    try:
+        return part.measure(subject, settings)
+    except Exception as error:
+        typer.echo(f"{part.name} {subject}: {said(error)}", err=True)
+        return [Row(part.name, subject, "", note=said(error))]
 
 
 def _reached(row: Row) -> bool:

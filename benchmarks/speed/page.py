@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 import os
-import platform
+import textwrap
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
 
 from benchmarks.coverage.table import table
-from benchmarks.speed.row import Row
+from benchmarks.speed.row import Row, Settings
 
 INTRODUCTION = """# Speed
 
@@ -19,19 +19,26 @@ How long canonize takes to convert and to prove, and how fast what comes out is,
 
     python -m benchmarks.speed
 
-on {machine}, one thread. Weights are random, BatchNorm's statistics nearly those of the input. Contestants run in
-turn, A B A B, after one run of each that does not count. Times are processor time: a busy machine stretches that less
-than wall-clock time. *Ratio* is the median of the rounds' ratios, canonize over the other, so that below 1 canonize is
-the faster; its quartiles stand behind it. *Mark* is what the ratio is to stay at or below. Every figure is in
-[speed.json](speed.json), from which the command goes on where it was interrupted; `--again` measures anew.
+{how}
 
-![Ratios of canonize over other tools](speed.png)
+![Ratios of canonize over other tools, part by part](speed.png)
+"""
+
+HOW = """
+On {machine}; one thread; random weights, BatchNorm's statistics nearly those of the input; images of {edge} pixels.
+Contestants run in turn, A B A B, after one run of each that does not count. Times are processor time: a busy machine
+stretches that less than wall-clock time. *Ratio* is the median of the rounds' ratios, canonize over the other, so that
+below 1 canonize is the faster; the quartiles stand behind it. *Mark* is what the ratio is to stay at or below. Every
+figure is in [speed.json](speed.json), from which the command goes on where it was interrupted; `--again` measures anew,
+and `--help` says how to ask for parts of it.
 """
 
 
-def write_page(rows: list[Row], path: Path) -> None:
+def write_page(rows: list[Row], path: Path, edge: int = Settings.edge) -> None:
     """Write the page."""
-    parts = [INTRODUCTION.format(machine=machine()), _marks(rows)]
+    machines = "; ".join(dict.fromkeys(row.machine for row in rows if row.machine))
+    how = HOW.format(machine=machines or machine(), edge=edge)
+    parts = [INTRODUCTION.format(how=textwrap.fill(how.strip(), 118)), _marks(rows)]
     for part, write in SECTIONS.items():
         own = [row for row in rows if row.part == part]
         if own:
@@ -40,10 +47,10 @@ def write_page(rows: list[Row], path: Path) -> None:
 
 
 def machine() -> str:
-    """Where it was measured, in words that hold for any such machine."""
+    """Where it is measured, in words that hold for any such machine."""
     version = str(torch.__version__).partition("+")[0]
-    gpu = f"GPU {torch.cuda.get_device_name()}" if torch.cuda.is_available() else "no GPU"
-    return f"{os.cpu_count()} cores, {platform.machine()} CPU, {gpu}, torch {version}"
+    gpu = f", GPU {torch.cuda.get_device_name()}" if torch.cuda.is_available() else ""
+    return f"{os.cpu_count()} cores, CPU{gpu}, torch {version}"
 
 
 def _marks(rows: list[Row]) -> str:

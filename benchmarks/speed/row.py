@@ -57,6 +57,8 @@ class Row:
         What the ratio is to stay at or below.
     note : str
         Why there are no figures, or what else to know about them.
+    machine : str
+        Where it was measured, in words that hold for any such machine.
     more : dict
         Further figures of the same comparison.
     """
@@ -73,6 +75,7 @@ class Row:
     rounds: int = 0
     mark: float | None = None
     note: str = ""
+    machine: str = ""
     more: dict[str, Any] = field(default_factory=dict)
 
     @property

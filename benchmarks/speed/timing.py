@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import io
+import re
 import statistics
 import time
 import warnings
@@ -16,6 +17,7 @@ from benchmarks.speed.row import Row, Settings
 Times = dict[str, list[float]]
 LEAST_ROUNDS = 3
 SHORT = 0.05
+_PATH = re.compile(r"(?:/[\w.\-]+){2,}")
 
 
 def interleaved(
@@ -63,20 +65,16 @@ def processor_time(run: Callable[[], Any]) -> float:
 
 
 def shortest_time(run: Callable[[], Any]) -> float:
-    """Like `processor_time`, the shortest of several runs: for what takes milliseconds.
+    """The shortest of several runs in a row, for what takes milliseconds and leaves nothing to collect behind.
 
     The first run after another contestant's finds the caches cold.
     """
     times: list[float] = []
     while len(times) < 2 or sum(times) < SHORT:
-        times.append(processor_time(run) if not times else _bare(run))
+        start = time.process_time()
+        run()
+        times.append(time.process_time() - start)
     return min(times)
-
-
-def _bare(run: Callable[[], Any]) -> float:
-    start = time.process_time()
-    run()
-    return time.process_time() - start
 
 
 def compare(row: Row, ours: list[float], others: list[float], scale: float = 1e3) -> Row:
@@ -105,4 +103,4 @@ def quiet() -> Iterator[None]:
 def said(error: BaseException) -> str:
     """An error in one line, without what is peculiar to this machine."""
     lines = str(error).strip().splitlines() or [""]
-    return f"{type(error).__name__}: {' '.join(lines[0].split())}"[:160]
+    return f"{type(error).__name__}: {_PATH.sub('...', ' '.join(lines[0].split()))}"[:160]
