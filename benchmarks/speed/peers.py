@@ -30,13 +30,15 @@ def fuse_pairs(model: nn.Module, x: Tensor) -> Run:
 
     pairs = convolution_batch_norm_pairs(model)
     if not pairs:
-        raise ValueError("no convolution is followed by a BatchNorm")
+        raise ValueError("torch.fx sees no convolution that a BatchNorm follows")
     return lambda: [fuse_conv_bn_eval(convolution, norm) for convolution, norm in pairs]
 
 
 def convolution_batch_norm_pairs(model: nn.Module) -> list[tuple[Any, Any]]:
     """Convolutions that only a BatchNorm reads, and that BatchNorm."""
     pairs = []
+    # Of a copy: some models keep what a forward has made, and tracing would leave its proxies there.
+    model = copy.deepcopy(model)
     modules = dict(model.named_modules())
     for node in fx.symbolic_trace(model).graph.find_nodes(op="call_module"):
         source = node.args[0]
