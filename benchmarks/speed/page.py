@@ -157,7 +157,8 @@ def _compile(rows: list[Row]) -> list[str]:
     return [
         "## torch.compile",
         "",
-        "`torch.compile(canonical, fullgraph=True)`. With `inductor`, compiled canonical over compiled original.",
+        "`torch.compile(canonical, fullgraph=True)` on one image. With `inductor`, which generates code and folds",
+        "itself, the compiled canonical model over the compiled original.",
         "",
         *table(head, cells, 2),
     ]
@@ -184,9 +185,9 @@ def _onnx(rows: list[Row]) -> list[str]:
     return [
         "## In ONNX Runtime",
         "",
-        "One run, batch 1, one thread, all of ONNX Runtime's own optimizations on for every file. *BatchNorms left*",
-        "counts `BatchNormalization` nodes: in canonize's file, in the other, and in either after ONNX Runtime's",
-        "optimizer.",
+        "One run, batch 1, one thread, all of ONNX Runtime's own optimizations on for every file. The original's file",
+        "is what `torch.onnx` writes, its own optimizer on. *BatchNorms left* counts `BatchNormalization` nodes: in",
+        "canonize's file, in the other, and in the other after ONNX Runtime's optimizer.",
         "",
         *table(head, cells, 2),
     ]
