@@ -59,10 +59,14 @@ def zennit(model: nn.Module, x: Tensor) -> Run:
     own = {"VGG": VGGCanonizer, "ResNet": ResNetCanonizer}.get(type(model).__name__, SequentialMergeBatchNorm)
     model = copy.deepcopy(model)
 
-    def run() -> None:
-        for canonizer in own().apply(model):
+    def run() -> int:
+        applied = own().apply(model)
+        for canonizer in applied:
             canonizer.remove()
+        return len(applied)
 
+    if not run():
+        raise ValueError("zennit finds no BatchNorm right behind a linear layer")
     return run
 
 

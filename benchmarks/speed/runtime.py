@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -35,7 +36,7 @@ def measure(subject: str, settings: Settings) -> list[Row]:
         if OWN not in runs or len(runs) == 1:
             fastest.note = fastest.note or "no file to compare with" if OWN in runs else "canonize wrote no file"
             return [*rows.values(), fastest]
-        times = interleaved(runs, settings, shortest_time)
+        times = interleaved(runs, settings, _fresh_time)
     for name, row in rows.items():
         if name in times:
             compare(row, times[OWN], times[name])
@@ -49,7 +50,7 @@ def measure(subject: str, settings: Settings) -> list[Row]:
 def _files(
     model: nn.Module, x: Tensor, folder: Path, rows: dict[str, Row]
 ) -> tuple[dict[str, Callable[[], Any]], dict[str, tuple[int, int]]]:
-    """What runs each file once, and its BatchNormalization nodes before and after ONNX Runtime's optimizer."""
+    """What opens each file, and its BatchNormalization nodes before and after ONNX Runtime's optimizer."""
     import onnx
 
     paths: dict[str, Path] = {}
@@ -69,7 +70,8 @@ def _files(
     for name, path in paths.items():
         try:
             optimized = path.with_suffix(".optimized.onnx")
-            runs[name] = _runner(path, optimized, x)
+            _session(path, x, optimized)
+            runs[name] = functools.partial(_session, path, x)
             norms[name] = (_batch_norms(path), _batch_norms(optimized))
         except Exception as error:
             if name == OWN:
@@ -78,13 +80,20 @@ def _files(
     return runs, norms
 
 
-def _runner(path: Path, optimized: Path, x: Tensor) -> Callable[[], Any]:
+def _fresh_time(session: Callable[[], Callable[[], Any]]) -> float:
+    """Of a session of its own: where in memory one happens to lie makes all its runs faster or slower."""
+    return shortest_time(session())
+
+
+def _session(path: Path, x: Tensor, optimized: Path | None = None) -> Callable[[], Any]:
+    """What runs a file once; its optimized form is written where asked for."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
-    options.optimized_model_filepath = str(optimized)
+    if optimized is not None:
+        options.optimized_model_filepath = str(optimized)
     options.log_severity_level = 3
     session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     feed = {session.get_inputs()[0].name: x.numpy()}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import io
+import logging
 import re
 import statistics
 import time
@@ -95,9 +96,14 @@ def fill_ratio(row: Row, ratios: list[float]) -> Row:
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
     """Tools write warnings and progress to the terminal whatever they are told."""
-    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
-        warnings.simplefilter("ignore")
-        yield
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)
 
 
 def said(error: BaseException) -> str:
