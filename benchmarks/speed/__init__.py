@@ -1,0 +1,1 @@
+"""How fast canonize converts, proves and runs, beside other tools, measured: ``python -m benchmarks.speed``."""
