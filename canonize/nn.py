@@ -7,8 +7,11 @@ to, and everything without a name of its own is a ``Call``.
 
 from __future__ import annotations
 
+import builtins
 import functools
 import importlib
+import math
+import operator
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -352,9 +355,24 @@ def fill(template: Any, inputs: Sequence[Any]) -> Any:
     return template
 
 
-@functools.cache
+# torch.compile follows attributes of these, and no import.
+_HOMES = {"torch": torch, "operator": operator, "builtins": builtins, "math": math}
+
+
 def resolve(name: str) -> Callable[..., Any]:
     """Find a function by its dotted name (``torch.ops.aten.add.Tensor``, ``mypackage.ops.myfunction``)."""
+    head, *parts = name.split(".")
+    if head not in _HOMES:
+        return _imported(name)
+    found: Any = _HOMES[head]
+    for part in parts:
+        found = getattr(found, part)
+    function: Callable[..., Any] = found
+    return function
+
+
+@functools.cache
+def _imported(name: str) -> Callable[..., Any]:
     parts = name.split(".")
     for cut in range(len(parts), 0, -1):
         try:
