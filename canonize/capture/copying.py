@@ -28,15 +28,18 @@ def eval_copy(model: nn.Module) -> nn.Module:
     """
     if isinstance(model, torch.jit.ScriptModule):
         return translated(model)
-    duplicate: nn.Module = _duplicate(model, {})
+    twin: nn.Module = duplicate(model, {})
     # Not .eval(): a train() of the model's own may write into weights, which the copy shares.
-    for module in duplicate.modules():
+    for module in twin.modules():
         module.__dict__["training"] = False
-    return duplicate
+    return twin
 
 
-def _duplicate(value: Any, memo: dict[int, Any]) -> Any:
-    """What ``copy.deepcopy`` does, for what modules are made of; it takes several times as long over them."""
+def duplicate(value: Any, memo: dict[int, Any]) -> Any:
+    """What ``copy.deepcopy`` does, for what modules are made of; it takes several times as long over them.
+
+    Tensors are shared, but for those whose copies ``memo`` knows, by their ``id``.
+    """
     kind: Any = type(value)
     if kind in _ATOMS:
         return value
@@ -48,12 +51,12 @@ def _duplicate(value: Any, memo: dict[int, Any]) -> Any:
     if kind is dict or kind is OrderedDict:
         memo[id(value)] = same = kind()
         for key, item in value.items():
-            same[key if type(key) is str else _duplicate(key, memo)] = _duplicate(item, memo)
+            same[key if type(key) is str else duplicate(key, memo)] = duplicate(item, memo)
         return same
     if kind is list:
         items: list[Any] = []
         memo[id(value)] = items
-        items.extend(_duplicate(item, memo) for item in value)
+        items.extend(duplicate(item, memo) for item in value)
         return items
     if kind is tuple and all(type(item) in _ATOMS for item in value):
         return value
@@ -64,10 +67,10 @@ def _duplicate(value: Any, memo: dict[int, Any]) -> Any:
         memo[id(value)] = twin = object.__new__(kind)
         own = twin.__dict__
         for name, item in value.__dict__.items():
-            own[name] = item if type(item) in _ATOMS else _duplicate(item, memo)
+            own[name] = item if type(item) in _ATOMS else duplicate(item, memo)
         return twin
     for tensor in _tensors_of(value):
-        memo[id(tensor)] = tensor
+        memo.setdefault(id(tensor), tensor)
     return copy.deepcopy(value, memo)
 
 

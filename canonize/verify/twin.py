@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
+from canonize.capture.copying import duplicate
 from canonize.torchscript import constants
 
 _ATOMS = (str, bytes, int, float, complex, bool, type(None), type, types.FunctionType, types.ModuleType, torch.dtype)
@@ -86,7 +87,8 @@ def _copy(model: nn.Module, replace: Callable[[Tensor], Tensor]) -> nn.Module:
     for tensor in reachable_tensors(model):
         if id(tensor) not in memo and not is_lazy(tensor):
             memo[id(tensor)] = replace(tensor)
-    twin = copy.deepcopy(model, memo)
+    scripted = any(isinstance(module, torch.jit.ScriptModule) for module in model.modules())
+    twin: nn.Module = copy.deepcopy(model, memo) if scripted else duplicate(model, memo)
     _restore_forgotten(model, twin, memo)
     for module in twin.modules():
         module.training = False
