@@ -46,10 +46,18 @@ def gives_tensor(node: fx.Node) -> bool:
 
 
 class Environment:
-    """One set of input sizes, and the values the nodes have under it."""
+    """One set of input sizes, and the values the nodes have under it.
 
-    def __init__(self, inputs: Inputs) -> None:
-        self.inputs = inputs
+    Parameters
+    ----------
+    inputs : Inputs
+        On the meta device: sizes take no memory.
+    drawn : callable
+        Real inputs of these sizes, made where something has to be run.
+    """
+
+    def __init__(self, inputs: Inputs, drawn: Callable[[], Inputs]) -> None:
+        self.inputs, self.drawn = inputs, drawn
         self.meta: dict[fx.Node, Any] = {}
         self.real: dict[fx.Node, Any] = {}
         self.runs: bool | None = None
@@ -70,9 +78,10 @@ class Shapes:
     def __init__(self, graph: fx.Graph, inputs: Inputs, lookup: Callable[[str], Any]) -> None:
         self.graph = graph
         self.lookup = lookup
-        self.own = Environment(inputs)
-        self.batch_variants = [Environment(v) for v in _other_batch_sizes(inputs)]
-        self.size_variants = [Environment(v) for v in _other_image_sizes(inputs)]
+        meta = inputs.map(_to_meta)
+        self.own = Environment(meta, lambda: inputs)
+        self.batch_variants = _environments(_other_batch_sizes, meta, inputs)
+        self.size_variants = _environments(_other_image_sizes, meta, inputs)
 
     # ------------------------------------------------------------------ questions
 
@@ -180,9 +189,9 @@ class Shapes:
 
     def _execute(self, node: fx.Node, env: Environment, known: dict[fx.Node, Any], real: bool) -> Any:
         if node.op == "placeholder":
-            value = self._placeholder(node, env)
+            value = self._placeholder(node, env.drawn() if real else env.inputs)
             # A copy: what is run for real may write into it, and it is the caller's.
-            return pytree.tree_map_only(Tensor, torch.clone, value) if real else _to_meta(value)
+            return pytree.tree_map_only(Tensor, torch.clone, value) if real else value
         if any(known[n] is Unknown for n in node.all_input_nodes):
             return Unknown
         if not real and node.op == "call_module" and not node.kwargs:
@@ -209,9 +218,9 @@ class Shapes:
             return values[0]
         return output_of(module, values, {})
 
-    def _placeholder(self, node: fx.Node, env: Environment) -> Any:
+    def _placeholder(self, node: fx.Node, inputs: Inputs) -> Any:
         position = [n for n in self.graph.nodes if n.op == "placeholder"].index(node)
-        return [*env.inputs.args, *env.inputs.kwargs.values()][position]
+        return [*inputs.args, *inputs.kwargs.values()][position]
 
     def _run(self, node: fx.Node, known: dict[fx.Node, Any], real: bool) -> Any:
         args = fx.map_arg(node.args, lambda n: known[n])
@@ -273,6 +282,13 @@ def _holds_tensor(value: Any) -> bool:
     if isinstance(value, dict):
         return any(_holds_tensor(item) for item in value.values())
     return False
+
+
+def _environments(vary: Callable[[Inputs], list[Inputs]], meta: Inputs, real: Inputs) -> list[Environment]:
+    def drawn(position: int) -> Callable[[], Inputs]:
+        return lambda: vary(real)[position]
+
+    return [Environment(inputs, drawn(position)) for position, inputs in enumerate(vary(meta))]
 
 
 def _other_batch_sizes(inputs: Inputs) -> list[Inputs]:
