@@ -21,7 +21,7 @@ TINY = "timm:test_resnet"
 QUICK = ["--model", TINY, "--rounds", "1", "--edge", "32", "--no-inductor"]
 CASES = {
     "convert": ["torch.fx fuse", "fuse_conv_bn_eval", "zennit", "onnxsim", "onnxslim", "onnxscript"],
-    "verify": ["proof"],
+    "verify": ["proof, batch 1", "proof, batch 8"],
     "forward": ["NCHW, batch 1", "NCHW, batch 8", "channels-last, batch 1", "channels-last, batch 8"],
     "compile": ["eager", "aot_eager"],
     "onnx": ["ONNX Runtime alone", "onnxsim", "onnxslim", "the fastest of these"],
