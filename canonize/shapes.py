@@ -45,6 +45,16 @@ def gives_tensor(node: fx.Node) -> bool:
     return node.op == "call_function" and node.target in _GIVE_TENSORS
 
 
+def asks_for_sizes(node: fx.Node) -> bool:
+    """Whether a node asks a value for its size, dtype or the like."""
+    if node.op == "call_method":
+        return node.target in _SIZE_METHODS
+    return node.op == "call_function" and (
+        (node.target is getattr and node.args[1] in _SIZE_ATTRIBUTES)
+        or getattr(node.target, "__name__", "").startswith("sym_")
+    )
+
+
 class Environment:
     """One set of input sizes, and the values the nodes have under it.
 
@@ -131,14 +141,12 @@ class Shapes:
 
     def is_bookkeeping(self, node: fx.Node) -> bool:
         """Whether a node only computes sizes, dtypes and the like."""
-        if node.op == "call_method":
-            return node.target in _SIZE_METHODS
-        if node.op != "call_function" or gives_tensor(node):
+        if asks_for_sizes(node):
+            return True
+        if node.op != "call_function" or gives_tensor(node) or node.target is getattr:
             return False
-        if node.target is getattr:
-            return node.args[1] in _SIZE_ATTRIBUTES
         name = getattr(node.target, "__name__", "")
-        if name.startswith(("sym_", "_assert")) or node.target in (torch._assert, torch.Size):
+        if name.startswith("_assert") or node.target in (torch._assert, torch.Size):
             return True
         inputs = node.all_input_nodes
         return (

@@ -515,3 +515,25 @@ def test_layers_on_constants_are_evaluated_once() -> None:
     # Rounded once: not the float32 layers' own error on top of it.
     single = canonize.canonize(model.float(), torch.randn(2, 3, 5, 7))
     assert single.report.verdict.passed
+
+
+class Encoded(nn.Module):
+    """Coordinates that follow from the size, scaled and shifted, added to what a layer gives."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.norm = nn.Conv2d(3, 4, 3, padding=1), nn.BatchNorm2d(4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        places = torch.arange(x.shape[3], dtype=x.dtype) * 0.5 + 1
+        return self.norm(self.conv(x) + places / (places[-1:] + 1e-6) * 6.28)
+
+
+def test_leaves_alone_affines_of_coordinates_that_follow_from_the_size() -> None:
+    model = harden(Encoded().double().eval(), 2)
+    canonical = canonize.canonize(model, torch.randn(2, 3, 5, 7, dtype=torch.float64), verify=False)
+    for size in ((2, 3, 5, 7), (1, 3, 9, 4)):
+        x = torch.randn(size, dtype=torch.float64)
+        assert checks.relative_error(canonical(x), model(x)) <= 1e-10
+    assert [fate.kind for fate in canonical.report.affines] == ["BatchNorm2d"]
+    assert canonical.report.canonical

@@ -24,7 +24,7 @@ from canonize.normalize.functionalize import functionalize
 from canonize.normalize.naming import kind_of, operation_name, target_name
 from canonize.normalize.normalisations import INSTANCE_NORM, SPLIT, split
 from canonize.normalize.operations import OPERATIONS, Context, Layer, Same
-from canonize.shapes import Shapes, gives_tensor
+from canonize.shapes import Shapes, asks_for_sizes, gives_tensor
 from canonize.torchscript import Scripted
 
 BATCH_NORM = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
@@ -73,6 +73,8 @@ class _Translation:
         new = fx.Graph()
         self.network = Network(new, {}, Shapes(new, inputs, self._find), name, dtype, device)
         self.values: dict[fx.Node, Any] = {}
+        # Nodes whose values depend on more of the inputs than their sizes.
+        self.data: set[fx.Node] = set()
 
     def _find(self, target: str) -> Any:
         return self.network.modules[target]
@@ -82,6 +84,10 @@ class _Translation:
 
     def run(self) -> Network:
         for node in self.graph.nodes:
+            if node.op == "placeholder" or (
+                not asks_for_sizes(node) and not self.data.isdisjoint(node.all_input_nodes)
+            ):
+                self.data.add(node)
             self.values[node] = self._translate(node)
         self._sweep()
         return self.network
@@ -217,7 +223,9 @@ class _Translation:
                 built = None
             if isinstance(built, Same):
                 return self._value_of(built.node)
-            if isinstance(built, Layer):
+            # What is computed from sizes alone (the coordinates of a position encoding) is no part of the function
+            # that is explained: an affine of it stays a call.
+            if isinstance(built, Layer) and (node in self.data or not isinstance(built.module, FrozenAffine)):
                 return self._layer(node, name or "layer", built)
         if name in _SPLITS and self._splits_statically(node):
             return self._value_of(_first(node))
