@@ -13,9 +13,10 @@ from torch import Tensor, fx, nn
 import canonize
 from canonize.api import Wishes, _finish, rewritten
 from canonize.capture import capture, eval_copy, is_leaf
+from canonize.compat import import_torchvision
 from canonize.inputs import normalise
 from tests import checks, models
-from tests.statistics import harden
+from tests.statistics import calibrate, harden
 from tests.zoo.case import Case, conv, image, norm, wired
 
 TRACERS = ("symbolic_trace", "torch.export")
@@ -46,6 +47,23 @@ def test_both_tracers_lead_to_the_same_model(name: str) -> None:
     for canonical in (one, other):
         checks.assert_same_function(model, canonical, case.inputs, tolerance=1e-10)
         assert checks.count_batch_norms(canonical, checks.draw(case.inputs, 2)) == case.batch_norms
+    assert _kinds(one) == _kinds(other)
+    fates = [[(fate.outcome, fate.pattern) for fate in canonical.report.affines] for canonical in (one, other)]
+    assert fates[0] == fates[1]
+
+
+REAL = ("test_resnet", "test_byobnet", "test_efficientnet", "test_convnext", "test_nfnet", "test_mambaout")
+
+
+@pytest.mark.parametrize("name", REAL)
+def test_both_tracers_lead_to_the_same_model_of_a_real_family(name: str) -> None:
+    """The smallest of timm: ResNet, RepVGG-like, EfficientNet, ConvNeXt, normaliser-free, MambaOut."""
+    model = harden(import_torchvision("timm").create_model(name).double().eval(), 1)
+    inputs = image(3, 64, 64)
+    calibrate(model, *checks.draw(inputs, 2))
+    one, other = (_canonized_by(tracer, model, inputs) for tracer in TRACERS)
+    for canonical in (one, other):
+        checks.assert_same_function(model, canonical, inputs, tolerance=1e-10)
     assert _kinds(one) == _kinds(other)
     fates = [[(fate.outcome, fate.pattern) for fate in canonical.report.affines] for canonical in (one, other)]
     assert fates[0] == fates[1]
