@@ -77,8 +77,8 @@ MUTANTS: tuple[Mutant, ...] = (
         "test_linear.py",
         (
             "groups of a transposed convolution are forgotten",
-            "per_group = weight.reshape(self.groups, weight.shape[0] // self.groups, weight.shape[1], -1)",
-            "per_group = weight.reshape(1, weight.shape[0], weight.shape[1], -1)",
+            "per_group = self.weight.shape[0] // self.groups",
+            "per_group = self.weight.shape[0]",
         ),
         ("the old bias is not scaled", "self.bias * scale + shift", "self.bias + shift"),
         ("the old bias is dropped", "else self.bias * scale + shift", "else shift"),
@@ -89,8 +89,8 @@ MUTANTS: tuple[Mutant, ...] = (
         ),
         (
             "input and output channels are mixed up",
-            "return vector.reshape(self.groups, 1, -1, 1)",
-            "return vector.reshape(self.groups, -1, 1, 1)",
+            "of_inputs, of_outputs = of_outputs, of_inputs",
+            "pass",
         ),
         (
             "the bias is taken up after the scale",
@@ -130,8 +130,8 @@ MUTANTS: tuple[Mutant, ...] = (
         ),
         (
             "a missing batch dimension goes unnoticed",
-            'step.require(len(step.shape(source)) == rank, f"{step.label()} is called without a batch dimension")',
-            "step.shape(source)",
+            'step.require(affine.ndim == rank, f"{step.label()} is called without a batch dimension")',
+            "pass",
         ),
         (
             "two affines in a row are composed the wrong way round",
@@ -591,8 +591,8 @@ MUTANTS: tuple[Mutant, ...] = (
         ),
         (
             "forward, a dimension of no fixed size goes unnoticed",
-            "        loose = outgoing.varying() & network.shapes.free_dims(node)\n",
-            "        loose: set[int] = set()\n",
+            "loose = _newly_varying(step, incoming, outgoing) and ",
+            "loose = set() and ",
         ),
         (
             "backward, a dimension of no fixed size goes unnoticed",
@@ -822,6 +822,42 @@ MUTANTS: tuple[Mutant, ...] = (
         ),
         ("pending weights are forgotten", "if weights.touched:", "if False:"),
         ("a threshold stays flat", "network.replace(reader, _reshaped(layer, shape))", "pass"),
+    ),
+    # --------------------------------------------------------------------------- functions kept whole, coordinates
+    *_many(
+        "functions kept whole",
+        "capture/whole.py",
+        "test_whole_functions.py",
+        ("writes go unnoticed", "return [tensor._version for tensor in tensors] != before", "return False"),
+        ("nothing may stay whole", "        if writes is not False:\n", "        if True:\n"),
+        ("they are not traced into", "        del wrapped[key]\n", "        pass\n"),
+    ),
+    *_many(
+        "coordinates",
+        "normalize/translate.py",
+        "test_normalize.py",
+        ("their affines are taken for the model's", "(node in self.data or not isinstance", "(True or not isinstance"),
+        ("nothing depends on the data", "            if reads or node.op == ", "            if False and node.op == "),
+    ),
+    *_many(
+        "pieces of a weight",
+        "linear.py",
+        "test_linear.py",
+        (
+            "the last piece is left out",
+            "for start in range(0, rows, step):",
+            "for start in range(0, rows - step, step):",
+        ),
+        (
+            "groups are counted within a piece",
+            "torch.arange(part.start, part.stop, d",
+            "torch.arange(part.stop - part.start, d",
+        ),
+        (
+            "the response forgets the scale of the outputs",
+            "response if self.out_scale is None else response *",
+            "response or",
+        ),
     ),
     # ------------------------------------------------------------------------------------- shapes, in-place writes
     *_many(

@@ -29,6 +29,13 @@ LAYERS: dict[str, Any] = {
 NAMES = [pytest.param(name, id=name) for name in LAYERS]
 
 
+@pytest.fixture(autouse=True, params=[20, None], ids=["in pieces", "in one piece"])
+def pieces(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Weights are rescaled piece by piece; those of the tests are too small to be cut."""
+    if request.param is not None:
+        monkeypatch.setattr("canonize.linear._CHUNK", request.param)
+
+
 def _layer(name: str) -> tuple[nn.Module, Tensor]:
     layer = LAYERS[name]().double().eval()
     dims = layer.weight.ndim - 2

@@ -84,9 +84,8 @@ class _Translation:
 
     def run(self) -> Network:
         for node in self.graph.nodes:
-            if node.op == "placeholder" or (
-                not asks_for_sizes(node) and not self.data.isdisjoint(node.all_input_nodes)
-            ):
+            reads = not asks_for_sizes(node) and not self.data.isdisjoint(node.all_input_nodes)
+            if reads or node.op == "placeholder":
                 self.data.add(node)
             self.values[node] = self._translate(node)
         self._sweep()
