@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+import canonize
 from canonize import nn as cnn
 
 LOWER = torch.tensor([-0.5, 0.3, -torch.inf, 0.2]).reshape(1, 4, 1, 1)
@@ -199,3 +200,19 @@ def test_all_is_complete() -> None:
         and value.__module__ == cnn.__name__
     }  # fmt: skip
     assert defined == set(cnn.__all__)
+
+
+class Attended(nn.Module):
+    """Functions and methods that become calls by name."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.softmax(x, -1).transpose(1, 2) @ torch.nn.functional.gelu(x.sin()).cos()
+
+
+def test_torch_compile_makes_one_graph_of_calls() -> None:
+    x = torch.randn(2, 3, 4, dtype=torch.float64)
+    canonical = canonize.canonize(Attended().eval(), x, verify=False)
+    assert any(isinstance(module, cnn.Call) for module in canonical.modules())
+    torch._dynamo.reset()
+    compiled = torch.compile(canonical, backend="eager", fullgraph=True)
+    assert torch.equal(compiled(x), canonical(x))
