@@ -23,8 +23,8 @@ def main(
     ] = None,
     jobs: Annotated[int, typer.Option(help="Processes.")] = 2,
     seconds: Annotated[float, typer.Option(help="Most processor time for one model.")] = 300,
-    gigabytes: Annotated[float, typer.Option(help="Most resident memory of one process.")] = 9,
-    parameters: Annotated[float, typer.Option(help="Most of a model, in millions; larger ones are skipped.")] = 100,
+    gigabytes: Annotated[float, typer.Option(help="Most resident memory of one process.")] = 12,
+    parameters: Annotated[float, typer.Option(help="Most of a model, in millions; larger ones are skipped.")] = 200,
     seed: Annotated[int, typer.Option(help="Of weights, statistics and inputs.")] = 0,
     results: Annotated[Path, typer.Option(help="One line a model; what is there is not measured again.")] = DOCS
     / "coverage.jsonl",
