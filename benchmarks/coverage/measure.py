@@ -147,17 +147,11 @@ def prepared(architecture: Architecture, seed: int, row: Row) -> tuple[nn.Module
     torch.manual_seed(seed)
     model = float64_twin(build(architecture))
     fitting = _fitting(architecture, model)
-    feed = fitting[0]
+    feed = next(fitting)
     model = harden(model, seed, zero=True, tiny=True)
-    tamer = [
-        (feed, 0.3, 1.0),
-        (feed, 0.1, 1.0),
-        (feed, 0.03, 1.0),
-        (feed, 0.0, 1.0),
-        (feed, 0.0, 0.3),
-        (feed, 0.0, 0.1),
-    ]
-    for feed, row.disturbance, row.gain in (*tamer, *((larger, 0.0, 1.0) for larger in fitting[1:])):
+    tamer = [(feed, *it) for it in ((0.3, 1.0), (0.1, 1.0), (0.03, 1.0), (0.0, 1.0), (0.0, 0.3), (0.0, 0.1))]
+    larger = ((other, 0.0, 1.0) for other in itertools.islice(fitting, 1))
+    for feed, row.disturbance, row.gain in itertools.chain(tamer, larger):
         _scale_weights(model, row.gain)
         calibrate(model, *feed(2), seed=seed, floor=0.05, disturbance=row.disturbance)
         if max(_response(model, inputs) for inputs in _inputs(feed, seed)) <= SMALL_RESPONSE:
