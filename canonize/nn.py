@@ -322,10 +322,11 @@ class Call(nn.Module):
     def forward(self, *inputs: Any) -> Any:
         """Call the function with the inputs in their slots."""
         args = fill(self.args, inputs)
-        kwargs = fill(self.kwargs, inputs)
+        kwargs = fill(self.kwargs, inputs) if self.kwargs else {}
         if self.target.startswith("."):
             return getattr(args[0], self.target[1:])(*args[1:], **kwargs)
-        return (self.function or resolve(self.target))(*args, **kwargs)
+        find = resolve if torch.compiler.is_compiling() else _remembered
+        return (self.function or find(self.target))(*args, **kwargs)
 
     def extra_repr(self) -> str:
         """Show the call."""
@@ -342,8 +343,18 @@ class Rearrange(Call):
         return self.target.endswith(("_as", "_as.default"))
 
 
+_PLAIN = {int, float, bool, str, type(None)}
+
+
 def fill(template: Any, inputs: Sequence[Any]) -> Any:
     """Put the inputs into the slots of a (nested) argument structure."""
+    if type(template) is tuple:  # what most calls are, without a call for each argument
+        return tuple(
+            [
+                inputs[item.index] if type(item) is Slot else item if type(item) in _PLAIN else fill(item, inputs)
+                for item in template
+            ]
+        )
     if isinstance(template, Slot):
         return inputs[template.index]
     if isinstance(template, tuple | list):
@@ -369,6 +380,9 @@ def resolve(name: str) -> Callable[..., Any]:
         found = getattr(found, part)
     function: Callable[..., Any] = found
     return function
+
+
+_remembered = functools.cache(resolve)
 
 
 @functools.cache
