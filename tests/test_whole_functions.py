@@ -119,3 +119,56 @@ def test_the_inputs_handed_over_are_not_written() -> None:
     before = image.clone()
     canonize.canonize(model, (image,))
     assert torch.equal(image, before)
+
+
+@torch.jit.script
+def scripted_add_into(x: Tensor, shortcut: Tensor) -> Tensor:
+    x.add_(shortcut)
+    return x
+
+
+@torch.library.custom_op("canonize_tests::add_into", mutates_args={"x"})
+def own_operator(x: Tensor, shortcut: Tensor) -> None:
+    x.add_(shortcut)
+
+
+fx.wrap("scripted_add_into")
+
+
+class Hidden(nn.Module):
+    """Writes that do not look like writes, and reads that look like them."""
+
+    def __init__(self, how: str) -> None:
+        super().__init__()
+        self.conv, self.norm = nn.Conv2d(3, 4, 3, padding=1), nn.BatchNorm2d(4)
+        self.side, self.head = nn.Conv2d(3, 4, 1), nn.Conv2d(4, 2, 1)
+        self.how = how
+
+    def forward(self, x: Tensor) -> Tensor:
+        y, z = self.norm(self.conv(x)), self.side(x)
+        if self.how == "scripted":
+            scripted_add_into(y, z)
+        elif self.how == "own operator":
+            torch.ops.canonize_tests.add_into(y, z)
+        elif self.how == "list":
+            torch._foreach_add_([y], [z])
+        elif self.how == "method":
+            y.__iadd__(z)
+        else:
+            positive, small = y > 0, y < 0.5
+            both = {"and": positive & small, "or": positive | small}[self.how]
+            y = y * positive + 3 * both * z + small * z
+        return self.head(y)
+
+
+@pytest.mark.parametrize("how", ["scripted", "own operator", "list", "method", "and", "or"])
+def test_exact_or_refused_however_a_write_is_spelt(how: str) -> None:
+    model = harden(Hidden(how).double().eval(), 8)
+    before = checks.snapshot(model)
+    try:
+        canonical = canonize.canonize(model, checks.draw(SHAPES, 2), verify=False)
+    except CanonizeError:
+        assert how not in ("and", "or", "method")
+    else:
+        checks.assert_same_function(model, canonical, SHAPES, tolerance=1e-10)
+    checks.assert_untouched(model, before)

@@ -47,6 +47,10 @@ def _is_known(module: str) -> bool:
 def _is_foreign(node: fx.Node) -> bool:
     if node.op != "call_function":
         return False
+    if isinstance(node.target, torch.jit.ScriptFunction):
+        return True
+    if isinstance(node.target, torch._ops.OpOverload | torch._ops.OpOverloadPacket):
+        return not str(node.target).startswith(("aten.", "prims.", "torchvision."))  # an operator of somebody's own
     owner = getattr(node.target, "__self__", None)  # of the ``apply`` of an autograd function
     return not _is_known(str(getattr(owner if isinstance(owner, type) else node.target, "__module__", None) or "torch"))
 

@@ -27,6 +27,9 @@ _IN_PLACE_OPERATORS = {
     operator.ior: operator.or_,
     operator.imatmul: operator.matmul,
 }
+_IN_PLACE_METHODS = {f"__{written.__name__}__": pure for written, pure in _IN_PLACE_OPERATORS.items()}
+# Their names end like those of operations in place, because Python keeps the words without the underscore for itself.
+_PURE = {operator.and_, operator.or_, operator.not_, operator.is_}
 # What may hand back its own input, or a view of it.
 _VIEWS = {
     "view", "reshape", "flatten", "transpose", "permute", "squeeze", "unsqueeze", "expand", "expand_as", "narrow",
@@ -135,7 +138,12 @@ def _may_share(node: fx.Node, modules: dict[str, nn.Module]) -> bool:
 def _written(node: fx.Node, modules: dict[str, nn.Module]) -> fx.Node | None:
     """The node whose value a node overwrites."""
     first = node.args[0] if node.args else node.kwargs.get("input")
+    if node.op == "call_function" and node.target in _PURE:
+        return None
     if not isinstance(first, fx.Node):
+        name = _name(node)
+        if node.op == "call_function" and name.endswith("_") and not name.endswith("__") and node.all_input_nodes:
+            raise CaptureError(f"{name} writes into several tensors at once", node.meta.get("path") or None)
         return None
     if node.op == "call_module":
         return first if getattr(modules[str(node.target)], "inplace", False) is True else None
@@ -149,7 +157,7 @@ def _written(node: fx.Node, modules: dict[str, nn.Module]) -> fx.Node | None:
     name = _name(node)
     if node.op == "call_function" and (node.target in _IN_PLACE_OPERATORS or node.target is operator.setitem):
         return first
-    if name.endswith("_") and not name.endswith("__"):
+    if (name.endswith("_") and not name.endswith("__")) or name in _IN_PLACE_METHODS:
         return first
     if _flag(node, "inplace"):
         return first
@@ -177,6 +185,8 @@ def _flag(node: fx.Node, flag: str) -> bool:
 def _make_out_of_place(node: fx.Node) -> None:
     if node.op == "call_function" and node.target in _IN_PLACE_OPERATORS:
         node.target = _IN_PLACE_OPERATORS[node.target]
+    elif node.op == "call_method" and node.target in _IN_PLACE_METHODS:
+        node.op, node.target = "call_function", _IN_PLACE_METHODS[str(node.target)]
     elif node.target is operator.setitem:
         node.target = assign
     elif node.op == "call_method" and node.target == "zero_":
