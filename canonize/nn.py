@@ -343,18 +343,8 @@ class Rearrange(Call):
         return self.target.endswith(("_as", "_as.default"))
 
 
-_PLAIN = {int, float, bool, str, type(None)}
-
-
 def fill(template: Any, inputs: Sequence[Any]) -> Any:
     """Put the inputs into the slots of a (nested) argument structure."""
-    if type(template) is tuple:  # what most calls are, without a call for each argument
-        return tuple(
-            [
-                inputs[item.index] if type(item) is Slot else item if type(item) in _PLAIN else fill(item, inputs)
-                for item in template
-            ]
-        )
     if isinstance(template, Slot):
         return inputs[template.index]
     if isinstance(template, tuple | list):
