@@ -829,8 +829,25 @@ MUTANTS: tuple[Mutant, ...] = (
         "capture/whole.py",
         "test_whole_functions.py",
         ("writes go unnoticed", "return [tensor._version for tensor in tensors] != before", "return False"),
+        ("scripted functions are trusted", "if isinstance(node.target, torch.jit.ScriptFunction):", "if False:"),
+        (
+            "operators of one's own are trusted",
+            "        return not str(node.target).startswith",
+            "        return False and str(node.target).startswith",
+        ),
         ("nothing may stay whole", "        if writes is not False:\n", "        if True:\n"),
         ("they are not traced into", "        del wrapped[key]\n", "        pass\n"),
+    ),
+    *_many(
+        "functions kept whole",
+        "normalize/functionalize.py",
+        "test_whole_functions.py",
+        ("a mask's conjunction is a write", 'if node.op == "call_function" and node.target in _PURE:', "if False:"),
+        (
+            "writes into lists go unnoticed",
+            '            raise CaptureError(f"{name} writes into several',
+            '            str(f"{name} writes into several',
+        ),
     ),
     *_many(
         "coordinates",

@@ -11,6 +11,7 @@ import canonize
 from canonize.capture import capture
 from canonize.errors import CanonizeError
 from canonize.inputs import normalise
+from canonize.normalize.functionalize import functionalize
 from tests import checks
 from tests.statistics import harden
 from tests.zoo.case import image
@@ -172,3 +173,12 @@ def test_exact_or_refused_however_a_write_is_spelt(how: str) -> None:
     else:
         checks.assert_same_function(model, canonical, SHAPES, tolerance=1e-10)
     checks.assert_untouched(model, before)
+
+
+def test_a_write_into_a_list_of_tensors_is_refused_in_a_graph() -> None:
+    graph = fx.Graph()
+    x, y = graph.placeholder("x"), graph.placeholder("y")
+    graph.call_function(torch._foreach_add_, ([x], [y]))
+    graph.output(x)
+    with pytest.raises(CanonizeError, match="writes into several tensors"):
+        functionalize(graph, nn.Module())
