@@ -182,3 +182,44 @@ def test_a_write_into_a_list_of_tensors_is_refused_in_a_graph() -> None:
     graph.output(x)
     with pytest.raises(CanonizeError, match="writes into several tensors"):
         functionalize(graph, nn.Module())
+
+
+class Renamed(nn.Module):
+    """``+=`` and its kin write into a tensor that goes by another name as well; sizes are numbers and do not."""
+
+    def __init__(self, how: str) -> None:
+        super().__init__()
+        self.conv, self.norm, self.head = nn.Conv2d(3, 4, 3, padding=1), nn.BatchNorm2d(4), nn.Conv2d(4, 2, 1)
+        self.how = how
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.norm(self.conv(x))
+        z = y
+        if self.how == "sum":
+            y += x[:, :1]
+        elif self.how == "product":
+            y *= 2
+        elif self.how == "list":
+            held = [y]
+            held[0] -= 1
+        elif self.how == "mask":
+            mask = y > 0
+            same = mask
+            mask &= y < 1
+            mask ^= y > 0.5
+            z = y * same
+        else:
+            size = whole = y.shape[2]
+            size *= 2
+            z = y * (whole + size / 10)
+        return self.head(z)
+
+
+@pytest.mark.parametrize("how", ["sum", "product", "list", "mask", "size"])
+def test_what_is_written_under_another_name_is_read(how: str) -> None:
+    model = harden(Renamed(how).double().eval(), 9)
+    canonical = canonize.canonize(model, checks.draw(SHAPES, 2), verify=False)
+    checks.assert_same_function(model, canonical, SHAPES, tolerance=1e-10)
+    assert canonical.report.captured_by == "symbolic_trace"
+    larger = checks.draw(image(3, 9, 6), 1)
+    assert checks.relative_error(canonical(*larger), model(*larger)) <= 1e-10

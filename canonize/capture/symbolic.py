@@ -21,7 +21,7 @@ from torch.fx.proxy import Attribute, TraceError
 from canonize.capture.captured import GUARD, Captured, input_names
 from canonize.capture.whole import opened_functions, refuse_hidden_writes
 from canonize.inputs import Inputs
-from canonize.shapes import Shapes, Unknown
+from canonize.shapes import Shapes, Unknown, gives_tensor
 
 # What a subclass of a torch layer may define and still be the layer it inherits from.
 _HARMLESS = {
@@ -31,6 +31,8 @@ _HARMLESS = {
 }  # fmt: skip
 # Functions that make a tensor from sizes, and do not look whether a size is a proxy.
 _FACTORIES = ("zeros", "ones", "full", "empty", "arange", "linspace", "eye", "rand", "randn", "as_tensor", "tensor")
+# Layers that give more than a tensor.
+_SEVERAL = (nn.RNNBase, nn.RNNCellBase, nn.MultiheadAttention)
 # Functions that look into their arguments.
 _SEQUENCES = ("pack_padded_sequence", "pad_packed_sequence", "pack_sequence", "pad_sequence")
 
@@ -78,6 +80,21 @@ class _Sized:
 
     def __float__(self) -> float:
         return float(_plain(self))
+
+
+def _writing(name: str) -> Callable[[Any, Any], Any]:
+    """What ``x += y`` does: it writes into a tensor, which others may know by another name; a number it replaces."""
+    written, pure = getattr(operator, f"i{name}"), getattr(operator, f"__{name}__")
+
+    def method(self: Any, other: Any) -> Any:
+        operation = written if self.tracer.is_tensor(self.node) else pure
+        return self.tracer.create_proxy("call_function", operation, (self, other), {})
+
+    return method
+
+
+for _name in ("add", "sub", "mul", "truediv", "floordiv", "mod", "pow", "and", "or", "xor", "matmul"):
+    setattr(_Sized, f"__i{_name}__", _writing(_name))
 
 
 class _SizedProxy(_Sized, fx.Proxy):
@@ -239,6 +256,15 @@ class _Tracer(fx.Tracer):
         """A node's value under the example inputs, on the meta device."""
         with _untraced():
             return self.shapes.value(node)
+
+    def is_tensor(self, node: fx.Node) -> bool:
+        """Whether a node's value is a tensor; layers give one, but for the recurrent ones and attention."""
+        if node.op == "call_module" and not isinstance(self._find(str(node.target)), _SEVERAL):
+            return True
+        if gives_tensor(node):
+            return True
+        value = self.value_of(node)
+        return value is Unknown or isinstance(value, Tensor)
 
     def _depends_on_size(self, node: fx.Node) -> bool:
         """Whether any number behind a decision differs for another batch or image size."""

@@ -25,6 +25,7 @@ _IN_PLACE_OPERATORS = {
     operator.ipow: operator.pow,
     operator.iand: operator.and_,
     operator.ior: operator.or_,
+    operator.ixor: operator.xor,
     operator.imatmul: operator.matmul,
 }
 _IN_PLACE_METHODS = {f"__{written.__name__}__": pure for written, pure in _IN_PLACE_OPERATORS.items()}
@@ -81,14 +82,17 @@ def functionalize(graph: fx.Graph, root: nn.Module) -> None:
             )
         home = storage[node] = storage[written]
         _make_out_of_place(node)
-        base = _sliced(written)
+        base, whole = _sliced(written), None
         later = [user for user in written.users if order[user] > order[node]]
         for user in later:
             user.replace_input_with(written, node)
         if base is not None:
-            _write_back(graph, base, written, node, order)
+            whole = _write_back(graph, base, written, node, order)
+            if whole is not None:
+                storage[whole] = home
+                sharing[home].append(whole)
         for other in sharing[home]:
-            if other not in (written, base) and _read_after(other, node, order):
+            if other not in (written, base, whole) and _read_after(other, node, order):
                 raise CaptureError(
                     f"{node.name} writes in place into a tensor that is read later under another name ({other.name})",
                     node.meta.get("path") or None,
@@ -104,17 +108,20 @@ def _sliced(node: fx.Node) -> fx.Node | None:
     return node.args[0] if all(isinstance(item, slice) or item is Ellipsis for item in index) else None
 
 
-def _write_back(graph: fx.Graph, base: fx.Node, part: fx.Node, new: fx.Node, order: dict[fx.Node, int]) -> None:
+def _write_back(
+    graph: fx.Graph, base: fx.Node, part: fx.Node, new: fx.Node, order: dict[fx.Node, int]
+) -> fx.Node | None:
     """Let everybody who reads a tensor after a slice of it was written read a copy with the new slice."""
     later = [user for user in base.users if order.get(user, -1) > order[new]]
     if not later:
-        return
+        return None
     with graph.inserting_after(new):
         whole = graph.call_function(assign, (base, part.args[1], new))
     whole.meta.update(new.meta)
     order[whole] = order[new]
     for user in later:
         user.replace_input_with(base, whole)
+    return whole
 
 
 def _read_after(node: fx.Node, point: fx.Node, order: dict[fx.Node, int]) -> bool:
