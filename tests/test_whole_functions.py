@@ -223,3 +223,23 @@ def test_what_is_written_under_another_name_is_read(how: str) -> None:
     assert canonical.report.captured_by == "symbolic_trace"
     larger = checks.draw(image(3, 9, 6), 1)
     assert checks.relative_error(canonical(*larger), model(*larger)) <= 1e-10
+
+
+class Keeping(nn.Module):
+    """As timm's ConViT: a table that is made anew where its size does not fit, and kept."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.norm = nn.Conv2d(3, 4, 3, padding=1), nn.BatchNorm2d(4)
+        self.register_buffer("places", torch.zeros(1), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.places.shape[0] != x.shape[3]:
+            self.places = torch.arange(x.shape[3], dtype=x.dtype)
+        return self.norm(self.conv(x)) + self.places
+
+
+def test_what_a_forward_keeps_is_no_obstacle() -> None:
+    model = harden(Keeping().double().eval(), 10)
+    canonical = canonize.canonize(model, checks.draw(SHAPES, 2), verify=False)
+    checks.assert_same_function(model, canonical, SHAPES, tolerance=1e-10)

@@ -397,15 +397,34 @@ def _recording(function: Callable[..., Any]) -> Callable[..., Any]:
     return wrapper
 
 
-def symbolic_trace(root: nn.Module, inputs: Inputs) -> Captured:
-    """Trace with ``torch.fx``; nothing is executed, every size stays free."""
-    with opened_functions() as opened:
-        try:
-            return _traced(root, inputs)
-        except Exception:
-            if not opened:
-                raise
-    return _traced(root, inputs)
+def symbolic_trace(root: nn.Module, inputs: Inputs, opened: bool = True) -> Captured:
+    """Trace with ``torch.fx``; nothing is executed, every size stays free.
+
+    Parameters
+    ----------
+    root : nn.Module
+        An eval copy; its attributes are afterwards what they were.
+    opened : bool
+        Whether to trace into functions that a library keeps whole.
+    """
+    with opened_functions() if opened else contextlib.nullcontext():
+        return _traced(root, inputs)
+
+
+@contextlib.contextmanager
+def _attributes_as_they_were(root: nn.Module) -> Iterator[None]:
+    """Take back what a forward has put into attributes (a table that it keeps for the next call): proxies."""
+    tables = [
+        (table, dict(table))
+        for module in root.modules()
+        for table in (module.__dict__, module._parameters, module._buffers)
+    ]
+    try:
+        yield
+    finally:
+        for table, before in tables:
+            table.clear()
+            table.update(before)
 
 
 def _traced(root: nn.Module, inputs: Inputs) -> Captured:
@@ -413,6 +432,7 @@ def _traced(root: nn.Module, inputs: Inputs) -> Captured:
 
     tracer = _Tracer(inputs)
     with (
+        _attributes_as_they_were(root),
         torch.enable_grad(),
         _PatchedModule(rnn, _sequence_functions()),
         _PatchedModule(torch, _factory_functions()),

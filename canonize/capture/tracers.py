@@ -34,7 +34,11 @@ def capture(model: nn.Module, inputs: Inputs, tracer: str | None = None) -> Capt
     """
     refuse_what_a_trace_would_drop(model)
     failures: list[tuple[str, Exception]] = []
-    for name, trace in (("torch.fx", symbolic_trace), ("torch.export", export_trace)):
+    for name, trace in (
+        ("torch.fx", symbolic_trace),
+        ("torch.fx", _with_whole_functions),
+        ("torch.export", export_trace),
+    ):
         if tracer is not None and (tracer == "torch.export") != (name == "torch.export"):
             continue
         root = eval_copy(model)
@@ -50,6 +54,10 @@ def capture(model: nn.Module, inputs: Inputs, tracer: str | None = None) -> Capt
     raise _cannot(model, failures) from failures[-1][1]
 
 
+def _with_whole_functions(root: nn.Module, inputs: Inputs) -> Captured:
+    return symbolic_trace(root, inputs, opened=False)
+
+
 def _cannot(model: nn.Module, failures: list[tuple[str, Exception]]) -> CaptureError:
     """What to say when no tracer can capture a model."""
     where = next((line for line in (_source_line(error) for _, error in failures) if line), class_name(model))
@@ -59,7 +67,7 @@ def _cannot(model: nn.Module, failures: list[tuple[str, Exception]]) -> CaptureE
             where,
             "Canonize the submodules around it, or rewrite the branch with torch.where.",
         )
-    told = "; ".join(f"{name}: {_first_line(error)}" for name, error in failures)
+    told = "; ".join(f"{name}: {_first_line(error)}" for name, error in dict(failures).items())
     return CaptureError(
         f"it cannot be captured ({told})",
         where,

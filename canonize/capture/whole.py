@@ -24,14 +24,14 @@ _KNOWN = ("torch", "operator", "_operator", "builtins", "math", "canonize", "ein
 
 
 @contextlib.contextmanager
-def opened_functions() -> Iterator[bool]:
-    """Trace into Python functions that a library keeps whole; tells whether there are any."""
+def opened_functions() -> Iterator[None]:
+    """Trace into Python functions that a library keeps whole."""
     wrapped = torch.fx._symbolic_trace._wrapped_fns_to_patch
     taken = {key: namespace for key, namespace in wrapped.items() if _is_python(namespace, key[1])}
     for key in taken:
         del wrapped[key]
     try:
-        yield bool(taken)
+        yield
     finally:
         wrapped.update(taken)
 
