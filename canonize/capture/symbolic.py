@@ -423,8 +423,10 @@ def _attributes_as_they_were(root: nn.Module) -> Iterator[None]:
         yield
     finally:
         for table, before in tables:
+            # Constants that torch.fx met on the way are tensors, and the graph refers to them.
+            constants = {name: it for name, it in table.items() if name not in before and isinstance(it, Tensor)}
             table.clear()
-            table.update(before)
+            table.update(before | constants)
 
 
 def _traced(root: nn.Module, inputs: Inputs) -> Captured:
