@@ -13,7 +13,7 @@ import torch
 from torch import fx, nn
 
 from canonize.capture import capture
-from canonize.errors import CanonizeError, CaptureError, InputError, NotEquivalentError, RewriteError
+from canonize.errors import CanonizeError, CaptureError, InputError, NotEquivalentError, RewriteError, StatefulError
 from canonize.form import findings
 from canonize.forms import Form, chosen_forms
 from canonize.inputs import Inputs, infer, normalise
@@ -141,7 +141,7 @@ def _unexpected(model: nn.Module, error: Exception) -> RewriteError:
 
 def _more_telling(first: CanonizeError | None, second: CanonizeError) -> CanonizeError:
     """Of two failures, the one that says more: an inequivalence of the first tracer hides behind a refused second."""
-    if isinstance(first, NotEquivalentError) and isinstance(second, CaptureError):
+    if isinstance(first, NotEquivalentError | StatefulError) and isinstance(second, CaptureError):
         return first
     return second
 

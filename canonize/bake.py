@@ -1,4 +1,4 @@
-"""Evaluate what only computes a weight: weight norm, spectral norm and other parametrizations.
+"""Evaluate what only computes a weight: weight norm, spectral norm and other parametrizations, embeddings' max_norm.
 
 Works on the eval-mode copy of a model (``canonize.capture.eval_copy``); the original keeps its parametrizations.
 """
@@ -19,7 +19,8 @@ def bake_weights(root: nn.Module) -> None:
     """Replace every parametrized weight of ``root`` by its value, computed in float64.
 
     Covers ``torch.nn.utils.parametrize`` (and so the new weight and spectral norms) and the older hooks of
-    ``torch.nn.utils.weight_norm`` and ``spectral_norm``.
+    ``torch.nn.utils.weight_norm`` and ``spectral_norm``; and embeddings with a ``max_norm``, whose forward would
+    shorten the rows that it looks up, in the weight itself.
     """
     for module in list(root.modules()):
         if "parametrizations" in module._modules and parametrize.is_parametrized(module):
@@ -28,6 +29,8 @@ def bake_weights(root: nn.Module) -> None:
             for key, hook in list(module._forward_pre_hooks.items()):
                 if is_weight_hook(hook):
                     _bake_hook(module, key, hook)
+        if isinstance(module, nn.Embedding | nn.EmbeddingBag) and module.max_norm is not None:
+            _bake_max_norm(module)
 
 
 def is_weight_hook(hook: Any) -> bool:
@@ -83,6 +86,18 @@ def _bake_hook(module: nn.Module, key: int, hook: Any) -> None:
         module._parameters.pop(name + suffix, None)
         module._buffers.pop(name + suffix, None)
     module.register_parameter(name, exact_parameter(value, like))
+
+
+def _bake_max_norm(module: nn.Embedding | nn.EmbeddingBag) -> None:
+    weight, most = module.weight, module.max_norm
+    assert most is not None
+    exact = weight.detach().to(EXACT)
+    norm = torch.linalg.vector_norm(exact, ord=module.norm_type, dim=1, keepdim=True)
+    # As in ATen's embedding_renorm_.
+    shortened = torch.where(norm > most, exact * (most / (norm + 1e-7)), exact)
+    module.max_norm = None
+    if not torch.equal(shortened, exact):
+        module.weight = exact_parameter(shortened, weight)
 
 
 def exact_parameter(value: Tensor, like: Tensor) -> nn.Parameter:

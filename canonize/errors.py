@@ -39,6 +39,10 @@ class CaptureError(CanonizeError):
     """A model cannot be turned into a graph without losing a part of it."""
 
 
+class StatefulError(CaptureError):
+    """A model's eval-mode forward writes into the model: it may be another function the next time."""
+
+
 class RewriteError(CanonizeError):
     """The rewriting broke one of its own invariants (a bug in canonize)."""
 

@@ -849,6 +849,57 @@ MUTANTS: tuple[Mutant, ...] = (
             '            str(f"{name} writes into several',
         ),
     ),
+    # -------------------------------------------------------------------------- writes into what the model holds
+    *_many(
+        "a model's own tensors",
+        "capture/writes.py",
+        "test_writes.py",
+        ("writes are not stopped", "                if self._is_held(tensor):", "                if False:"),
+        ("views have a memory of their own", "return int(tensor.untyped_storage()._cdata)", "return id(tensor)"),
+        ("arguments by name are overlooked", "if argument.name in kwargs]", "if False]"),
+        ("a second forward writes into the user's weights", "    unshare(twin)\n", "    pass\n"),
+        (
+            "what is made inside is not noted",
+            "                    self._made[_memory(made)] = made",
+            "                    pass",
+        ),
+    ),
+    *_many(
+        "a model's own tensors",
+        "capture/copying.py",
+        "test_writes.py",
+        ("buffers are shared", "            return tensor.detach().clone()\n", "            return tensor\n"),
+        (
+            "parameters are not unshared",
+            "                module._parameters[name] = own[id(held)]",
+            "                pass",
+        ),
+    ),
+    *_many(
+        "a model's own tensors",
+        "capture/exported.py",
+        "test_writes.py",
+        ("state may come back", "        if name in names:\n", "        if False:\n"),
+        ("nobody is told of state", "    return tuple(f", "    return () and tuple(f"),
+    ),
+    *_many(
+        "a model's own tensors",
+        "normalize/functionalize.py",
+        "test_writes.py",
+        (
+            "views of parameters may be written",
+            '        if home.op == "get_attr":',
+            '        if written.op == "get_attr":',
+        ),
+        ("max_norm writes nothing", '_argument(node, "max_norm") is not None', "False"),
+    ),
+    *_many(
+        "a model's own tensors",
+        "bake.py",
+        "test_writes.py",
+        ("max_norm is Euclidean", "ord=module.norm_type, ", ""),
+        ("every row is shortened", "torch.where(norm > most, ", "torch.where(norm > 0, "),
+    ),
     *_many(
         "coordinates",
         "normalize/translate.py",
@@ -893,8 +944,8 @@ MUTANTS: tuple[Mutant, ...] = (
         "test_normalize.py",
         (
             "a write into a slice is lost",
-            "            _write_back(graph, base, written, node, order)\n",
-            "            pass\n",
+            "            whole = _write_back(graph, base, written, node, order)\n",
+            "            whole = None\n",
         ),
     ),
     # --------------------------------------------------------------------------------------- the modules, C3-C5

@@ -26,11 +26,14 @@ class Captured:
     root : nn.Module
         Eval-mode copy of the model that the graph's targets refer to; shares its tensors.
     tracer : {"symbolic_trace", "torch.export"}
+    notes : tuple of str
+        What the graph leaves out.
     """
 
     graph: fx.Graph
     root: nn.Module
     tracer: str
+    notes: tuple[str, ...] = ()
 
 
 def input_names(forward: Callable[..., Any], inputs: Inputs) -> Iterator[str]:

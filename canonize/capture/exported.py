@@ -14,8 +14,12 @@ import torch
 from torch import Tensor, fx, nn
 
 from canonize.capture.captured import GUARD, Captured, input_names, path_of
+from canonize.capture.writes import writes_its_state
 from canonize.errors import CaptureError
 from canonize.inputs import Inputs
+
+# Outputs of an exported program that are no outputs of the model: new values of what it holds.
+_MUTATIONS = ("BUFFER_MUTATION", "PARAMETER_MUTATION")
 
 
 def export_trace(root: nn.Module, inputs: Inputs) -> Captured:
@@ -30,6 +34,7 @@ def export_trace(root: nn.Module, inputs: Inputs) -> Captured:
         **signature.inputs_to_buffers,
         **signature.inputs_to_lifted_tensor_constants,
     }
+    left_out = _state_left_out(program)
     user_inputs = []
     for node in list(graph.nodes):
         node.meta["path"] = path_of(node)
@@ -55,7 +60,39 @@ def export_trace(root: nn.Module, inputs: Inputs) -> Captured:
                 node.meta["path"] or type(root).__name__,
                 "Take the control flow (or the torch.no_grad block) out of forward.",
             )
-    return Captured(graph, root, "torch.export")
+    return Captured(graph, root, "torch.export", left_out)
+
+
+def _state_left_out(program: torch.export.ExportedProgram) -> tuple[str, ...]:
+    """Notes on state that a forward changes and does not look at, such as a counter of its calls.
+
+    Raises
+    ------
+    CaptureError
+        If what the model gives depends on state that it changes.
+    """
+    signature = program.graph_signature
+    attributes = {**signature.inputs_to_parameters, **signature.inputs_to_buffers}
+    output = next(node for node in reversed(program.graph.nodes) if node.op == "output")
+    values = list(zip(output.args[0], signature.output_specs, strict=True))
+    read = _ancestors([value for value, spec in values if spec.kind.name == "USER_OUTPUT"])
+    names = {attributes.get(node.name) for node in read}
+    changed = [spec.target for _, spec in values if spec.kind.name in _MUTATIONS and spec.target]
+    for name in changed:
+        if name in names:
+            raise writes_its_state(name, None)
+    return tuple(f"the forward also writes into {name}; the canonical model leaves that out" for name in changed)
+
+
+def _ancestors(values: list[Any]) -> set[fx.Node]:
+    found: set[fx.Node] = set()
+    stack = [value for value in values if isinstance(value, fx.Node)]
+    while stack:
+        node = stack.pop()
+        if node not in found:
+            found.add(node)
+            stack.extend(node.all_input_nodes)
+    return found
 
 
 def _export(root: nn.Module, inputs: Inputs) -> torch.export.ExportedProgram:

@@ -20,6 +20,7 @@ from torch.fx.proxy import Attribute, TraceError
 
 from canonize.capture.captured import GUARD, Captured, input_names
 from canonize.capture.whole import opened_functions, refuse_hidden_writes
+from canonize.capture.writes import WriteGuard
 from canonize.inputs import Inputs
 from canonize.shapes import Shapes, Unknown, gives_tensor
 
@@ -439,6 +440,7 @@ def _traced(root: nn.Module, inputs: Inputs) -> Captured:
         _PatchedModule(rnn, _sequence_functions()),
         _PatchedModule(torch, _factory_functions()),
         _recorded_autograd_functions(),
+        WriteGuard(),
     ):
         graph = tracer.trace(root)
     _detach_what_had_no_gradient(tracer, graph)

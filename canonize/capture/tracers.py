@@ -10,6 +10,7 @@ from canonize.capture.copying import eval_copy
 from canonize.capture.exported import export_trace
 from canonize.capture.hooks import refuse_what_a_trace_would_drop
 from canonize.capture.symbolic import symbolic_trace
+from canonize.capture.writes import WriteError, writes_its_state
 from canonize.errors import CaptureError
 from canonize.inputs import Inputs
 from canonize.torchscript import class_name
@@ -67,6 +68,9 @@ def _cannot(model: nn.Module, failures: list[tuple[str, Exception]]) -> CaptureE
             where,
             "Canonize the submodules around it, or rewrite the branch with torch.where.",
         )
+    write = next((error for _, error in failures if isinstance(error, WriteError)), None)
+    if write is not None:
+        return writes_its_state("tensors", where, str(write))
     told = "; ".join(f"{name}: {_first_line(error)}" for name, error in dict(failures).items())
     return CaptureError(
         f"it cannot be captured ({told})",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import inspect
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -55,8 +54,10 @@ def infer(model: nn.Module, candidates: Iterable[Any] | None = None) -> Inputs:
     InputError
         If none runs.
     """
+    from canonize.capture.copying import eval_twin  # which itself knows `Inputs`
+
     _refuse_lazy(model)
-    trial = _trial_copy(model)
+    trial = eval_twin(model)
     dtype, device = dtype_and_device(model)
     if isinstance(model, torch.jit.ScriptModule):
         model = translated(model)  # which has a signature, and layers that can be looked at
@@ -211,25 +212,19 @@ def _refuse_lazy(model: nn.Module) -> None:
             )
 
 
-def _runs(model: nn.Module, inputs: Inputs) -> bool:
+def _runs(twin: nn.Module, inputs: Inputs) -> bool:
     """Whether a forward on `inputs` ends without an error; leaves the global random state as it was."""
+    from canonize.capture.writes import unharmed
+
+    def forward() -> None:
+        given = inputs.map(lambda tensor: tensor.clone())
+        twin(*given.args, **given.kwargs)
+
     devices = {t.device for t in inputs.tensors() if t.device.type == "cuda"}
     with torch.random.fork_rng(devices=devices), torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
-            model(*inputs.args, **inputs.kwargs)
+            unharmed(twin, forward)
         except Exception:  # models say "not this shape" with every kind of exception there is
             return False
     return True
-
-
-def _trial_copy(model: nn.Module) -> nn.Module:
-    """A copy in evaluation mode to try inputs on; shares the parameters, but no buffer that a forward may write to."""
-    from canonize.capture import eval_copy  # which itself knows `Inputs`
-
-    if isinstance(model, torch.jit.ScriptModule):
-        return copy.deepcopy(model).eval()
-    trial = eval_copy(model)
-    for module in trial.modules():
-        module._buffers.update({name: b.clone() for name, b in module._buffers.items() if b is not None})
-    return trial

@@ -8,10 +8,13 @@ cannot be redirected one by one; the pass then refuses and the model is captured
 from __future__ import annotations
 
 import operator
+from typing import Any
 
 import torch
 from torch import fx, nn
+from torch.nn import functional as F
 
+from canonize.capture.writes import writes_its_state
 from canonize.errors import CaptureError
 from canonize.nn import assign
 
@@ -74,13 +77,9 @@ def functionalize(graph: fx.Graph, root: nn.Module) -> None:
             storage[node] = home
             sharing.setdefault(home, []).append(node)
             continue
-        if written.op == "get_attr":
-            raise CaptureError(
-                "it writes into its own buffer in eval mode",
-                node.meta.get("path") or str(written.target),
-                "Canonize a model whose eval-mode forward leaves its state alone.",
-            )
         home = storage[node] = storage[written]
+        if home.op == "get_attr":
+            raise writes_its_state(str(home.target), node.meta.get("path"))
         _make_out_of_place(node)
         base, whole = _sliced(written), None
         later = [user for user in written.users if order[user] > order[node]]
@@ -162,6 +161,9 @@ def _written(node: fx.Node, modules: dict[str, nn.Module]) -> fx.Node | None:
         alias = node.target._schema.arguments[0].alias_info
         return first if alias is not None and alias.is_write else None
     name = _name(node)
+    if node.target in (F.embedding, F.embedding_bag) and _argument(node, "max_norm") is not None:
+        weight = _argument(node, "weight")
+        return weight if isinstance(weight, fx.Node) else None
     if node.op == "call_function" and (node.target in _IN_PLACE_OPERATORS or node.target is operator.setitem):
         return first
     if (name.endswith("_") and not name.endswith("__")) or name in _IN_PLACE_METHODS:
@@ -175,18 +177,21 @@ def _flag(node: fx.Node, flag: str) -> bool:
     """Whether a functional call has a flag set, as a keyword or by position."""
     if node.op != "call_function":
         return False
-    if node.kwargs.get(flag) is True:
-        return True
+    return node.kwargs.get(flag) is True or (True in node.args and _argument(node, flag) is True)
+
+
+def _argument(node: fx.Node, wanted: str) -> Any:
+    """What a function is called with under a name, as a keyword or by position; None where it is not told."""
+    if wanted in node.kwargs:
+        return node.kwargs[wanted]
     import inspect
 
-    if True not in node.args:
-        return False
     assert callable(node.target)
     try:
         names = list(inspect.signature(node.target).parameters)
     except (TypeError, ValueError):
-        return False
-    return flag in names and len(node.args) > names.index(flag) and node.args[names.index(flag)] is True
+        return None
+    return node.args[names.index(wanted)] if wanted in names and len(node.args) > names.index(wanted) else None
 
 
 def _make_out_of_place(node: fx.Node) -> None:

@@ -56,7 +56,9 @@ def normalize(captured: Captured, inputs: Inputs, name: str) -> Network:
     graph, root = captured.graph, captured.root
     if captured.tracer == "symbolic_trace":
         functionalize(graph, root)
-    return _Translation(graph, root, inputs, name).run()
+    network = _Translation(graph, root, inputs, name).run()
+    network.notes.extend(captured.notes)
+    return network
 
 
 class _Translation:

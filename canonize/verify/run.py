@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from canonize.capture.writes import WriteError, unharmed
 from canonize.inputs import Inputs
 from canonize.verify import measure
 from canonize.verify.twin import device_of
@@ -130,9 +131,8 @@ def outputs(model: nn.Module, inputs: Inputs, dtype: torch.dtype) -> Any:
     FailedRunError
         If the model raises.
     """
-    prepared = _prepared(model, inputs, dtype)
     with torch.no_grad():
-        return call(model, prepared, dtype)
+        return unharmed(model, lambda: call(model, _prepared(model, inputs, dtype), dtype))
 
 
 def input_gradients(model: nn.Module, inputs: Inputs, dtype: torch.dtype, weights: list[Tensor]) -> list[Tensor] | None:
@@ -159,6 +159,12 @@ def input_gradients(model: nn.Module, inputs: Inputs, dtype: torch.dtype, weight
     FailedRunError
         If the model raises, forwards or backwards.
     """
+    return unharmed(model, lambda: _input_gradients(model, inputs, dtype, weights))
+
+
+def _input_gradients(
+    model: nn.Module, inputs: Inputs, dtype: torch.dtype, weights: list[Tensor]
+) -> list[Tensor] | None:
     leaves: list[Tensor] = []
 
     def track(tensor: Tensor) -> Tensor:
@@ -201,6 +207,8 @@ def call(model: nn.Module, inputs: Inputs, dtype: torch.dtype) -> Any:
     try:
         with context:
             return model(*inputs.args, **inputs.kwargs)
+    except WriteError:
+        raise
     except Exception as error:
         raise FailedRunError(_first_line(error)) from error
 

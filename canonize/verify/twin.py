@@ -2,47 +2,16 @@
 
 from __future__ import annotations
 
-import copy
-import dataclasses
-import types
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+import itertools
 
 import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from canonize.capture.copying import duplicate
+from canonize.capture.copying import eval_twin, twin
 from canonize.torchscript import constants
 
-_ATOMS = (str, bytes, int, float, complex, bool, type(None), type, types.FunctionType, types.ModuleType, torch.dtype)
-
-
-def eval_twin(model: nn.Module) -> nn.Module:
-    """Copy the structure of a model, share its parameters, and put the copy in eval mode.
-
-    Buffers and other tensors are copied: a forward may write to them. Mode flags are set without calling ``train()``
-    or ``eval()``, which some modules override to merge weights in place. Backward hooks are dropped: they are no part
-    of the function and would bend its gradient.
-
-    Parameters
-    ----------
-    model : nn.Module
-        Never changed; forward hooks, parametrizations and tensors held as plain attributes come along.
-
-    Returns
-    -------
-    nn.Module
-        Of the same dtypes, on the same devices.
-    """
-
-    def keep(tensor: Tensor) -> Tensor:
-        if not isinstance(tensor, nn.Parameter):
-            return tensor.detach().clone()
-        # Made under inference_mode it could not be differentiated through.
-        return nn.Parameter(tensor.clone(), tensor.requires_grad) if tensor.is_inference() else tensor
-
-    return _copy(model, keep)
+__all__ = ["device_of", "eval_twin", "float64_twin", "floating_dtype"]
 
 
 def float64_twin(model: nn.Module) -> nn.Module:
@@ -62,7 +31,8 @@ def float64_twin(model: nn.Module) -> nn.Module:
     nn.Module
         On the same devices.
     """
-    return _copy(model, _to_float64)
+    wide = twin(model, _to_float64)
+    return wide.double() if isinstance(model, torch.jit.ScriptModule) else wide
 
 
 def _to_float64(tensor: Tensor) -> Tensor:
@@ -78,89 +48,6 @@ def _to_float64(tensor: Tensor) -> Tensor:
     if not isinstance(tensor, nn.Parameter):
         return wide
     return nn.Parameter(wide, requires_grad=tensor.requires_grad)
-
-
-def _copy(model: nn.Module, replace: Callable[[Tensor], Tensor]) -> nn.Module:
-    if isinstance(model, torch.jit.ScriptModule):
-        return _copy_script(model, replace)
-    memo: dict[int, Any] = {}
-    for tensor in reachable_tensors(model):
-        if id(tensor) not in memo and not is_lazy(tensor):
-            memo[id(tensor)] = replace(tensor)
-    scripted = any(isinstance(module, torch.jit.ScriptModule) for module in model.modules())
-    twin: nn.Module = copy.deepcopy(model, memo) if scripted else duplicate(model, memo)
-    _restore_forgotten(model, twin, memo)
-    for module in twin.modules():
-        module.training = False
-        module._backward_hooks.clear()
-        module._backward_pre_hooks.clear()
-    return twin
-
-
-def _copy_script(model: torch.jit.ScriptModule, replace: Callable[[Tensor], Tensor]) -> nn.Module:
-    # TorchScript copies its C++ object as a whole: no sharing, but the same guarantees.
-    twin: nn.Module = copy.deepcopy(model)
-    if replace is _to_float64:
-        twin = twin.double()
-    return twin.eval()
-
-
-def _restore_forgotten(model: nn.Module, twin: nn.Module, memo: dict[int, Any]) -> None:
-    # GraphModule.__deepcopy__ builds a new module and forgets forward hooks, mode flags, and what torch.export sets.
-    copies = dict(twin.named_modules())
-    for name, module in model.named_modules():
-        if isinstance(module, torch.fx.GraphModule) and name in copies:
-            for attribute in module.__dict__.keys() - copies[name].__dict__.keys():
-                copies[name].__dict__[attribute] = copy.deepcopy(module.__dict__[attribute], memo)
-            for kind in ("_forward_pre_hooks", "_forward_hooks"):
-                hooks = copy.deepcopy(module.__dict__[kind], memo)
-                copies[name].__dict__[kind] = hooks
-                for suffix in ("_with_kwargs", "_always_called"):
-                    if kind + suffix in module.__dict__:
-                        copies[name].__dict__[kind + suffix] = copy.deepcopy(module.__dict__[kind + suffix], memo)
-
-
-def reachable_tensors(model: nn.Module) -> Iterator[Tensor]:
-    """All tensors that a model holds: parameters, buffers, plain attributes, also inside containers and objects.
-
-    Parameters
-    ----------
-    model : nn.Module
-
-    Yields
-    ------
-    Tensor
-        A tensor held twice may come twice.
-    """
-    seen: set[int] = set()
-    # Keeps temporaries alive, so that no id is seen twice for two objects.
-    alive: list[Any] = []
-    stack: list[Any] = [model]
-    while stack:
-        value = stack.pop()
-        if isinstance(value, Tensor):
-            yield value
-            continue
-        if isinstance(value, _ATOMS) or id(value) in seen:
-            continue
-        seen.add(id(value))
-        alive.append(value)
-        stack.extend(_held(value))
-
-
-def _held(value: Any) -> list[Any]:
-    if isinstance(value, Mapping):
-        return list(value.values())
-    if isinstance(value, (list, tuple, set, frozenset)):
-        return list(value)
-    if isinstance(value, types.MethodType):
-        return [value.__self__]
-    if isinstance(value, torch.fx.Graph):
-        return []
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return [getattr(value, field.name, None) for field in dataclasses.fields(value)]
-    attributes = getattr(value, "__dict__", None)
-    return list(attributes.values()) if isinstance(attributes, dict) else []
 
 
 def floating_dtype(model: nn.Module) -> torch.dtype | None:
@@ -181,6 +68,5 @@ def floating_dtype(model: nn.Module) -> torch.dtype | None:
 
 def device_of(model: nn.Module) -> torch.device | None:
     """The device of a model's first parameter or buffer, or None where it has neither."""
-    for tensor in (*model.parameters(), *model.buffers()):
-        return tensor.device
-    return None
+    tensor = next(itertools.chain(model.parameters(), model.buffers()), None)
+    return None if tensor is None else tensor.device

@@ -1,0 +1,205 @@
+"""Models whose forward writes into themselves: none of the user's tensors may change, and no state may be lost."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+import canonize
+from canonize.capture.writes import WriteError, WriteGuard
+from canonize.errors import StatefulError
+from tests.statistics import harden
+
+ROWS, NUMBERS = torch.randn(2, 4, dtype=torch.float64), torch.tensor([[0, 9, 3], [3, 1, 1]])
+
+
+class Base(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear, self.norm = nn.Linear(4, 3), nn.BatchNorm1d(3)
+        self.register_buffer("count", torch.ones(1))
+        self.kept = [torch.ones(2)]
+        harden(self)
+
+    def answer(self, x: Tensor) -> Tensor:
+        found: Tensor = self.norm(self.linear(x))
+        return found
+
+
+class ClampsItsWeight(Base):
+    def forward(self, x: Tensor) -> Tensor:
+        self.linear.weight.data.clamp_(-0.1, 0.1)
+        return self.answer(x)
+
+
+class HalvesItsWeight(Base):
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.no_grad():
+            self.linear.weight.mul_(0.5)
+        return self.answer(x)
+
+
+class WalksItsParameters(Base):
+    def forward(self, x: Tensor) -> Tensor:
+        for parameter in self.linear.parameters():
+            parameter.data.clamp_(-0.1, 0.1)
+        return self.answer(x)
+
+
+class CountsAndScales(Base):
+    def forward(self, x: Tensor) -> Tensor:
+        self.count.add_(1)
+        return self.answer(x) * self.count
+
+
+class WritesIntoAList(Base):
+    def forward(self, x: Tensor) -> Tensor:
+        self.kept[0][0] += 5
+        return self.answer(x)
+
+
+class ShortensRows(Base):
+    def __init__(self) -> None:
+        super().__init__()
+        self.table = nn.Parameter(torch.randn(10, 4, dtype=torch.float64) * 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.linear(F.embedding(x, self.table, max_norm=1.0))
+
+
+class Counts(Base):
+    def forward(self, x: Tensor) -> Tensor:
+        self.count.add_(1)
+        return self.answer(x)
+
+
+class CountsByTable(Base):
+    def forward(self, x: Tensor) -> Tensor:
+        self._buffers["count"].add_(1)  # type: ignore[union-attr]
+        return self.answer(x)
+
+
+class KeepsTheMean(Base):
+    def forward(self, x: Tensor) -> Tensor:
+        self.count.copy_(x.mean())
+        return self.answer(x) * self.count
+
+
+def unchanged(model: nn.Module, before: nn.Module) -> bool:
+    pairs = zip(model.state_dict().values(), before.state_dict().values(), strict=True)
+    kept: Any = zip(model.kept, before.kept, strict=True)
+    return all(torch.equal(a, b) for a, b in (*pairs, *kept))
+
+
+@pytest.mark.parametrize("verify", [True, False], ids=["proven", "unproven"])
+@pytest.mark.parametrize(
+    ("kind", "inputs", "what"),
+    [
+        (ClampsItsWeight, ROWS, "linear.weight"),
+        (HalvesItsWeight, ROWS, "linear.weight"),
+        (WalksItsParameters, ROWS, "tensors"),
+        (CountsAndScales, ROWS, "count"),
+        (WritesIntoAList, ROWS, "tensors"),
+        (ShortensRows, NUMBERS, "table"),
+    ],
+)
+def test_refuses_because_it_writes_into(kind: type[nn.Module], inputs: Tensor, what: str, verify: bool) -> None:
+    model = kind().double().eval()
+    before = copy.deepcopy(model)
+    with pytest.raises(StatefulError, match=f"writes into its own {what} in eval mode"):
+        canonize.canonize(model, inputs, verify=verify)
+    assert unchanged(model, before)
+
+
+@pytest.mark.parametrize("kind", [ClampsItsWeight, WalksItsParameters, WritesIntoAList, Counts])
+def test_looking_for_a_shape_changes_nothing(kind: type[nn.Module]) -> None:
+    model = kind().eval()
+    before = copy.deepcopy(model)
+    canonize.inputs.infer(model)
+    assert unchanged(model, before)
+
+
+@pytest.mark.parametrize("kind", [Counts, CountsByTable, KeepsTheMean])
+def test_leaves_out_state_that_the_output_does_not_depend_on(kind: type[nn.Module]) -> None:
+    model = kind().double().eval()
+    before, expected = copy.deepcopy(model), copy.deepcopy(model)(ROWS)
+    found = canonize.canonize(model, ROWS)
+    assert unchanged(model, before)
+    assert found.report.count("absorbed") == 1
+    assert any("count" in note and "leaves that out" in note for note in found.report.notes)
+    assert torch.allclose(found(ROWS), expected, rtol=0, atol=1e-12)
+    assert torch.equal(found(ROWS), found(ROWS))
+
+
+@pytest.mark.parametrize("norm_type", [2.0, 1.0])
+def test_an_embedding_with_max_norm_is_shortened_once(norm_type: float) -> None:
+    torch.manual_seed(0)
+    table = nn.Embedding(10, 4, max_norm=1.0, norm_type=norm_type)
+    with torch.no_grad():
+        table.weight[::2] *= 5
+        table.weight[1::2] *= 0.05
+    model = nn.Sequential(table, nn.Linear(4, 3), nn.LayerNorm(3)).double().eval()
+    before = copy.deepcopy(model)
+    found = canonize.canonize(model, NUMBERS)
+    assert torch.equal(model[0].weight, before[0].weight)
+    held = {name: value.clone() for name, value in found.state_dict().items()}
+    assert torch.allclose(found(NUMBERS), before(NUMBERS), rtol=0, atol=1e-12)
+    assert all(torch.equal(held[name], value) for name, value in found.state_dict().items())
+    assert not torch.equal(before[0].weight, model[0].weight), "the original shortens its rows as it goes"
+
+
+def test_an_embedding_of_short_rows_is_shared() -> None:
+    model = nn.Sequential(nn.Embedding(10, 4, max_norm=100.0), nn.Linear(4, 3)).eval()
+    found = canonize.canonize(model, NUMBERS)
+    assert found.get_parameter("0.weight").data_ptr() == model[0].weight.data_ptr()
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_comparing_changes_neither_model(dtype: torch.dtype) -> None:
+    """The first forward of a model that writes into its parameters is stopped, and run on a copy."""
+    model, other = (ClampsItsWeight().to(dtype).eval() for _ in range(2))
+    other.load_state_dict(model.state_dict())
+    before = copy.deepcopy(model)
+    verdict = canonize.check_equivalence(model, other, ROWS.to(dtype), gradients=False)
+    assert verdict.passed, verdict.reason
+    assert unchanged(model, before)
+    assert unchanged(other, before)
+
+
+class TestWriteGuard:
+    def test_stops_a_write_into_what_was_there(self) -> None:
+        held = torch.zeros(3)
+        for write in (
+            lambda: held.add_(1),
+            lambda: held[1:].fill_(2),
+            lambda: held.view(3, 1).data.mul_(2),
+            lambda: torch.add(held, 1, out=held),
+            lambda: torch._foreach_add_([torch.zeros(2), held], 1),
+            lambda: held.__setitem__(0, 5.0),
+        ):
+            with pytest.raises(WriteError), WriteGuard([held]):
+                write()
+            assert held.abs().sum() == 0
+
+    def test_leaves_others_alone(self) -> None:
+        held, other = torch.zeros(3), torch.zeros(3)
+        with WriteGuard([held]):
+            other.add_(held + 1)
+        assert other.sum() == 3
+
+    def test_by_default_only_what_was_made_inside_may_be_written(self) -> None:
+        held = torch.zeros(3)
+        with WriteGuard():
+            made = torch.tensor([1.0, 2.0])
+            made[0] = 3
+            torch.zeros(3)[1:].add_(1)
+            torch.arange(3).mul_(2)
+            (held + 1).mul_(2)
+        with pytest.raises(WriteError), WriteGuard():
+            held[1:].add_(1)
+        assert held.abs().sum() == 0
