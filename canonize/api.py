@@ -230,13 +230,9 @@ def _name_map(model: nn.Module, network: Network) -> dict[str, str | None]:
 def _prove(model: nn.Module, network: Network, built: fx.GraphModule, inputs: Inputs, tell: Progress) -> Verdict:
     from canonize.verify import check_equivalence
 
-    exact = network.build(torch.float64)
-    try:
-        verdict: Verdict = check_equivalence(model, built, inputs, exact=exact, thorough=False, progress=tell)
-    finally:
-        # Graph modules and their graphs refer to each other: their float64 weights would stay until the collector
-        # comes by.
-        _let_go(exact)
+    verdict: Verdict = check_equivalence(
+        model, built, inputs, exact=lambda: network.build(torch.float64), thorough=False, progress=tell
+    )
     if verdict.passed:
         return verdict
     if "not deterministic" in verdict.reason:
@@ -248,13 +244,6 @@ def _prove(model: nn.Module, network: Network, built: fx.GraphModule, inputs: In
         class_name(model),
         "Please report this model: canonize writes nothing that it cannot prove.",
     )
-
-
-def _let_go(module: nn.Module) -> None:
-    """Empty a module of tensors."""
-    for part in module.modules():
-        part._parameters.clear()
-        part._buffers.clear()
 
 
 def _finish(built: fx.GraphModule, report: Report, copy: bool) -> fx.GraphModule:

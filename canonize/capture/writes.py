@@ -108,6 +108,11 @@ def unharmed(twin: nn.Module, run: Callable[[], T]) -> T:
 def own_parameters(twin: nn.Module) -> None:
     """Give a copy parameters of its own, so that it may write to them."""
     unshare(twin)
+    has_own_parameters(twin)
+
+
+def has_own_parameters(twin: nn.Module) -> None:
+    """Note that a copy shares no parameter with the user's model: its forward need not be watched."""
     _OWN.add(twin)
 
 

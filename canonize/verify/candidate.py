@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from canonize.capture.captured import GUARD
+from canonize.capture.writes import has_own_parameters
 from canonize.inputs import Inputs
 from canonize.verify import measure, run
 from canonize.verify.oracle import Memory, Oracle
@@ -34,6 +35,8 @@ class Candidate:
         Example inputs, to see whether it runs in float64.
     narrow : bool
         Compare in the candidate's own precision even where float64 is possible.
+    spend : bool
+        Whether `exact` was made for this and may be run itself.
 
     Attributes
     ----------
@@ -46,11 +49,18 @@ class Candidate:
     """
 
     def __init__(
-        self, other: nn.Module, exact: nn.Module | None, oracle: Oracle, inputs: Inputs, narrow: bool = False
+        self,
+        other: nn.Module,
+        exact: nn.Module | None,
+        oracle: Oracle,
+        inputs: Inputs,
+        *,
+        narrow: bool = False,
+        spend: bool = False,
     ) -> None:
         self.own_dtype = floating_dtype(other) or oracle.dtype
         self.notes: list[str] = []
-        self._known, self._steps = Memory(), Memory()
+        self._known, self._slopes, self._steps = Memory(), Memory(), Memory()
         self._other = other
         self.dtype, self.tight = torch.float64, oracle.in_float64
         if narrow or not oracle.in_float64:
@@ -60,7 +70,11 @@ class Candidate:
             return
         source = other if exact is None else exact
         already_wide = not _has_narrow(source)
-        self.model = eval_twin(source) if already_wide else float64_twin(source)
+        if already_wide and spend and exact is not None:
+            self.model = exact
+            has_own_parameters(exact)
+        else:
+            self.model = eval_twin(source) if already_wide else float64_twin(source)
         self.tight = already_wide
         self._fall_back_where_needed(other, exact, inputs)
 
@@ -128,8 +142,14 @@ class Candidate:
         return [run.outputs(m, inputs, self.dtype) for m in (model, *moved)]
 
     def gradients(self, inputs: Inputs, weights: list[Tensor]) -> list[Tensor] | None:
-        """Input gradients in `dtype`; see `run.input_gradients`."""
-        return run.input_gradients(self.model, inputs, self.dtype, weights)
+        """Input gradients in `dtype`, remembered for the same `Inputs`; see `run.input_gradients`."""
+
+        def ask() -> run.Slopes:
+            return run.input_gradients(self.model, inputs, self.dtype, weights)
+
+        slopes: run.Slopes = self._slopes.recall(inputs, ask)
+        self._known.recall(inputs, lambda: slopes.outputs)
+        return slopes.gradients
 
     def nondeterministic(self, inputs: Inputs) -> bool:
         """Whether two runs on the same input differ."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -18,17 +19,17 @@ from canonize.verify import regimes, run
 from canonize.verify.blame import Failure, find_divergence
 from canonize.verify.candidate import Candidate
 from canonize.verify.environment import environment
-from canonize.verify.gradients import gradient_checks
+from canonize.verify.gradients import ask_for_gradients, gradient_checks
 from canonize.verify.judge import Judge, failure
 from canonize.verify.oracle import Oracle, representable
 from canonize.verify.thresholds import straddle
-from canonize.verify.twin import device_of, floating_dtype
+from canonize.verify.twin import device_of, floating_dtype, let_go
 from canonize.verify.weights import weight_check
 
 # Of normal inputs, to learn how noisy a model with few outputs is in its own precision.
 _DRAWS = 4
 # Of the examples, in a quick verdict.
-_QUICK_ROWS = 4
+_QUICK_ROWS = 2
 
 Progress = Callable[[str, int, int], None]
 
@@ -38,7 +39,7 @@ def check_equivalence(
     other: nn.Module,
     example_inputs: Any = None,
     *,
-    exact: nn.Module | None = None,
+    exact: nn.Module | Callable[[], nn.Module] | None = None,
     seed: int = 0,
     batch_sizes: Sequence[int] = (1, 3),
     precision: Literal["float64", "working"] | None = None,
@@ -63,9 +64,10 @@ def check_equivalence(
         The candidate. Never changed either.
     example_inputs : Tensor, tuple, (args, kwargs) or Inputs, optional
         Inferred from `model` where not given.
-    exact : nn.Module, optional
+    exact : nn.Module or callable, optional
         `other` with float64 weights that were never rounded to a narrower precision. Each weight of `other` must be
-        the rounded one of `exact`.
+        the rounded one of `exact`. A function makes it when it is needed: the reference's float64 weights have been
+        let go of by then, so that a large model is held in float64 once at a time; what it makes is used up.
     seed : int
         Of the random inputs.
     batch_sizes : sequence of int
@@ -75,7 +77,7 @@ def check_equivalence(
     gradients : bool
         Whether to compare input gradients.
     thorough : bool
-        Without it the first four examples, a small row, and three regimes as rows of one small batch: what
+        Without it the first two examples, a small row, and three regimes as rows of one small batch: what
         `canonize.canonize` asks for, at little more than one forward in float64 and one in the model's own precision.
     progress : callable, optional
         Called as ``progress("verify", done, total)``.
@@ -103,20 +105,35 @@ def check_equivalence(
         inputs = inputs if thorough or not variable else _few(inputs)
         try:
             oracle = _oracle(model, inputs)
-            candidate = Candidate(other, exact, oracle, inputs, narrow=precision == "working")
-            if inputs is not given and candidate.declines(inputs):
+            # In its own precision, which is cheap: to see what sizes it was made for, and for the second verdict.
+            narrow = Candidate(other, None, oracle, inputs, narrow=True)
+            if inputs is not given and narrow.declines(inputs):
                 raise InputError("made for another batch size")
         except InputError:
             if inputs is given:
                 raise
             inputs = given
             oracle = _oracle(model, inputs)
-            candidate = Candidate(other, exact, oracle, inputs, narrow=precision == "working")
-        feed = _feed(oracle, candidate, inputs, seed, coarsest, variable)
-        place = oracle.nondeterminism(feed.rows)
+            narrow = Candidate(other, None, oracle, inputs, narrow=True)
+        feed = _feed(oracle, narrow, inputs, seed, coarsest, variable)
+        cases = list(regimes.cases(feed, batch_sizes) if thorough else regimes.quick_cases(feed, batch_sizes))
+        if gradients:
+            ask_for_gradients(oracle, feed)
+        place = oracle.nondeterminism(feed.normal(0).inputs)
         if place:
             reason = f"the model itself is not deterministic in eval mode: {place} changes between runs"
             return Verdict(False, (), reason, environment=environment(model))
+        spend = exact is not None and not isinstance(exact, nn.Module)
+        if exact is not None and not isinstance(exact, nn.Module):
+            _ask(oracle, cases)
+            oracle.rest()
+            exact = exact()
+        if precision == "working":
+            candidate = narrow
+        else:
+            candidate = Candidate(other, exact, oracle, inputs, spend=spend)
+            if gradients:
+                ask_for_gradients(oracle, feed, candidate)
         outcomes: list[Check | str] = []
         failures: list[Failure] = []
 
@@ -125,7 +142,6 @@ def check_equivalence(
             failures.extend(Failure(c, fed, by, inputs) for c in found if isinstance(c, Check) and not c.passed)
 
         judge = Judge(oracle, candidate)
-        cases = list(regimes.cases(feed, batch_sizes) if thorough else regimes.quick_cases(feed, batch_sizes))
         judge.learn_noise(_noise_cases(cases, feed))
         for done, case in enumerate(cases):
             tell("verify", done, len(cases) + 2)
@@ -139,11 +155,15 @@ def check_equivalence(
         tell("verify", len(cases) + 1, len(cases) + 2)
         if precision is None and candidate.wide_enough:
             proven = exact is not None and all(o.passed for o in outcomes if isinstance(o, Check))
-            narrow = Candidate(other, None, oracle, inputs, narrow=True)
             judge = Judge(oracle, narrow, proven)
-            judge.learn_noise(_noise_cases(cases, feed))
-            for case in cases[:2]:
-                note(judge.judge(case), case.inputs, narrow)
+            if thorough:
+                judge.learn_noise(_noise_cases(cases, feed))
+            for case in cases[: 2 if thorough else 1]:
+                found = judge.judge(case)
+                if not thorough and not all(isinstance(check, Check) and check.passed for check in found):
+                    judge.learn_noise(_noise_cases(cases, feed))
+                    found = judge.judge(case)
+                note(found, case.inputs, narrow)
         if exact is not None and outcomes:
             outcomes.append(weight_check(other, exact) or "weights were not compared: exact holds others")
         checks = [outcome for outcome in outcomes if isinstance(outcome, Check)]
@@ -154,6 +174,8 @@ def check_equivalence(
             worst = min(failures, key=_telling)
             divergence = find_divergence(model, other, oracle, worst, None if dump is None else Path(dump))
             verdict = dataclasses.replace(verdict, divergence=divergence)
+        if spend:
+            let_go(candidate.model)
         return verdict
 
 
@@ -191,6 +213,13 @@ def _oracle(model: nn.Module, inputs: Inputs) -> Oracle:
             f"the reference model does not run on the example inputs ({inputs.describe()}): {error}",
             hint="Pass example_inputs that fit it: a tensor, a tuple, or (args, kwargs)",
         ) from error
+
+
+def _ask(oracle: Oracle, cases: list[regimes.Case]) -> None:
+    """Have the reference asked for every case, so that it is remembered."""
+    for case in cases:
+        with contextlib.suppress(run.FailedRunError):
+            oracle.truth(case.inputs)
 
 
 def _straddling(

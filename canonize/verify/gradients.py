@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import statistics
 
@@ -52,6 +53,19 @@ def gradient_checks(oracle: Oracle, candidate: Candidate, feed: regimes.Feed, dr
     except run.FailedRunError as error:
         return [f"input gradients were not compared: the reference refuses normal inputs ({error})"]
     return [_exact(oracle, candidate, normal[0]) if candidate.tight else _rounded(oracle, candidate, normal)]
+
+
+def ask_for_gradients(oracle: Oracle, feed: regimes.Feed, candidate: Candidate | None = None) -> None:
+    """Have the reference, or the candidate, asked for what `gradient_checks` asks of it first.
+
+    Both remember it, and the outputs that come with it: they need not be run on that case again.
+    """
+    exact = oracle.in_float64 and (candidate is None or candidate.tight)
+    if exact and any(t.is_floating_point() for t in feed.inputs.tensors()):
+        with contextlib.suppress(run.FailedRunError):
+            inputs = feed.normal(0).inputs
+            if not measure.first_nonfinite(oracle.truth(inputs)):
+                (candidate or oracle).gradients(inputs, _weights(oracle, inputs))
 
 
 def _exact(oracle: Oracle, candidate: Candidate, case: regimes.Case) -> Check | str:

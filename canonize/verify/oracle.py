@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from canonize.inputs import Inputs
 from canonize.torchscript import narrow_cast
 from canonize.verify import measure, run
-from canonize.verify.twin import eval_twin, float64_twin, floating_dtype
+from canonize.verify.twin import eval_twin, float64_twin, floating_dtype, let_go
 
 # Runs of a reference are slow, outputs are small: what one verdict asks for again is remembered.
 _REMEMBERED = 24
@@ -65,10 +65,11 @@ class Oracle:
 
     def __init__(self, model: nn.Module, inputs: Inputs) -> None:
         self.dtype = floating_dtype(model) or _floating_input_dtype(inputs)
+        self._model = model
         self.own = eval_twin(model)
-        self.wide: nn.Module = float64_twin(model) if _has_narrow(model) else self.own
+        self._wide: nn.Module | None = None if _has_narrow(model) else self.own
         self.in_float64, self.problem = True, ""
-        self._truths, self._owns = Memory(), Memory()
+        self._truths, self._seconds, self._slopes, self._owns = Memory(), Memory(), Memory(), Memory()
         cast = narrow_cast(model) if isinstance(model, torch.jit.ScriptModule) else ""
         if cast and self.dtype != torch.float64:
             self._use_own(f"its TorchScript computes in {cast} whatever it is fed", inputs)
@@ -83,8 +84,21 @@ class Oracle:
                 self._use_own(f"an output stays {str(narrow[0].dtype).removeprefix('torch.')}", inputs)
 
     def _use_own(self, problem: str, inputs: Inputs) -> None:
-        self.wide, self.in_float64, self.problem, self._truths = self.own, False, problem, Memory()
+        self._wide, self.in_float64, self.problem, self._truths = self.own, False, problem, Memory()
         self.truth(inputs)
+
+    @property
+    def wide(self) -> nn.Module:
+        """What gives the truth: the reference in float64 where it can be; made when it is asked for."""
+        if self._wide is None:
+            self._wide = float64_twin(self._model)
+        return self._wide
+
+    def rest(self) -> None:
+        """Let go of the float64 weights until something is asked that has not been answered."""
+        if self._wide is not None and self._wide is not self.own:
+            let_go(self._wide)
+            self._wide = None
 
     @property
     def truth_dtype(self) -> torch.dtype:
@@ -153,10 +167,19 @@ class Oracle:
         return max((error for error in errors if math.isfinite(error)), default=0.0)
 
     def gradients(self, inputs: Inputs, weights: list[Tensor], wide: bool = True) -> list[Tensor] | None:
-        """Input gradients of the truth, or of the reference in its own precision; see `run.input_gradients`."""
-        if wide:
+        """Input gradients of the truth, or of the reference in its own precision; see `run.input_gradients`.
+
+        Those of the truth are remembered for the same `Inputs`, which have the same weights.
+        """
+        if not wide:
+            return run.input_gradients(self.own, inputs, self.dtype, weights).gradients
+
+        def ask() -> run.Slopes:
             return run.input_gradients(self.wide, inputs, self.truth_dtype, weights)
-        return run.input_gradients(self.own, inputs, self.dtype, weights)
+
+        slopes: run.Slopes = self._slopes.recall(inputs, ask)
+        self._seconds.recall(inputs, lambda: slopes.outputs)
+        return slopes.gradients
 
     def takes(self, inputs: Inputs) -> bool:
         """Whether it runs on these inputs and answers with finite numbers."""
@@ -166,8 +189,12 @@ class Oracle:
             return False
 
     def nondeterminism(self, inputs: Inputs) -> str:
-        """Where two runs on the same input differ by more than the order of a sum can explain; empty where not."""
-        first, second = self.truth(inputs), run.outputs(self.wide, inputs, self.truth_dtype)
+        """Where two runs on the same input differ by more than the order of a sum can explain; empty where not.
+
+        The forward for `gradients` is the second run where there was one.
+        """
+        first = self.truth(inputs)
+        second = self._seconds.recall(inputs, lambda: run.outputs(self.wide, inputs, self.truth_dtype))
         if measure.first_nonfinite(first) or measure.first_nonfinite(second):
             return ""
         difference = measure.compare(first, second)

@@ -6,11 +6,13 @@ import contextlib
 import random
 import sys
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_map_only
 
 from canonize.capture.writes import WriteError, unharmed
 from canonize.inputs import Inputs
@@ -135,7 +137,24 @@ def outputs(model: nn.Module, inputs: Inputs, dtype: torch.dtype) -> Any:
         return unharmed(model, lambda: call(model, _prepared(model, inputs, dtype), dtype))
 
 
-def input_gradients(model: nn.Module, inputs: Inputs, dtype: torch.dtype, weights: list[Tensor]) -> list[Tensor] | None:
+@dataclass(frozen=True)
+class Slopes:
+    """What one run forwards and backwards gives.
+
+    Attributes
+    ----------
+    outputs : Any
+        Of the forward, without gradient.
+    gradients : list of Tensor or None
+        One per floating input, zeros where an input has no influence; None where no output depends on any input by a
+        differentiable path.
+    """
+
+    outputs: Any
+    gradients: list[Tensor] | None
+
+
+def input_gradients(model: nn.Module, inputs: Inputs, dtype: torch.dtype, weights: list[Tensor]) -> Slopes:
     """Gradient of a fixed projection of all floating outputs with respect to the floating inputs.
 
     With outputs y_k and weights w_k it is d/dx sum_k <w_k, y_k>.
@@ -150,9 +169,7 @@ def input_gradients(model: nn.Module, inputs: Inputs, dtype: torch.dtype, weight
 
     Returns
     -------
-    list of Tensor or None
-        One per floating input, zeros where an input has no influence; None where no output depends on any input
-        by a differentiable path.
+    Slopes
 
     Raises
     ------
@@ -176,19 +193,22 @@ def _input_gradients(
 
     with torch.enable_grad():
         prepared = _prepared(model, inputs, dtype).map(track)
-        found = measure.floating(call(model, prepared, dtype))
+        outputs = call(model, prepared, dtype)
+        found = measure.floating(outputs)
         if [w.shape for w in weights] != [y.shape for y in found]:
             raise FailedRunError("the output has another shape than the reference's")
         pairs = zip(weights, found, strict=True)
         terms = [(w.to(y.device, y.dtype) * y).real.sum() for w, y in pairs if y.requires_grad]
+        outputs = tree_map_only(Tensor, torch.detach, outputs)
         if not terms or not leaves:
-            return None
+            return Slopes(outputs, None)
         try:
             total = torch.stack([term.to(terms[0].device) for term in terms]).sum()
             gradients = torch.autograd.grad(total, leaves, allow_unused=True)
         except RuntimeError as error:
             raise FailedRunError(_first_line(error)) from error
-    return [torch.zeros_like(x) if g is None else g for x, g in zip(leaves, gradients, strict=True)]
+    pairs = zip(leaves, gradients, strict=True)
+    return Slopes(outputs, [torch.zeros_like(x) if g is None else g for x, g in pairs])
 
 
 def _prepared(model: nn.Module, inputs: Inputs, dtype: torch.dtype) -> Inputs:

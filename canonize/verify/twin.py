@@ -9,9 +9,10 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from canonize.capture.copying import eval_twin, twin
+from canonize.capture.writes import has_own_parameters
 from canonize.torchscript import constants
 
-__all__ = ["device_of", "eval_twin", "float64_twin", "floating_dtype"]
+__all__ = ["device_of", "eval_twin", "float64_twin", "floating_dtype", "let_go"]
 
 
 def float64_twin(model: nn.Module) -> nn.Module:
@@ -32,6 +33,8 @@ def float64_twin(model: nn.Module) -> nn.Module:
         On the same devices.
     """
     wide = twin(model, _to_float64)
+    if not any(parameter.dtype == torch.float64 for parameter in model.parameters()):
+        has_own_parameters(wide)
     return wide.double() if isinstance(model, torch.jit.ScriptModule) else wide
 
 
@@ -48,6 +51,17 @@ def _to_float64(tensor: Tensor) -> Tensor:
     if not isinstance(tensor, nn.Parameter):
         return wide
     return nn.Parameter(wide, requires_grad=tensor.requires_grad)
+
+
+def let_go(module: nn.Module) -> None:
+    """Empty a twin of its tensors.
+
+    Graph modules and their graphs refer to each other: float64 weights would stay until the collector comes by.
+    """
+    for part in module.modules():
+        if not isinstance(part, torch.jit.ScriptModule):
+            part._parameters.clear()
+            part._buffers.clear()
 
 
 def floating_dtype(model: nn.Module) -> torch.dtype | None:

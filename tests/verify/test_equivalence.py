@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import gc
 from collections.abc import Callable
 from typing import Any
 
@@ -276,13 +277,66 @@ def test_quick_check_is_smaller() -> None:
 def test_a_quick_verdict_feeds_the_first_examples_where_the_models_take_fewer() -> None:
     many = torch.randn(9, 3, 4)
     quick = check_equivalence(nn.Linear(4, 4), nn.Linear(4, 4), many, thorough=False)
-    assert "examples, batch 4" in {check.name for check in quick.checks}
+    assert "examples, batch 2" in {check.name for check in quick.checks}
 
     class Nine(nn.Module):
         def forward(self, x: Tensor) -> Tensor:
             return x.reshape(9, 12)
 
     assert "examples, batch 9" in {c.name for c in check_equivalence(Nine(), Nine(), many, thorough=False).checks}
+
+
+class Wide(nn.Module):
+    """Eight megabytes in float64, which nobody's small tensors reach."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(16, 32768), nn.Linear(32768, 16)
+
+    def forward(self, x: Tensor) -> Tensor:
+        found: Tensor = self.second(self.first(x).relu())
+        return found
+
+
+def float64_bytes() -> int:
+    alive = [x for x in gc.get_objects() if isinstance(x, Tensor) and x.dtype == torch.float64]
+    return sum({x.data_ptr(): x.untyped_storage().nbytes() for x in alive}.values())
+
+
+def test_a_large_model_is_held_in_float64_once_at_a_time() -> None:
+    model = Wide().eval()
+    before, alive = float64_bytes(), [0]
+
+    def exact() -> nn.Module:
+        alive.append(float64_bytes() - before)
+        return copy.deepcopy(model).double()
+
+    verdict = check_equivalence(model, copy.deepcopy(model), torch.randn(3, 16), exact=exact, thorough=False)
+    assert verdict.passed, verdict
+    assert len(alive) == 2
+    assert alive[-1] < 1e6
+    assert float64_bytes() - before < 1e6
+
+
+def test_exact_weights_may_be_made_late_and_are_held_against_all() -> None:
+    faulty = fold(make(), rounded=False)
+    with torch.no_grad():
+        next(faulty.parameters()).mul_(1 + 1e-6)
+    verdict = check_equivalence(make(), fold(make()), X, exact=lambda: faulty, thorough=False)
+    assert not verdict.passed
+    assert check_equivalence(make(), fold(make()), X, exact=lambda: fold(make(), rounded=False), thorough=False).passed
+
+
+@pytest.mark.parametrize("gradients", [True, False])
+@pytest.mark.parametrize("thorough", [True, False])
+def test_a_model_that_is_another_one_each_time_is_told(gradients: bool, thorough: bool) -> None:
+    class Noisy(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x + 1e-6 * torch.randn_like(x)
+
+    verdict = check_equivalence(Noisy(), nn.Identity(), torch.randn(2, 5), gradients=gradients, thorough=thorough)
+    assert not verdict.passed
+    assert "not deterministic" in verdict.reason
 
 
 def test_kinks_do_not_fail_rounded_models() -> None:
