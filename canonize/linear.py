@@ -10,6 +10,7 @@ The vectors are kept in float64, so that many absorptions into one layer still r
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 
 import torch
@@ -33,7 +34,28 @@ _CHUNK = 1 << 16
 CONVOLUTION = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
 
-class PendingWeights:
+class Kernel(ABC):
+    """A weight that is worked out when it is written: what other layers' weights add up or multiply to.
+
+    Attributes
+    ----------
+    shape : torch.Size
+        As a layer has it: output channels (features), input channels of a group, kernel positions.
+    device : torch.device
+    at_once : bool
+        Whether all rows are asked for together, because each of them costs what all of them cost.
+    """
+
+    shape: torch.Size
+    device: torch.device
+    at_once: bool = False
+
+    @abstractmethod
+    def rows(self, part: slice) -> Tensor:
+        """Some of the rows, in float64."""
+
+
+class PendingWeights(Kernel):
     """The weights of one linear layer, with what is to be done to them.
 
     Parameters
@@ -47,7 +69,8 @@ class PendingWeights:
         weight = module.weight
         assert isinstance(weight, Tensor)
         self.dtype = weight.dtype
-        self.weight: Tensor = exact_value(weight)
+        self.weight: Tensor | Kernel = exact_value(weight)
+        # Not as the layer has it: known better than its own dtype can say, or the layer has none yet.
         self.baked = self.weight.dtype != self.dtype
         self.transposed = isinstance(module, TRANSPOSED)
         self.groups = int(getattr(module, "groups", 1))
@@ -56,6 +79,16 @@ class PendingWeights:
         self.in_scale: Tensor | None = None
         self.out_scale: Tensor | None = None
         self.bias_touched = False
+
+    @property
+    def shape(self) -> torch.Size:  # type: ignore[override]
+        """The weight's shape."""
+        return self.weight.shape
+
+    @property
+    def device(self) -> torch.device:  # type: ignore[override]
+        """Where the weight is."""
+        return self.weight.device
 
     @property
     def out_channels(self) -> int:
@@ -82,13 +115,26 @@ class PendingWeights:
 
         Rows are output channels, columns the inputs of their group; the other way round in a transposed convolution.
         """
-        rows = self.weight.shape[0]
-        flat = self.weight.reshape(rows, self.weight.shape[1], -1)
-        most = _CHUNK if self.weight.device.type == "cpu" else rows * flat[:1].numel()
-        step = max(1, most // max(1, flat[:1].numel()))
+        rows, size = self.shape[0], self.shape[1:].numel()
+        all_at_once = self.device.type != "cpu" or self.at_once
+        step = max(1, rows if all_at_once else _CHUNK // max(1, size))
         for start in range(0, rows, step):
             part = slice(start, min(start + step, rows))
-            yield part, flat[part].to(EXACT)
+            yield part, self._piece(part)
+
+    def _piece(self, part: slice) -> Tensor:
+        weight = self.weight
+        rows = weight[part].to(EXACT) if isinstance(weight, Tensor) else weight.rows(part)
+        return rows.reshape(rows.shape[0], self.shape[1], -1)
+
+    @property
+    def at_once(self) -> bool:  # type: ignore[override]
+        """See `Kernel`."""
+        return isinstance(self.weight, Kernel) and self.weight.at_once
+
+    def rows(self, part: slice) -> Tensor:
+        """Some of the rows with everything pending applied, in float64."""
+        return self._rescale(part, self._piece(part)).reshape(-1, *self.shape[1:])
 
     def _groups_of(self, part: slice) -> Tensor:
         per_group = self.weight.shape[0] // self.groups
@@ -160,8 +206,8 @@ class PendingWeights:
             self.bias_touched = True
         self.in_scale = scale if self.in_scale is None else self.in_scale * scale
 
-    def set(self, weight: Tensor, bias: Tensor | None) -> None:
-        """Exchange weight and bias (float64) for others."""
+    def set(self, weight: Kernel, bias: Tensor | None) -> None:
+        """Exchange the weight and the bias (float64) for others."""
         self.weight, self.bias = weight, bias
         self.in_scale = self.out_scale = None
         self.baked, self.bias_touched = True, bias is not None
@@ -180,6 +226,6 @@ class PendingWeights:
     def clone(self, module: nn.Module) -> PendingWeights:
         """The same pending weights for a duplicate of the layer."""
         copy = PendingWeights(module)
-        copy.weight, copy.bias = self.weight, self.bias
+        copy.weight, copy.bias, copy.baked = self.weight, self.bias, self.baked
         copy.in_scale, copy.out_scale, copy.bias_touched = self.in_scale, self.out_scale, self.bias_touched
         return copy

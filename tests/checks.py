@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import gc
 import operator
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -394,3 +395,9 @@ def assert_canonized(
     assert loose_ends(canonical, example) == []
     assert_untouched(model, before)
     return canonical
+
+
+def float64_bytes() -> int:
+    """What all float64 tensors that are alive take up, each memory once."""
+    alive = [x for x in gc.get_objects() if isinstance(x, Tensor) and x.dtype == torch.float64]
+    return sum({x.data_ptr(): x.untyped_storage().nbytes() for x in alive if x.device.type == "cpu"}.values())

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from canonize.affine import EXACT
-from canonize.linear import PendingWeights
+from canonize.linear import Kernel, PendingWeights
 from canonize.network import shell
 
 LAYERS: dict[str, Any] = {
@@ -208,3 +208,39 @@ def test_set_replaces_everything() -> None:
     made = _written(pending, layer)
     assert torch.equal(made.weight, weight)
     assert torch.equal(made.bias, bias)
+
+
+class Doubled(Kernel):
+    """Twice another weight."""
+
+    def __init__(self, kernel: Kernel) -> None:
+        self.kernel, self.shape, self.device, self.at_once = kernel, kernel.shape, kernel.device, kernel.at_once
+
+    def rows(self, part: slice) -> torch.Tensor:
+        return 2.0 * self.kernel.rows(part)
+
+
+def test_a_clone_of_a_layer_without_weights_of_its_own_is_written() -> None:
+    layer = nn.Conv2d(4, 6, 3).double()
+    pending = PendingWeights(nn.Conv2d(4, 6, 3, device="meta", dtype=EXACT))
+    pending.set(Doubled(PendingWeights(layer)), None)
+    copy = pending.clone(nn.Conv2d(4, 6, 3, device="meta", dtype=EXACT))
+    assert copy.touched
+    for weights in (pending, copy):
+        made = shell(layer)
+        weights.write(made, None)
+        assert torch.equal(made.weight.detach(), 2.0 * layer.weight.detach())
+
+
+def test_what_waits_is_worked_out_with_what_is_pending_on_both_sides() -> None:
+    layer = nn.Conv2d(4, 6, 3, groups=2).double()
+    inner = PendingWeights(layer)
+    inner.absorb_input(torch.full((4,), 3.0, dtype=EXACT), torch.zeros(4, dtype=EXACT))
+    outer = PendingWeights(nn.Conv2d(4, 6, 3, groups=2, device="meta", dtype=EXACT))
+    outer.set(Doubled(inner), None)
+    outer.absorb_output(torch.arange(1.0, 7.0, dtype=EXACT), torch.ones(6, dtype=EXACT))
+    expected = layer.weight.detach() * 6.0 * torch.arange(1.0, 7.0, dtype=EXACT)[:, None, None, None]
+    torch.testing.assert_close(outer.exact_weight(), expected)
+    shift = torch.randn(4, dtype=EXACT)
+    groups = shift.view(2, 2)[torch.arange(6) // 3]
+    torch.testing.assert_close(outer.response_to(shift), (expected.sum((2, 3)) * groups).sum(1))

@@ -100,8 +100,14 @@ def _evaluate(node: fx.Node, fixed: dict[fx.Node, FixedValue], module: nn.Module
         and exact.is_floating_point() != value.is_floating_point()
     ):
         exact = value
+    if isinstance(exact, Tensor) and isinstance(value, Tensor) and _loses_nothing(value, exact):
+        exact = value  # a table that was only looked up, say: once is enough to hold it
     names = [fixed[n].name for n in node.all_input_nodes if fixed[n].name]
     return FixedValue(value, exact, names[0] if names else "")
+
+
+def _loses_nothing(value: Tensor, exact: Tensor) -> bool:
+    return value.dtype != exact.dtype and value.shape == exact.shape and torch.equal(value.to(exact.dtype), exact)
 
 
 def _in_float64(module: nn.Module) -> Callable[..., Any]:

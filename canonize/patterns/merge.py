@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 from torch import Tensor, fx, nn
 
 from canonize.flow.plan import Refused
-from canonize.linear import LINEAR, PendingWeights
+from canonize.linear import LINEAR, Kernel, PendingWeights
 from canonize.network import Network
 from canonize.patterns.pattern import Strategy
 
@@ -24,14 +24,16 @@ class Merge:
         The two layers; the second one's name survives.
     module : nn.Module
         A layer of the merged shape, its parameters not yet filled in.
-    weight, bias : Tensor
+    weight : Kernel
+        Worked out when it is written: no weight waits in float64.
+    bias : Tensor or None
         float64.
     """
 
     first: fx.Node
     second: fx.Node
     module: nn.Module
-    weight: Tensor
+    weight: Kernel
     bias: Tensor | None
 
 
@@ -96,9 +98,3 @@ def has_zero_padding(module: nn.Module) -> bool:
     """Whether a convolution pads with zeros."""
     conv: Any = module
     return conv.padding_mode == "zeros" and any(conv._reversed_padding_repeated_twice)
-
-
-def exact_parts(network: Network, node: fx.Node) -> tuple[Tensor, Tensor | None]:
-    """A layer's weight and bias in float64, with everything pending applied."""
-    weights = network.weights(node)
-    return weights.exact_weight(), weights.bias

@@ -24,10 +24,10 @@ from torch import Tensor, fx, nn
 
 from canonize.affine import Affine
 from canonize.flow.plan import Refused, label
-from canonize.linear import CONVOLUTION, LINEAR
+from canonize.linear import CONVOLUTION, LINEAR, Kernel, PendingWeights
 from canonize.network import FrozenAffine, Network
 from canonize.nn import ChannelLinear, Sum
-from canonize.patterns.merge import Merge, MergePattern, exact_parts, fill, is_linear, like, pair
+from canonize.patterns.merge import Merge, MergePattern, fill, is_linear, like, pair
 
 
 class ParallelLinear(MergePattern):
@@ -69,9 +69,9 @@ class ParallelLinear(MergePattern):
         found = _inside(network, big, None if straight else small)
         if isinstance(found, str):
             return Refused(found, names)
-        weight2, bias2 = found
-        weight1, bias1 = exact_parts(network, big)
-        weight = w1 * weight1 + w2 * weight2
+        kernel, bias2 = found
+        large = network.weights(big)
+        weight, bias1 = Added(large, w1, kernel, w2), large.bias
         parts = [w * b for w, b in ((w1, bias1), (w2, bias2)) if b is not None]
         bias = sum(parts[1:], parts[0]) if parts else None
         module = like(network.modules[str(big.target)], bias=bias is not None)
@@ -100,37 +100,91 @@ def _kernel_size(network: Network, node: Any) -> int:
     if not is_linear(network, node):
         return 0
     size = 1
-    for length in network.weights(node).weight.shape[2:]:
+    for length in network.weights(node).shape[2:]:
         size *= length
     return size
 
 
-def _inside(network: Network, big: fx.Node, small: fx.Node | None) -> tuple[Tensor, Tensor | None] | str:
+class Added(Kernel):
+    """The sum of two kernels of one shape, each with a factor."""
+
+    def __init__(self, first: Kernel, factor: float, second: Kernel, second_factor: float) -> None:
+        self.first, self.factor, self.second, self.second_factor = first, factor, second, second_factor
+        self.shape, self.device = first.shape, first.device
+        self.at_once = first.at_once or second.at_once
+
+    def rows(self, part: slice) -> Tensor:
+        """Rows of :math:`w_1 W_1 + w_2 W_2`."""
+        return self.factor * self.first.rows(part) + self.second_factor * self.second.rows(part)
+
+
+class Padded(Kernel):
+    """A kernel with zeros around its positions; ``around`` is what ``F.pad`` takes."""
+
+    def __init__(self, kernel: Kernel, around: list[int]) -> None:
+        self.kernel, self.around = kernel, around
+        sides = [before + behind for before, behind in zip(around[::2], around[1::2], strict=True)][::-1]
+        sizes = (size + more for size, more in zip(kernel.shape[2:], sides, strict=True))
+        self.shape, self.device = torch.Size((*kernel.shape[:2], *sizes)), kernel.device
+        self.at_once = kernel.at_once
+
+    def rows(self, part: slice) -> Tensor:
+        """Rows with the zeros."""
+        return F.pad(self.kernel.rows(part), self.around)
+
+
+class Diagonal(Kernel):
+    """The kernel of a scale per channel: one position, one input of each group.
+
+    Parameters
+    ----------
+    scale : Tensor
+        float64, one number per channel.
+    shape : torch.Size
+        That of the layer it is to be added to.
+    centre : tuple of int
+        The kernel position that sees the channel itself.
+    """
+
+    def __init__(self, scale: Tensor, shape: torch.Size, centre: tuple[int, ...]) -> None:
+        self.scale, self.shape, self.device, self.centre = scale, shape, scale.device, centre
+
+    def rows(self, part: slice) -> Tensor:
+        """Rows of zeros but for one number each."""
+        channels = torch.arange(part.start, part.stop, device=self.device)
+        rows = self.scale.new_zeros(len(channels), *self.shape[1:])
+        own = torch.arange(len(channels), device=self.device)
+        index: Any = (own, channels % self.shape[1], *self.centre)
+        rows[index] = self.scale[part]
+        return rows
+
+
+def _inside(network: Network, big: fx.Node, small: fx.Node | None) -> tuple[Kernel, Tensor | None] | str:
     """The smaller branch (``None``: the input itself) as a kernel of the larger layer's shape, or why it is none."""
     layer: Any = network.modules[str(big.target)]
     if isinstance(layer, ChannelLinear) or not isinstance(layer, (nn.Linear, *CONVOLUTION)):
         return "only dense layers, and convolutions that are not transposed, are merged"
     if small is None:
-        weight = network.weights(big).weight
-        ndim = weight.dim() if isinstance(layer, CONVOLUTION) else len(network.shapes.shape(big) or ())
-        found = _affine_inside(network, layer, big, Affine.identity(ndim, weight.device))
+        weights = network.weights(big)
+        ndim = len(weights.shape) if isinstance(layer, CONVOLUTION) else len(network.shapes.shape(big) or ())
+        found = _affine_inside(network, layer, big, Affine.identity(ndim, weights.device))
         return found if isinstance(found, str) else (found[0], None)
     if _is_affine(network, small):
         return _affine_inside(network, layer, big, network.affine(small).affine.compress())
     other: Any = network.modules[str(small.target)]
     if type_of(other) is not type_of(layer) or isinstance(other, ChannelLinear):
         return "the two are layers of different kinds"
-    weight, bias = exact_parts(network, small)
+    weights = network.weights(small)
     if isinstance(layer, nn.Linear):
-        return weight, bias
+        return weights, weights.bias
     if other.groups != layer.groups or other.weight.shape[:2] != layer.weight.shape[:2]:
         return "the two have different groups"
     if other.stride != layer.stride:
         return "the two have different strides"
-    return _placed(weight, bias, layer, other)
+    return _placed(weights, layer, other)
 
 
-def _placed(weight: Tensor, bias: Tensor | None, layer: Any, other: Any) -> tuple[Tensor, Tensor | None] | str:
+def _placed(weights: PendingWeights, layer: Any, other: Any) -> tuple[Kernel, Tensor | None] | str:
     dims = len(layer.kernel_size)
     if isinstance(layer.padding, str) or isinstance(other.padding, str):
         return "padding is given by name"
@@ -149,10 +203,10 @@ def _placed(weight: Tensor, bias: Tensor | None, layer: Any, other: Any) -> tupl
             return "their kernels look at different positions"
         # Both must give outputs of one size, which the sum has already checked.
         around += [start, end]
-    return F.pad(weight, around), bias
+    return Padded(weights, around) if any(around) else weights, weights.bias
 
 
-def _affine_inside(network: Network, layer: Any, big: fx.Node, affine: Affine) -> tuple[Tensor, Tensor | None] | str:
+def _affine_inside(network: Network, layer: Any, big: fx.Node, affine: Affine) -> tuple[Kernel, Tensor | None] | str:
     weights = network.weights(big)
     channels = weights.out_channels
     dim = affine.ndim - 1 if isinstance(layer, nn.Linear) else 1
@@ -162,20 +216,16 @@ def _affine_inside(network: Network, layer: Any, big: fx.Node, affine: Affine) -
         return "the affine differs along another dimension than the layer's channels"
     scale, shift = affine.vectors(dim, channels)
     if isinstance(layer, nn.Linear):
-        return torch.diag(scale), shift
+        return Diagonal(scale, weights.shape, ()), shift
     if isinstance(layer.padding, str) or any(step != 1 for step in layer.stride):
         return "the layer has a stride, or a padding given by name"
-    per_group = channels // layer.groups
-    kernel = torch.zeros(weights.weight.shape, dtype=torch.float64, device=scale.device)
     centre = []
     for d, padding in enumerate(pair(layer.padding, len(layer.kernel_size))):
         position, rest = divmod(padding, layer.dilation[d])
         if rest or position >= layer.kernel_size[d]:
             return "their kernels look at different positions"
         centre.append(position)
-    index = torch.arange(channels)
-    kernel[(index, index % per_group, *centre)] = scale
-    return kernel, shift
+    return Diagonal(scale, weights.shape, tuple(centre)), shift
 
 
 def type_of(module: nn.Module) -> type:

@@ -19,10 +19,10 @@ import torch
 from torch import Tensor, fx, nn
 
 from canonize.flow.plan import Refused, label
-from canonize.linear import CONVOLUTION
+from canonize.linear import CONVOLUTION, Kernel
 from canonize.network import Network
 from canonize.nn import ChannelLinear
-from canonize.patterns.merge import Merge, MergePattern, exact_parts, fill, has_zero_padding, is_linear, like
+from canonize.patterns.merge import Merge, MergePattern, fill, has_zero_padding, is_linear, like
 
 
 class StackedLinear(MergePattern):
@@ -48,13 +48,13 @@ class StackedLinear(MergePattern):
         reason = refusal(before, behind, bias is not None and bool(bias.any()))
         if reason is not None:
             return Refused(reason, names)
-        (weight1, bias1), (weight2, bias2) = exact_parts(network, first), exact_parts(network, node)
-        weight = _compose(weight2, weight1)
-        bias = bias2
-        if bias1 is not None:
-            through = weight2.flatten(2).sum(2) @ bias1 if weight2.ndim > 2 else weight2 @ bias1
-            bias = through if bias2 is None else bias2 + through
-        return Merge(first, node, _merged(before, behind, bias is not None), weight, bias)
+        inner, outer = network.weights(first), network.weights(node)
+        behind_bias = outer.bias
+        if bias is not None:
+            through = outer.response_to(bias)
+            behind_bias = through if behind_bias is None else behind_bias + through
+        merged = _merged(before, behind, behind_bias is not None)
+        return Merge(first, node, merged, Product(outer, inner), behind_bias)
 
     def rewrite(self, network: Network, node: fx.Node, merge: Merge) -> str:
         """The second layer reads what the first one read."""
@@ -112,13 +112,32 @@ def _pointwise(conv: Any) -> bool:
     return all(size == 1 for size in conv.kernel_size) and all(step == 1 for step in conv.stride)
 
 
-def _compose(second: Tensor, first: Tensor) -> Tensor:
-    """The kernel of the composition; one of the two is pointwise."""
-    if second.ndim == 2:
-        return second @ first
-    if all(size == 1 for size in second.shape[2:]):
-        return torch.einsum("oi,i...->o...", second.flatten(1), first)
-    return torch.einsum("oi...,ij->oj...", second, first.flatten(1))
+class Product(Kernel):
+    """The kernel of one linear layer behind another; one of the two is pointwise.
+
+    Parameters
+    ----------
+    second, first : Kernel
+    """
+
+    at_once = True
+
+    def __init__(self, second: Kernel, first: Kernel) -> None:
+        self.second, self.first, self.device = second, first, second.device
+        # The one that is not pointwise says which positions are looked at.
+        kernel = max(first.shape[2:], second.shape[2:], key=torch.Size.numel)
+        self.shape = torch.Size((second.shape[0], first.shape[1], *kernel))
+
+    def rows(self, part: slice) -> Tensor:
+        """Rows of :math:`W_2 W_1`, position by position."""
+        second, first = self.second.rows(part), self.first.rows(slice(0, self.first.shape[0]))
+        if second.ndim == 2:
+            return second @ first
+        if all(size == 1 for size in second.shape[2:]):
+            rows: Tensor = torch.einsum("oi,i...->o...", second.flatten(1), first)
+        else:
+            rows = torch.einsum("oi...,ij->oj...", second, first.flatten(1))
+        return rows
 
 
 def _merged(first: nn.Module, second: nn.Module, bias: bool) -> nn.Module:

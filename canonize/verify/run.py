@@ -179,9 +179,7 @@ def input_gradients(model: nn.Module, inputs: Inputs, dtype: torch.dtype, weight
     return unharmed(model, lambda: _input_gradients(model, inputs, dtype, weights))
 
 
-def _input_gradients(
-    model: nn.Module, inputs: Inputs, dtype: torch.dtype, weights: list[Tensor]
-) -> list[Tensor] | None:
+def _input_gradients(model: nn.Module, inputs: Inputs, dtype: torch.dtype, weights: list[Tensor]) -> Slopes:
     leaves: list[Tensor] = []
 
     def track(tensor: Tensor) -> Tensor:

@@ -190,6 +190,18 @@ def test_leaves_alone_branches_of_different_inputs() -> None:
     assert _linear_layers(canonical) == 2
 
 
+@pytest.mark.parametrize("groups", [1, 2])
+@pytest.mark.parametrize("chunk", [1, 20, 45])
+def test_folds_piece_by_piece(groups: int, chunk: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Weights larger than one piece, with the smaller kernel, the affine and the identity in each of them."""
+    monkeypatch.setattr("canonize.linear._CHUNK", chunk)
+
+    def branches() -> nn.Module:
+        return Branches(_conv(3, 1, groups=groups), _conv(1, 0, groups=groups), nn.BatchNorm2d(4), nn.Identity())
+
+    assert _linear_layers(_canonized(branches, IMAGE)) == 1
+
+
 def test_identity_in_symbols() -> None:
     # One channel, one dimension: a kernel of three, a pointwise one, an affine; zero padding of one.
     w0, w1, w2, v, s, t, a, b = sympy.symbols("w0 w1 w2 v s t a b")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import gc
 from collections.abc import Callable
 from typing import Any
 
@@ -17,6 +16,7 @@ import canonize.verify.measure as measure
 from canonize.errors import InputError
 from canonize.inputs import Inputs
 from canonize.verify import assert_equivalent, check_equivalence
+from tests.checks import float64_bytes
 from tests.verify.nets import FAULTS, Net, Wrapped, X, fold, make
 
 
@@ -296,11 +296,6 @@ class Wide(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         found: Tensor = self.second(self.first(x).relu())
         return found
-
-
-def float64_bytes() -> int:
-    alive = [x for x in gc.get_objects() if isinstance(x, Tensor) and x.dtype == torch.float64]
-    return sum({x.data_ptr(): x.untyped_storage().nbytes() for x in alive}.values())
 
 
 def test_a_large_model_is_held_in_float64_once_at_a_time() -> None:
