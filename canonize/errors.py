@@ -44,7 +44,7 @@ class StatefulError(CaptureError):
 
 
 class RewriteError(CanonizeError):
-    """The rewriting broke one of its own invariants (a bug in canonize)."""
+    """A rewrite cannot be carried out: weights would overflow, or canonize broke an invariant of its own (a bug)."""
 
 
 class ExportError(CanonizeError):

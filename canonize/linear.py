@@ -10,6 +10,7 @@ The vectors are kept in float64, so that many absorptions into one layer still r
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 
@@ -32,6 +33,20 @@ TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 # Elements converted at a time: half a megabyte in float64 fits the second-level cache of today's processors.
 _CHUNK = 1 << 16
 CONVOLUTION = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+
+
+def rounded(tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    """A float64 tensor in another precision.
+
+    Raises
+    ------
+    OverflowError
+        If a finite number is none any more.
+    """
+    result = tensor.detach().to(dtype)
+    if not bool(torch.isfinite(result).all()) and bool(torch.isfinite(tensor).all()):
+        raise OverflowError(f"what it adds, or what it is compared with, overflows in {str(dtype)[6:]}")
+    return result
 
 
 class Kernel(ABC):
@@ -163,12 +178,27 @@ class PendingWeights(Kernel):
         """The weight with everything pending applied, rounded once, in the layer's own layout.
 
         The memory it takes beside its result is that of a small piece in float64.
+
+        Raises
+        ------
+        OverflowError
+            If a finite weight is none any more in this precision.
         """
         result = torch.empty(self.weight.shape, dtype=dtype, device=self.weight.device)
         rows = result.view(self.weight.shape[0], self.weight.shape[1], -1)
+        total = torch.zeros((), dtype=EXACT, device=self.weight.device)
         for part, piece in self._chunks():
             rows[part] = self._rescale(part, piece)
+            total += rows[part].sum()  # while it is in the cache; one number says whether all are
+        if not math.isfinite(float(total)):
+            self._refuse_overflow(result)
         return result
+
+    def _refuse_overflow(self, rounded: Tensor) -> None:
+        """Sums of finite numbers may overflow; and what was no number before may stay none."""
+        known = isinstance(self.weight, Tensor) and not bool(torch.isfinite(self.weight).all())
+        if not known and not bool(torch.isfinite(rounded).all()):
+            raise OverflowError(f"its weights, with what they take up, overflow in {str(rounded.dtype)[6:]}")
 
     def exact_weight(self) -> Tensor:
         """The weight with everything pending applied, float64, in the layer's own layout."""
@@ -217,7 +247,7 @@ class PendingWeights(Kernel):
         if self.rescaled:
             module._parameters["weight"] = self._parameter(self.rounded_weight(dtype or self.dtype))
         if self.bias_touched and self.bias is not None:
-            bias = self.bias.to(dtype or self.dtype).to(self.weight.device).contiguous()
+            bias = rounded(self.bias, dtype or self.dtype).to(self.weight.device).contiguous()
             module._parameters["bias"] = self._parameter(bias)
 
     def _parameter(self, tensor: Tensor) -> nn.Parameter:

@@ -14,7 +14,8 @@ from torch import Tensor, fx, nn
 
 from canonize.affine import Affine
 from canonize.capture.copying import is_plain
-from canonize.linear import LINEAR, PendingWeights
+from canonize.errors import RewriteError
+from canonize.linear import LINEAR, PendingWeights, rounded
 from canonize.nn import Call, Rearrange
 from canonize.shapes import Shapes
 
@@ -216,13 +217,24 @@ class Network:
             their parameters with the original model, and only what was rewritten is new.
         spend : bool
             Give the network's own graph away instead of a copy; nothing can be done with the network afterwards.
+
+        Raises
+        ------
+        RewriteError
+            If a layer cannot hold its new weights: they overflow.
         """
         built = fx.GraphModule(nn.Module(), fx.Graph(), self.name)
         built.eval()
         for node in self.graph.nodes:
             if node.op == "call_module":
                 name = str(node.target)
-                _place(built, name, self.finished(self.modules[name], self.pending.get(name), dtype))
+                try:
+                    finished = self.finished(self.modules[name], self.pending.get(name), dtype)
+                except OverflowError as error:
+                    raise RewriteError(
+                        str(error), name, "Widen the model first: model.float(), or model.double()."
+                    ) from error
+                _place(built, name, finished)
         graph = self.graph
         if not spend:
             graph = fx.Graph()
@@ -233,7 +245,12 @@ class Network:
         return built
 
     def finished(self, original: nn.Module, weights: PendingWeights | None, dtype: torch.dtype | None) -> nn.Module:
-        """A module of its own with the pending weights written; see `build`."""
+        """A module of its own with the pending weights written; see `build`.
+
+        Raises
+        ------
+        OverflowError
+        """
         module = shell(original)
         if weights is not None and isinstance(original, LINEAR) and weights.touched:
             weights.write(module, dtype)
@@ -275,7 +292,7 @@ def cast(module: nn.Module, dtype: torch.dtype | None, own: torch.dtype) -> None
     def convert(tensor: Tensor) -> Tensor:
         if dtype is not None:
             return getattr(tensor, "exact", tensor).detach().to(dtype)
-        return tensor.detach().to(own)
+        return rounded(tensor, own)
 
     for part in module.modules():
         for name, parameter in part._parameters.items():

@@ -884,6 +884,17 @@ MUTANTS: tuple[Mutant, ...] = (
     ),
     *_many(
         "a model's own tensors",
+        "capture/attributes.py",
+        "test_writes.py",
+        (
+            "layers may be exchanged",
+            "                    raise writes_its_state(where, path)",
+            "                    pass",
+        ),
+        ("nobody is told of counters", "                    notes.append(", "                    str("),
+    ),
+    *_many(
+        "a model's own tensors",
         "capture/exported.py",
         "test_writes.py",
         ("state may come back", "        if name in names:\n", "        if False:\n"),
@@ -933,6 +944,15 @@ MUTANTS: tuple[Mutant, ...] = (
             "response if self.out_scale is None else response *",
             "response or",
         ),
+        ("weights may overflow", "        if not math.isfinite(float(total)):", "        if False:"),
+        ("a large sum is an overflow", "if not known and not bool(torch.isfinite(rounded).all()):", "if not known:"),
+        (
+            "what was no number is an overflow",
+            "known = isinstance(self.weight, Tensor) and not",
+            "known = False and not",
+        ),
+        ("biases may overflow", "    if not bool(torch.isfinite(result).all()) and", "    if False and"),
+        ("a copy has weights", "copy.weight, copy.bias, copy.baked =", "copy.weight, copy.bias, _ ="),
     ),
     # ------------------------------------------------------------------------------------- shapes, in-place writes
     *_many(

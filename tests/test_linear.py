@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
+import canonize
 from canonize.affine import EXACT
+from canonize.errors import RewriteError
 from canonize.linear import Kernel, PendingWeights
 from canonize.network import shell
 
@@ -244,3 +247,42 @@ def test_what_waits_is_worked_out_with_what_is_pending_on_both_sides() -> None:
     shift = torch.randn(4, dtype=EXACT)
     groups = shift.view(2, 2)[torch.arange(6) // 3]
     torch.testing.assert_close(outer.response_to(shift), (expected.sum((2, 3)) * groups).sum(1))
+
+
+@pytest.mark.parametrize("verify", [True, False])
+@pytest.mark.parametrize(
+    ("dtype", "values"),
+    [
+        (torch.float16, {"0.weight": 100.0, "1.weight": 1000.0, "1.running_var": 2.0**-20}),
+        (torch.float32, {"0.weight": 1e30, "1.weight": 1e10}),
+        (torch.float32, {"0.weight": 1e30, "1.weight": -1e10}),
+        (torch.float16, {"1.bias": 4e4, "1.running_mean": -4e4}),
+    ],
+    ids=["half", "single", "negative", "bias"],
+)
+def test_refuses_because_a_folded_weight_overflows(dtype: torch.dtype, values: dict[str, float], verify: bool) -> None:
+    """Each is a number in the model's own precision; what they make of the weight is none."""
+    model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4, eps=0.0)).to(dtype).eval()
+    held = model.state_dict()
+    for name, value in values.items():
+        held[name].view(4, -1)[1] = value
+    assert all(bool(torch.isfinite(tensor).all()) for tensor in held.values())
+    with pytest.raises(RewriteError, match=r"^0: .* overflow.* Widen the model first"):
+        canonize.canonize(model, torch.randn(2, 3, 5, 5, dtype=dtype), verify=verify)
+
+
+def test_large_weights_that_do_not_overflow_are_written_although_their_sum_does() -> None:
+    layer = nn.Linear(64, 64, bias=False)
+    nn.init.constant_(layer.weight, 1e37)
+    pending = PendingWeights(layer)
+    pending.absorb_output(torch.full((64,), 2.0, dtype=EXACT), torch.zeros(64, dtype=EXACT))
+    assert torch.equal(_written(pending, layer).weight.detach(), 2 * layer.weight.detach())
+
+
+def test_a_weight_that_was_no_number_stays_none() -> None:
+    layer = nn.Linear(4, 4, bias=False)
+    with torch.no_grad():
+        layer.weight[0, 0] = math.nan
+    pending = PendingWeights(layer)
+    pending.absorb_output(torch.full((4,), 2.0, dtype=EXACT), torch.zeros(4, dtype=EXACT))
+    assert torch.isnan(_written(pending, layer).weight[0, 0])

@@ -72,6 +72,28 @@ class ShortensRows(Base):
         return self.linear(F.embedding(x, self.table, max_norm=1.0))
 
 
+class ExchangesLayers(Base):
+    def __init__(self) -> None:
+        super().__init__()
+        self.other = nn.Linear(4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.linear, self.other = self.other, self.linear
+        return self.answer(x)
+
+
+class CountsInPython(Base):
+    calls = 0
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls = 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.calls += 1
+        return self.answer(x)
+
+
 class Counts(Base):
     def forward(self, x: Tensor) -> Tensor:
         self.count.add_(1)
@@ -106,6 +128,7 @@ def unchanged(model: nn.Module, before: nn.Module) -> bool:
         (CountsAndScales, ROWS, "count"),
         (WritesIntoAList, ROWS, "tensors"),
         (ShortensRows, NUMBERS, "table"),
+        (ExchangesLayers, ROWS, "linear"),
     ],
 )
 def test_refuses_because_it_writes_into(kind: type[nn.Module], inputs: Tensor, what: str, verify: bool) -> None:
@@ -134,6 +157,13 @@ def test_leaves_out_state_that_the_output_does_not_depend_on(kind: type[nn.Modul
     assert any("count" in note and "leaves that out" in note for note in found.report.notes)
     assert torch.allclose(found(ROWS), expected, rtol=0, atol=1e-12)
     assert torch.equal(found(ROWS), found(ROWS))
+
+
+def test_a_counter_in_python_is_noted() -> None:
+    model = CountsInPython().double().eval()
+    found = canonize.canonize(model, ROWS)
+    assert model.calls == 0
+    assert found.report.notes == ["the forward counts in calls; the canonical model is what it computes at first"]
 
 
 @pytest.mark.parametrize("norm_type", [2.0, 1.0])

@@ -412,30 +412,11 @@ def symbolic_trace(root: nn.Module, inputs: Inputs, opened: bool = True) -> Capt
         return _traced(root, inputs)
 
 
-@contextlib.contextmanager
-def _attributes_as_they_were(root: nn.Module) -> Iterator[None]:
-    """Take back what a forward has put into attributes (a table that it keeps for the next call): proxies."""
-    tables = [
-        (table, dict(table))
-        for module in root.modules()
-        for table in (module.__dict__, module._parameters, module._buffers)
-    ]
-    try:
-        yield
-    finally:
-        for table, before in tables:
-            # Constants that torch.fx met on the way are tensors, and the graph refers to them.
-            constants = {name: it for name, it in table.items() if name not in before and isinstance(it, Tensor)}
-            table.clear()
-            table.update(before | constants)
-
-
 def _traced(root: nn.Module, inputs: Inputs) -> Captured:
     from torch.nn.utils import rnn
 
     tracer = _Tracer(inputs)
     with (
-        _attributes_as_they_were(root),
         torch.enable_grad(),
         _PatchedModule(rnn, _sequence_functions()),
         _PatchedModule(torch, _factory_functions()),

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 from torch import nn
 
 from canonize.bake import bake_weights
+from canonize.capture.attributes import attributes_as_they_were
 from canonize.capture.captured import Captured
 from canonize.capture.copying import eval_copy
 from canonize.capture.exported import export_trace
@@ -45,7 +48,10 @@ def capture(model: nn.Module, inputs: Inputs, tracer: str | None = None) -> Capt
         root = eval_copy(model)
         bake_weights(root)
         try:
-            return trace(root, inputs)
+            notes: list[str] = []
+            with attributes_as_they_were(root, notes):
+                captured = trace(root, inputs)
+            return dataclasses.replace(captured, notes=(*captured.notes, *notes))
         except CaptureError as error:
             if name == "torch.export":
                 raise
