@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
+from torch.overrides import get_overridable_functions
 
 import canonize
 from canonize import nn as cnn
 from canonize.capture import capture
 from canonize.inputs import normalise
 from canonize.network import FrozenAffine, Network
+from canonize.nn import resolve
 from canonize.normalize import normalize
+from canonize.normalize.naming import target_name
 from tests import checks
 from tests.statistics import harden
 from tests.zoo.case import conv, image, norm, wired
@@ -537,3 +540,51 @@ def test_leaves_alone_affines_of_coordinates_that_follow_from_the_size() -> None
         assert checks.relative_error(canonical(x), model(x)) <= 1e-10
     assert [fate.kind for fate in canonical.report.affines] == ["BatchNorm2d"]
     assert canonical.report.canonical
+
+
+def _functions() -> Iterator[Any]:
+    """All functions of torch that a trace may meet."""
+    listed = [f for functions in get_overridable_functions().values() for f in functions]
+    held = (torch._VF, torch._C._VariableFunctions, torch._C._nn, torch._C._linalg, torch._C._fft, torch._C._special)
+    listed += [getattr(home, name) for home in held for name in dir(home) if not name.startswith("__")]
+    for function in dict.fromkeys(f for f in listed if callable(f) and not isinstance(f, type)):
+        # Methods are called by their name.
+        if not hasattr(function, "__objclass__") and not str(getattr(function, "__qualname__", "")).startswith(
+            "Tensor"
+        ):
+            yield function
+
+
+def test_every_function_of_torch_is_found_again_by_its_name() -> None:
+    graph = fx.Graph()
+    x = graph.placeholder("x")
+    count = 0
+    for function in _functions():
+        node = graph.call_function(function, (x,))
+        found = resolve(target_name(node))
+        assert found is function or found.__name__ == function.__name__.rstrip("_"), (target_name(node), function)
+        count += 1
+    assert count > 1000
+
+
+class _Grid(nn.Module):
+    """Rotary coordinates, as in DINOv3."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.norm = nn.Conv2d(2, 4, 3, padding=1), nn.BatchNorm2d(4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.norm(self.conv(x))
+        rows, columns = (torch.linspace(0, 1, x.shape[dim], dtype=x.dtype) for dim in (2, 3))
+        down, right = torch.meshgrid([rows, columns], indexing="ij")
+        return x * down + torch.block_diag(rows, columns).sum() * right
+
+
+def test_functions_that_torch_hides_are_called() -> None:
+    model = harden(_Grid()).double().eval()
+    x = torch.randn(2, 2, 6, 5, dtype=torch.float64)
+    canonical = canonize.canonize(model, x, verify=False)
+    assert canonical.report.captured_by == "symbolic_trace"
+    for inputs in (x, torch.randn(3, 2, 4, 7, dtype=torch.float64)):
+        torch.testing.assert_close(canonical(inputs), model(inputs), rtol=0, atol=1e-12)

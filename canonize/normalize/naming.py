@@ -54,6 +54,8 @@ def target_name(node: fx.Node) -> str:
         (F, "torch.nn.functional"),
         (operator, "operator"),
         (torch._C._nn, "torch._C._nn"),
+        # What torch's own Python functions call (torch.meshgrid): other arguments, so no common name.
+        (torch._C._VariableFunctions, "torch._C._VariableFunctions"),
     ):
         if getattr(space, name, None) is target:
             if name.endswith("_") and hasattr(space, name.rstrip("_")):
