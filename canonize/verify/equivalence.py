@@ -104,22 +104,20 @@ def check_equivalence(
         given, variable = inputs, thorough or any(size != inputs.batch_size for size in batch_sizes)
         inputs = inputs if thorough or not variable else _few(inputs)
         try:
-            oracle = _oracle(model, inputs)
-            # In its own precision, which is cheap: to see what sizes it was made for, and for the second verdict.
-            narrow = Candidate(other, None, oracle, inputs, narrow=True)
+            oracle, narrow = _both(model, other, inputs)
             if inputs is not given and narrow.declines(inputs):
                 raise InputError("made for another batch size")
         except InputError:
             if inputs is given:
                 raise
             inputs = given
-            oracle = _oracle(model, inputs)
-            narrow = Candidate(other, None, oracle, inputs, narrow=True)
+            oracle, narrow = _both(model, other, inputs)
         feed = _feed(oracle, narrow, inputs, seed, coarsest, variable)
         cases = list(regimes.cases(feed, batch_sizes) if thorough else regimes.quick_cases(feed, batch_sizes))
         if gradients:
             ask_for_gradients(oracle, feed)
-        place = oracle.nondeterminism(feed.normal(0).inputs)
+        normal = feed.normal(0).inputs
+        place = oracle.nondeterminism(normal if oracle.takes(normal) else inputs)
         if place:
             reason = f"the model itself is not deterministic in eval mode: {place} changes between runs"
             return Verdict(False, (), reason, environment=environment(model))
@@ -156,14 +154,9 @@ def check_equivalence(
         if precision is None and candidate.wide_enough:
             proven = exact is not None and all(o.passed for o in outcomes if isinstance(o, Check))
             judge = Judge(oracle, narrow, proven)
-            if thorough:
-                judge.learn_noise(_noise_cases(cases, feed))
+            noisy = list(_noise_cases(cases, feed))
             for case in cases[: 2 if thorough else 1]:
-                found = judge.judge(case)
-                if not thorough and not all(isinstance(check, Check) and check.passed for check in found):
-                    judge.learn_noise(_noise_cases(cases, feed))
-                    found = judge.judge(case)
-                note(found, case.inputs, narrow)
+                note(_judge_in_noise(judge, case, noisy, first=thorough), case.inputs, narrow)
         if exact is not None and outcomes:
             outcomes.append(weight_check(other, exact) or "weights were not compared: exact holds others")
         checks = [outcome for outcome in outcomes if isinstance(outcome, Check)]
@@ -205,14 +198,30 @@ def assert_equivalent(model: nn.Module, other: nn.Module, example_inputs: Any = 
     return verdict
 
 
-def _oracle(model: nn.Module, inputs: Inputs) -> Oracle:
+def _judge_in_noise(judge: Judge, case: regimes.Case, noisy: list[regimes.Case], first: bool) -> list[Check | str]:
+    """Compare in a narrow precision, with noise learned on other cases: first, or where the case has too little."""
+    if first:
+        judge.learn_noise(noisy)
+    found = judge.judge(case)
+    if not first and not all(isinstance(check, Check) and check.passed for check in found):
+        judge.learn_noise(noisy)
+        found = judge.judge(case)
+    return found
+
+
+def _both(model: nn.Module, other: nn.Module, inputs: Inputs) -> tuple[Oracle, Candidate]:
+    """The reference, and the candidate in its own precision.
+
+    Which is cheap, and says what sizes the candidate was made for; and it is needed for the second verdict.
+    """
     try:
-        return Oracle(model, inputs)
+        oracle = Oracle(model, inputs)
     except run.FailedRunError as error:
         raise InputError(
             f"the reference model does not run on the example inputs ({inputs.describe()}): {error}",
             hint="Pass example_inputs that fit it: a tensor, a tuple, or (args, kwargs)",
         ) from error
+    return oracle, Candidate(other, None, oracle, inputs, narrow=True)
 
 
 def _ask(oracle: Oracle, cases: list[regimes.Case]) -> None:

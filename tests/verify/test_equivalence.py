@@ -364,3 +364,15 @@ def test_compiled_forms_are_candidates_and_references(build: Callable[[], nn.Mod
     assert check_equivalence(build(), make(), X, thorough=False)
     assert check_equivalence(make(), build(), X, batch_sizes=(2,), thorough=False)
     assert not check_equivalence(build(), FAULTS["one head bias"](), X, thorough=False)
+
+
+def test_a_model_that_refuses_normal_values_is_judged_on_its_examples() -> None:
+    class Bounded(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            if bool((x < 0).any()):
+                raise ValueError("pixels are not negative")
+            return x * 2
+
+    for thorough in (True, False):
+        verdict = check_equivalence(Bounded(), Bounded(), torch.rand(3, 5), thorough=thorough)
+        assert verdict.passed, verdict
