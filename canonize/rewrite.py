@@ -15,6 +15,7 @@ from canonize.network import FrozenAffine, Network, Origin
 from canonize.patterns import MergePattern, Pattern, chosen, chosen_merges
 from canonize.patterns.last_resort import ExplicitLinearLayer, keep_as_it_is
 from canonize.report import AffineFate, Outcome, Refusal, Rewrite
+from canonize.tidy import remove_idle_reshapes
 
 if TYPE_CHECKING:
     from canonize.forms.form import Form
@@ -170,6 +171,7 @@ def rewrite(
     for node in network.affines():
         if not any(apply_pattern(network, pattern, node, journal) for pattern in late):
             _leave(network, node, journal)
+    remove_idle_reshapes(network)
     for form in forms:
         form.after(network, journal)
     return journal

@@ -856,6 +856,28 @@ MUTANTS: tuple[Mutant, ...] = (
             '            str(f"{name} writes into several',
         ),
     ),
+    *_many(
+        "casts",
+        "flow/movement.py",
+        "patterns/test_casts.py",
+        ("every cast lets affines pass", "        if not _holds(after.dtype, before.dtype):", "        if False:"),
+        ("no cast lets affines pass", "        if not _holds(after.dtype, before.dtype):", "        if True:"),
+        ("narrow for wide", "_holds(after.dtype, before.dtype)", "_holds(before.dtype, after.dtype)"),
+    ),
+    *_many(
+        "casts",
+        "normalize/naming.py",
+        "patterns/test_casts.py",
+        ("other numbers are the same", "return None if reads_otherwise else name", "return name"),
+    ),
+    *_many(
+        "idle reshapes",
+        "tidy.py",
+        "test_tidy.py",
+        ("whatever it came from", "if source is not like or not", "if not"),
+        ("nothing is idle", "        node.replace_all_uses_with(like)\n", "        continue\n"),
+        ("any rearrangement keeps the order", "in names\n", "is not None\n"),
+    ),
     # -------------------------------------------------------------------------- writes into what the model holds
     *_many(
         "a model's own tensors",

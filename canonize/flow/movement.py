@@ -16,10 +16,11 @@ from canonize.flow.plan import RefusedError, Step, backward_rule, forward_rule
 from canonize.nn import Rearrange
 
 # Casts and gradient stops keep every element where it is.
-_IN_PLACE = {
-    ".to", ".type_as", ".float", ".double", ".half", ".bfloat16", ".detach", ".cpu", ".cuda", ".type", "torch.detach",
-    "torch.ops.aten.detach.default", "torch.ops.aten._to_copy.default", "torch.ops.aten.to.dtype",
+_CASTS = {
+    ".to", ".type_as", ".float", ".double", ".half", ".bfloat16", ".type", "torch.ops.aten._to_copy.default",
+    "torch.ops.aten.to.dtype",
 }  # fmt: skip
+_IN_PLACE = _CASTS | {".detach", ".cpu", ".cuda", "torch.detach", "torch.ops.aten.detach.default"}
 MOVING_MODULES = (
     Rearrange,
     nn.Flatten,
@@ -45,8 +46,32 @@ def _data(step: Step) -> fx.Node:
     return step.network.data_inputs(step.node)[0]
 
 
-def _keeps_places(module: nn.Module) -> bool:
-    return isinstance(module, Rearrange) and module.target in _IN_PLACE
+def _keeps_places(step: Step) -> bool:
+    """Whether an operation gives every element back where it was; a cast, if it loses nothing of it.
+
+    Raises
+    ------
+    RefusedError
+        For a cast that rounds: what is rounded may not change.
+    """
+    if not isinstance(step.module, Rearrange) or step.module.target not in _IN_PLACE:
+        return False
+    if step.module.target in _CASTS:
+        shapes = step.network.shapes
+        before, after = shapes.value(_data(step)), shapes.value(step.node)
+        if not isinstance(before, Tensor) or not isinstance(after, Tensor):
+            raise RefusedError(f"{step.label()} cannot be followed")
+        if not _holds(after.dtype, before.dtype):
+            raise RefusedError(f"{step.label()} casts to {str(after.dtype).removeprefix('torch.')}")
+    return True
+
+
+def _holds(wide: torch.dtype, narrow: torch.dtype) -> bool:
+    """Whether a floating dtype has every value of another."""
+    if not wide.is_floating_point or not narrow.is_floating_point:
+        return wide == narrow
+    ours, theirs = torch.finfo(wide), torch.finfo(narrow)
+    return ours.eps <= theirs.eps and ours.max >= theirs.max
 
 
 def _move(step: Step, tensor: Tensor) -> Tensor:
@@ -72,7 +97,7 @@ def moves_forward(step: Step, incoming: list[Affine | None]) -> Affine:
     if affine is None or (any(other is not None for other in incoming[1:]) and not measures):
         raise RefusedError(f"{step.label()} uses the value for something else than moving it")
     step.pass_through("movement")
-    if _keeps_places(step.module):
+    if _keeps_places(step):
         return affine
     if not affine.varying():
         return _everywhere(affine, len(step.shape()))
@@ -85,7 +110,7 @@ def moves_backward(step: Step, affine: Affine) -> list[Affine | None]:
     """Every output element tells its source what it needs; all that come from one source must agree."""
     step.pass_through("movement")
     rest: list[Any] = [None] * (len(step.network.data_inputs(step.node)) - 1)
-    if _keeps_places(step.module):
+    if _keeps_places(step):
         return [affine, *rest]
     shape = step.shape(_data(step))
     shared = len(step.network.readers(_data(step))) > 1

@@ -19,6 +19,13 @@ NAMESPACES: dict[str, Any] = {
 
 def operation_name(node: fx.Node) -> str | None:
     """The common name of an operation, whichever way it is spelt; ``None`` for foreign functions."""
+    name = _spelt(node)
+    # x.view(torch.int32) reads the same memory as other numbers: no way to arrange elements.
+    reads_otherwise = name == "view" and any(isinstance(a, torch.dtype) for a in (*node.args, *node.kwargs.values()))
+    return None if reads_otherwise else name
+
+
+def _spelt(node: fx.Node) -> str | None:
     if node.op == "call_method":
         return str(node.target).rstrip("_") or str(node.target)
     if node.op != "call_function":

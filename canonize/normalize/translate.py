@@ -302,7 +302,7 @@ class _Translation:
         # A view of what used to be contiguous: operations that only changed the layout are gone.
         if target in ("torch.ops.aten.view.default", "torch.ops.aten._unsafe_view.default"):
             target = "torch.ops.aten.reshape.default"
-        elif target == ".view" and not isinstance(node.args[1], torch.dtype):
+        elif target == ".view" and name == "view":  # not one that reads other numbers from the same memory
             target = ".reshape"
         cls = cnn.Rearrange if self._only_moves(node, name, inputs) else cnn.Call
         function: Any = node.target if node.op == "call_function" and "<" in target else None
