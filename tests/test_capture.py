@@ -263,6 +263,25 @@ def _right_or_refused(model: nn.Module, canonical: fx.GraphModule, batch: int, s
     return True
 
 
+@pytest.mark.parametrize(
+    ("forward", "condition"),
+    [
+        (lambda m, x: F.conv2d(x, m.conv.weight, stride=1 + (x.shape[2] > 8)), "1 + (x.shape[2] > 8) is 1"),
+        (lambda m, x: m.conv(x) + F.avg_pool2d(x, x.shape[2:]), "x.shape[2:] is (6, 5)"),
+        (
+            lambda m, x: m.conv(x) if (x.size(2) - 1) * 2 < x.size(3) * 3 else x,
+            "((x.size(2) - 1) * 2) < (x.size(3) * 3)",
+        ),
+    ],
+)
+def test_conditions_are_told_as_one_would_write_them(
+    forward: Callable[[nn.Module, torch.Tensor], torch.Tensor], condition: str
+) -> None:
+    model = wired(forward, conv=conv(3, 3)).double().eval()
+    (note,) = canonize.canonize(model, torch.randn(2, 3, 6, 5, dtype=torch.float64)).report.notes
+    assert f"this canonical model holds where {condition}." in note
+
+
 def test_the_refusal_says_what_to_do_and_the_report_knows_of_it() -> None:
     model = harden(wired(_if_wide, conv=conv(3, 4), bn=norm(4))).double().eval()
     canonical = canonize.canonize(model, torch.randn(2, 3, 5, 7, dtype=torch.float64))

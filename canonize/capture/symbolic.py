@@ -291,7 +291,8 @@ class _Tracer(fx.Tracer):
             holds = node if value else self.graph.call_function(operator.not_, (node,))
         else:
             holds = self.graph.call_function(operator.eq, (node, value))
-        condition = _expression(node) if value is True else f"{_expression(node)} is {value}"
+        shown = tuple(value) if isinstance(value, torch.Size) else value
+        condition = _expression(node) if value is True else f"{_expression(node)} is {shown}"
         message = f"{GUARD}: this canonical model holds where {condition}. Canonize again with an input like yours."
         self.graph.call_function(torch._assert, (holds, message))
 
@@ -302,22 +303,31 @@ _SYMBOLS = {"eq": "==", "ne": "!=", "lt": "<", "le": "<=", "gt": ">", "ge": ">="
 
 def _expression(value: Any) -> str:
     """A computation with sizes, as a reader would write it."""
+    if isinstance(value, slice):
+        ends = ("" if end is None else _expression(end) for end in (value.start, value.stop))
+        return ":".join(ends) + (f":{_expression(value.step)}" if value.step is not None else "")
     if not isinstance(value, fx.Node):
         return repr(value)
     if value.op == "call_function":
         name = getattr(value.target, "__name__", str(value.target))
         parts = [_expression(argument) for argument in value.args]
         if name in _SYMBOLS and len(parts) == 2:
-            return f"{parts[0]} {_SYMBOLS[name]} {parts[1]}"
+            return f" {_SYMBOLS[name]} ".join(_operand(argument) for argument in value.args)
         if name == "getattr":
-            return f"{parts[0]}.{value.args[1]}"
+            return f"{_operand(value.args[0])}.{value.args[1]}"
         if name == "getitem":
-            return f"{parts[0]}[{parts[1]}]"
+            return f"{_operand(value.args[0])}[{parts[1]}]"
         return f"{name}({', '.join(parts)})"
     if value.op == "call_method":
         first, *rest = (_expression(argument) for argument in value.args)
         return f"{first}.{value.target}({', '.join(rest)})"
     return str(value.target)
+
+
+def _operand(value: Any) -> str:
+    """A part of a larger expression, in parentheses where it needs them."""
+    compound = isinstance(value, fx.Node) and getattr(value.target, "__name__", "") in _SYMBOLS
+    return f"({_expression(value)})" if compound else _expression(value)
 
 
 def _holds_tensor(value: Any) -> bool:
