@@ -268,7 +268,20 @@ def _overlapping_slices(m: Any, x: Tensor) -> Any:
     return second.sigmoid() + y[:, :3]
 
 
+def _filled(m: Any, x: Tensor) -> Any:
+    y = m.conv(x)
+    z = torch.empty_like(y).fill_(value=0.5) + y.clone().fill_(2.0)
+    return y.sigmoid() * z
+
+
+def _no_counterpart(m: Any, x: Tensor) -> Any:
+    y = m.conv(x)
+    return y.clone().resize_(y.shape).sigmoid()
+
+
 IN_PLACE = (
+    _filled,
+    _no_counterpart,
     _inplace_rectifier,
     _inplace_sum,
     _inplace_module,

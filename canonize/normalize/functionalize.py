@@ -94,9 +94,13 @@ def functionalize(graph: fx.Graph, root: nn.Module) -> None:
             if other not in (written, base, whole) and _read_after(other, node, order):
                 raise CaptureError(
                     f"{node.name} writes in place into a tensor that is read later under another name ({other.name})",
-                    node.meta.get("path") or None,
+                    _path(node),
                 )
         sharing[home].append(node)
+
+
+def _path(node: fx.Node) -> str | None:
+    return node.meta.get("path") or None
 
 
 def _sliced(node: fx.Node) -> fx.Node | None:
@@ -149,14 +153,14 @@ def _written(node: fx.Node, modules: dict[str, nn.Module]) -> fx.Node | None:
     if not isinstance(first, fx.Node):
         name = _name(node)
         if node.op == "call_function" and name.endswith("_") and not name.endswith("__") and node.all_input_nodes:
-            raise CaptureError(f"{name} writes into several tensors at once", node.meta.get("path") or None)
+            raise CaptureError(f"{name} writes into several tensors at once", _path(node))
         return None
     if node.op == "call_module":
         return first if getattr(modules[str(node.target)], "inplace", False) is True else None
     if node.op not in ("call_function", "call_method"):
         return None
     if "out" in node.kwargs and node.kwargs["out"] is not None:
-        raise CaptureError(f"{node.name} writes into its argument out=", node.meta.get("path") or None)
+        raise CaptureError(f"{node.name} writes into its argument out=", _path(node))
     if isinstance(node.target, torch._ops.OpOverload):
         alias = node.target._schema.arguments[0].alias_info
         return first if alias is not None and alias.is_write else None
@@ -203,6 +207,12 @@ def _make_out_of_place(node: fx.Node) -> None:
         node.target = assign
     elif node.op == "call_method" and node.target == "zero_":
         node.op, node.target = "call_function", torch.zeros_like
+    elif node.op == "call_method" and node.target == "fill_":
+        node.op, node.target = "call_function", torch.full_like
+        if "value" in node.kwargs:
+            node.kwargs = {"fill_value": node.kwargs["value"]}
+    elif node.op == "call_method" and not callable(getattr(torch.Tensor, str(node.target).rstrip("_"), None)):
+        raise CaptureError(f"{node.target} writes in place, and has no counterpart that does not", _path(node))
     elif isinstance(node.target, torch._ops.OpOverload):
         node.target = _out_of_place(node.target)
 
