@@ -31,6 +31,8 @@ _IN_PLACE_OPERATORS = {
     operator.ixor: operator.xor,
     operator.imatmul: operator.matmul,
 }
+# Methods whose names without the underscore are of something else.
+_OTHERWISE = {"resize_", "resize_as_"}
 _IN_PLACE_METHODS = {f"__{written.__name__}__": pure for written, pure in _IN_PLACE_OPERATORS.items()}
 # Their names end like those of operations in place, because Python keeps the words without the underscore for itself.
 _PURE = {operator.and_, operator.or_, operator.not_, operator.is_}
@@ -211,7 +213,9 @@ def _make_out_of_place(node: fx.Node) -> None:
         node.op, node.target = "call_function", torch.full_like
         if "value" in node.kwargs:
             node.kwargs = {"fill_value": node.kwargs["value"]}
-    elif node.op == "call_method" and not callable(getattr(torch.Tensor, str(node.target).rstrip("_"), None)):
+    elif node.op == "call_method" and (
+        node.target in _OTHERWISE or not callable(getattr(torch.Tensor, str(node.target).rstrip("_"), None))
+    ):
         raise CaptureError(f"{node.target} writes in place, and has no counterpart that does not", _path(node))
     elif isinstance(node.target, torch._ops.OpOverload):
         node.target = _out_of_place(node.target)
