@@ -871,6 +871,12 @@ MUTANTS: tuple[Mutant, ...] = (
         ("other numbers are the same", "return None if reads_otherwise else name", "return name"),
     ),
     *_many(
+        "memory",
+        "normalize/translate.py",
+        "test_normalize.py",
+        ("strides are followed", "        if name in _READS_MEMORY:", "        if False:"),
+    ),
+    *_many(
         "idle reshapes",
         "tidy.py",
         "test_tidy.py",

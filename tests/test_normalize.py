@@ -14,6 +14,7 @@ from torch.overrides import get_overridable_functions
 import canonize
 from canonize import nn as cnn
 from canonize.capture import capture
+from canonize.errors import CaptureError
 from canonize.inputs import normalise
 from canonize.network import FrozenAffine, Network
 from canonize.nn import resolve
@@ -274,15 +275,8 @@ def _filled(m: Any, x: Tensor) -> Any:
     return y.sigmoid() * z
 
 
-def _no_counterpart(m: Any, x: Tensor) -> Any:
-    y = m.conv(x)
-    corner = y.detach()[0, 0, :3, :3].clone()
-    return corner.fill_diagonal_(0.5).sum() + y.sigmoid()
-
-
 IN_PLACE = (
     _filled,
-    _no_counterpart,
     _inplace_rectifier,
     _inplace_sum,
     _inplace_module,
@@ -310,6 +304,26 @@ def test_in_place(forward: Callable[..., Any]) -> None:
         name = getattr(node.target, "__name__", str(node.target))
         assert not (name.endswith("_") and not name.endswith("__")), node
         assert not name.startswith("iadd")
+
+
+def _diagonal(m: Any, x: Tensor) -> Any:
+    y = m.conv(x)
+    corner = y.detach()[0, 0, :3, :3].clone()
+    return corner.fill_diagonal_(0.5).sum() + y.sigmoid()
+
+
+def _strides(m: Any, x: Tensor) -> Any:
+    y = m.conv(x).transpose(1, 2).contiguous()
+    return y.as_strided((2, 3), (3, 1)).sum() + y
+
+
+@pytest.mark.parametrize("forward", [_diagonal, _strides], ids=["diagonal", "strides"])
+@pytest.mark.parametrize("verify", [True, False])
+def test_refuses_because_memory_is_read_by_strides(forward: Callable[..., Any], verify: bool) -> None:
+    """Copies that only change how a tensor lies in memory are left out."""
+    model = wired(forward, conv=conv(3, 4)).double().eval()
+    with pytest.raises(CaptureError, match="reads the memory of a tensor by strides"):
+        canonize.canonize(model, torch.randn(2, 3, 5, 7).double(), verify=verify)
 
 
 def test_an_input_that_the_model_writes_into_stays_as_it_is() -> None:

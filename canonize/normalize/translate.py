@@ -42,6 +42,8 @@ _RESHAPES = {
     "view", "reshape", "expand", "expand_as", "squeeze", "flatten", "view_as", "reshape_as", "unflatten",
     "_unsafe_view",
 }  # fmt: skip
+# Copies that only change the layout are left out, so that these would read something else.
+_READS_MEMORY = {"as_strided", "as_strided_scatter", "as_strided_copy", "set", "storage_offset", "stride"}
 _SPLITS = {"chunk", "split", "split_with_sizes", "tensor_split", "unbind", "hsplit", "vsplit", "dsplit"}
 
 
@@ -297,6 +299,12 @@ class _Translation:
                 inputs.append(value)
             return cnn.Slot(inputs.index(value))
 
+        if name in _READS_MEMORY:
+            raise CaptureError(
+                f"it reads the memory of a tensor by strides ({name})",
+                node.meta.get("path") or None,
+                "How a tensor lies in memory is not kept; write it with indices, or unfold.",
+            )
         args, kwargs = _map(node.args, slot), _map(node.kwargs, slot)
         target = target_name(node)
         # A view of what used to be contiguous: operations that only changed the layout are gone.
