@@ -186,11 +186,12 @@ class PendingWeights(Kernel):
         """
         result = torch.empty(self.weight.shape, dtype=dtype, device=self.weight.device)
         rows = result.view(self.weight.shape[0], self.weight.shape[1], -1)
-        total = torch.zeros((), dtype=EXACT, device=self.weight.device)
+        sums = []
         for part, piece in self._chunks():
-            rows[part] = self._rescale(part, piece)
-            total += rows[part].sum()  # while it is in the cache; one number says whether all are
-        if not math.isfinite(float(total)):
+            written = rows[part].copy_(self._rescale(part, piece))
+            sums.append(written.sum())  # while it is in the cache
+        # One number says whether all are numbers.
+        if sums and not math.isfinite(float(torch.stack(sums).sum())):
             self._refuse_overflow(result)
         return result
 

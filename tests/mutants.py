@@ -972,7 +972,11 @@ MUTANTS: tuple[Mutant, ...] = (
             "response if self.out_scale is None else response *",
             "response or",
         ),
-        ("weights may overflow", "        if not math.isfinite(float(total)):", "        if False:"),
+        (
+            "weights may overflow",
+            "        if sums and not math.isfinite(float(torch.stack(sums).sum())):",
+            "        if False:",
+        ),
         ("a large sum is an overflow", "if not known and not bool(torch.isfinite(rounded).all()):", "if not known:"),
         (
             "what was no number is an overflow",
