@@ -232,12 +232,12 @@ MUTANTS: tuple[Mutant, ...] = (
         ),
         (
             "forward, every rearrangement is taken for a cast",
-            "    if _keeps_places(step.module):\n        return affine\n    if not affine.varying",
+            "    if _keeps_places(step):\n        return affine\n    if not affine.varying",
             "    if len(step.shape()) == affine.ndim:\n        return affine\n    if not affine.varying",
         ),
         (
             "backward, every rearrangement is taken for a cast",
-            "    if _keeps_places(step.module):\n        return [affine, *rest]",
+            "    if _keeps_places(step):\n        return [affine, *rest]",
             "    if len(step.shape()) == len(step.shape(_data(step))):\n        return [affine, *rest]",
         ),
         (
