@@ -37,5 +37,5 @@ def remove_idle_reshapes(network: Network) -> None:
 def _is_reshape(network: Network, node: fx.Node, names: tuple[str, ...]) -> bool:
     module = network.module(node)
     if isinstance(module, nn.Flatten | nn.Unflatten):
-        return names is _ORDERLY
+        return type(module).__name__.lower() in names
     return isinstance(module, Rearrange) and module.target.rpartition(".")[2] in names

@@ -937,6 +937,7 @@ MUTANTS: tuple[Mutant, ...] = (
             '        if home.op == "get_attr":',
             '        if written.op == "get_attr":',
         ),
+        ("what an embedding gives is what it writes", "        if node.target in _EMBEDDINGS:", "        if False:"),
         ("max_norm writes nothing", '_argument(node, "max_norm") is not None', "False"),
     ),
     *_many(

@@ -183,6 +183,24 @@ def test_an_embedding_with_max_norm_is_shortened_once(norm_type: float) -> None:
     assert not torch.equal(before[0].weight, model[0].weight), "the original shortens its rows as it goes"
 
 
+class ShortensComputedRows(Base):
+    """The rows are read again behind the embedding, shortened."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table = nn.Parameter(torch.randn(10, 4, dtype=torch.float64) * 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        rows = self.table.detach() * x.max()
+        return self.linear(F.embedding(x, rows, max_norm=1.0)) + rows.sum()
+
+
+def test_rows_that_are_computed_are_read_shortened() -> None:
+    model = ShortensComputedRows().double().eval()
+    found = canonize.canonize(model, NUMBERS, verify=False)
+    assert torch.allclose(found(NUMBERS), model(NUMBERS), rtol=0, atol=1e-10)
+
+
 def test_an_embedding_of_short_rows_is_shared() -> None:
     model = nn.Sequential(nn.Embedding(10, 4, max_norm=100.0), nn.Linear(4, 3)).eval()
     found = canonize.canonize(model, NUMBERS)

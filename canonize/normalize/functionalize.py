@@ -31,6 +31,8 @@ _IN_PLACE_OPERATORS = {
     operator.ixor: operator.xor,
     operator.imatmul: operator.matmul,
 }
+# With a max_norm they shorten the rows that they look up.
+_EMBEDDINGS = (F.embedding, F.embedding_bag)
 # Methods whose names without the underscore are of something else.
 _OTHERWISE = {"resize_", "resize_as_"}
 _IN_PLACE_METHODS = {f"__{written.__name__}__": pure for written, pure in _IN_PLACE_OPERATORS.items()}
@@ -82,6 +84,8 @@ def functionalize(graph: fx.Graph, root: nn.Module) -> None:
         home = storage[node] = storage[written]
         if home.op == "get_attr":
             raise writes_its_state(str(home.target), node.meta.get("path"))
+        if node.target in _EMBEDDINGS:  # what it gives is not what it writes
+            raise CaptureError(f"{node.name} writes into its weight (max_norm)", _path(node))
         _make_out_of_place(node)
         base, whole = _sliced(written), None
         later = [user for user in written.users if order[user] > order[node]]
@@ -167,7 +171,7 @@ def _written(node: fx.Node, modules: dict[str, nn.Module]) -> fx.Node | None:
         alias = node.target._schema.arguments[0].alias_info
         return first if alias is not None and alias.is_write else None
     name = _name(node)
-    if node.target in (F.embedding, F.embedding_bag) and _argument(node, "max_norm") is not None:
+    if node.target in _EMBEDDINGS and _argument(node, "max_norm") is not None:
         weight = _argument(node, "weight")
         return weight if isinstance(weight, fx.Node) else None
     if node.op == "call_function" and (node.target in _IN_PLACE_OPERATORS or node.target is operator.setitem):
