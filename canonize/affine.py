@@ -6,7 +6,7 @@ computed in float64; rounding to the model's own dtype happens once, when the ca
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -66,6 +66,11 @@ class Affine:
         """The same map with size 1 along every dimension along which it is constant."""
         return self if self.compressed else Affine(_compress(self.scale), _compress(self.shift), compressed=True)
 
+    def unsqueezed(self, ndim: int) -> Affine:
+        """The same map for values of more dimensions, along which it does not differ."""
+        shape = self.scale.shape + (1,) * (ndim - self.ndim), self.shift.shape + (1,) * (ndim - self.ndim)
+        return Affine(self.scale.reshape(shape[0]), self.shift.reshape(shape[1]), compressed=self.compressed)
+
     def varies_along(self, dim: int) -> bool:
         """Whether the (compressed) map differs along a dimension."""
         return self.scale.shape[dim] > 1 or self.shift.shape[dim] > 1
@@ -114,15 +119,77 @@ def batch_norm(
     with the running mean :math:`\mu` and variance :math:`\sigma^2` (Ioffe & Szegedy 2015; Eq. 2 of Pahde et al. 2023
     writes :math:`\sigma` for the variance).
     """
-    mean, var = running_mean.detach().to(EXACT), running_var.detach().to(EXACT)
+    scale, shift = _normalising(weight, bias, running_mean, running_var, eps)
+    shape = (1, -1) + (1,) * (ndim - 2)
+    return Affine(scale.reshape(shape), shift.reshape(shape))
+
+
+def _normalising(
+    weight: Tensor | None, bias: Tensor | None, mean: Tensor, var: Tensor, eps: float | Tensor
+) -> tuple[Tensor, Tensor]:
+    mean, var = mean.detach().to(EXACT), var.detach().to(EXACT)
     scale = torch.rsqrt(var + eps)
     if weight is not None:
         scale = scale * weight.detach().to(EXACT)
     shift = -mean * scale
     if bias is not None:
         shift = shift + bias.detach().to(EXACT)
-    shape = (1, -1) + (1,) * (ndim - 2)
-    return Affine(scale.reshape(shape), shift.reshape(shape))
+    return scale, shift
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """What an evaluated BatchNorm holds; vectors of one length on one device."""
+
+    weight: Tensor | None
+    bias: Tensor | None
+    running_mean: Tensor
+    running_var: Tensor
+    eps: float
+
+
+def batch_norms(layers: Sequence[Statistics]) -> list[tuple[Affine, bool]]:
+    """Many evaluated BatchNorms at once: one by one most of the time goes into starting some dozen operations on each.
+
+    Returns
+    -------
+    list of (Affine, bool)
+        Compressed affines of 2 dimensions, (1, channels); and whether all of their numbers are finite.
+    """
+    if not layers:
+        return []
+    sizes = [layer.running_mean.numel() for layer in layers]
+    eps = torch.tensor([layer.eps for layer in layers], dtype=EXACT).to(layers[0].running_mean.device)
+    scale, shift = _normalising(
+        torch.cat([_or_fill(layer.weight, layer.running_mean, 1) for layer in layers]),
+        torch.cat([_or_fill(layer.bias, layer.running_mean, 0) for layer in layers]),
+        torch.cat([layer.running_mean for layer in layers]),
+        torch.cat([layer.running_var for layer in layers]),
+        eps.repeat_interleave(torch.tensor(sizes, device=eps.device)),
+    )
+    wrong = _counts(~(torch.isfinite(scale) & torch.isfinite(shift)))
+    steps = [_counts(part[1:] != part[:-1]) for part in (scale, shift)]
+    found, start = [], 0
+    for size in sizes:
+        end = start + size
+        # Constant where no element differs from the one before it.
+        scales, shifts = (
+            part[start : start + 1 if size and count[end - 1] == count[start] else end].reshape(1, -1)
+            for part, count in zip((scale, shift), steps, strict=True)
+        )
+        found.append((Affine(scales, shifts, compressed=True), wrong[start] == wrong[end]))
+        start = end
+    return found
+
+
+def _or_fill(tensor: Tensor | None, like: Tensor, value: float) -> Tensor:
+    return torch.full_like(like, value) if tensor is None else tensor.detach()
+
+
+def _counts(mask: Tensor) -> list[int]:
+    """How many elements in front of each position are true."""
+    counts: list[int] = mask.cumsum(0).tolist()
+    return [0, *counts]
 
 
 def _compress(tensor: Tensor) -> Tensor:

@@ -17,6 +17,7 @@ from canonize.errors import CanonizeError, CaptureError, InputError, NotEquivale
 from canonize.form import findings
 from canonize.forms import Form, chosen_forms
 from canonize.inputs import Inputs, infer, normalise
+from canonize.modules import named_modules
 from canonize.network import Network
 from canonize.normalize import normalize
 from canonize.patterns import catalogue
@@ -151,7 +152,8 @@ def _check_arguments(model: nn.Module, strategy: str, skip: Sequence[str]) -> No
         raise CanonizeError(
             f"canonize needs an nn.Module, not {type(model).__name__}", hint="Load a file with canonize.load(path)"
         )
-    unreal = next((name for name, p in model.named_parameters() if p.is_complex()), None)
+    parameters = ((path, name, p) for path, part in named_modules(model) for name, p in part._parameters.items())
+    unreal = next((f"{path}.{name}".strip(".") for path, name, p in parameters if p is not None and p.is_complex()), None)
     if unreal is not None:
         raise CanonizeError("its weights are complex", unreal, "The algebra is that of real numbers; rules are, too")
     if strategy not in ("threshold", "untangle"):
@@ -223,7 +225,7 @@ def _versions() -> dict[str, str]:
 
 def _name_map(model: nn.Module, network: Network) -> dict[str, str | None]:
     """Old qualified name to new one; None where the layer is gone."""
-    leaves = [name for name, module in model.named_modules() if name and not any(True for _ in module.children())]
+    leaves = [name for name, module in named_modules(model) if name and not any(True for _ in module.children())]
     return {name: name if name in network.modules else None for name in leaves}
 
 

@@ -13,6 +13,7 @@ from torch.nn.utils import parametrize
 from torch.nn.utils.prune import BasePruningMethod
 
 from canonize.affine import EXACT
+from canonize.modules import named_modules
 
 
 def bake_weights(root: nn.Module) -> None:
@@ -22,7 +23,7 @@ def bake_weights(root: nn.Module) -> None:
     ``torch.nn.utils.weight_norm`` and ``spectral_norm``; and embeddings with a ``max_norm``, whose forward would
     shorten the rows that it looks up, in the weight itself.
     """
-    for module in list(root.modules()):
+    for _, module in named_modules(root):
         if "parametrizations" in module._modules and parametrize.is_parametrized(module):
             _bake_parametrizations(module)
         if module._forward_pre_hooks:

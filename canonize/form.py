@@ -17,6 +17,7 @@ from torch import Tensor, fx, nn
 from canonize.capture import capture
 from canonize.inputs import Inputs
 from canonize.linear import LINEAR
+from canonize.modules import named_modules
 from canonize.nn import Offset
 from canonize.normalize.naming import operation_name
 from canonize.normalize.translate import BATCH_NORM, DROPOUT
@@ -38,7 +39,7 @@ _AFFINE_CALLS = {"batch_norm", "_native_batch_norm_legit_no_training", "layer_no
 def findings(module: fx.GraphModule, report: Report | None = None) -> list[Finding]:
     """Where a graph module is not canonical."""
     reasons = {fate.name: fate.reason for fate in report.affines if fate.reason} if report else {}
-    modules = dict(module.named_modules(remove_duplicate=False))
+    modules = dict(named_modules(module, repeated=True))
     nodes = list(module.graph.nodes)
     layers = {node: modules[str(node.target)] for node in nodes if node.op == "call_module"}
     found = [

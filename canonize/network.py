@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import keyword
 import re
 from collections.abc import Iterable, Sequence
@@ -128,8 +129,7 @@ class Network:
     def fresh_name(self, wanted: str) -> str:
         """A qualified name that neither is taken nor contains, nor lies in, another layer."""
         wanted = re.sub(r"[^0-9A-Za-z_.]", "_", wanted).strip(".") or "layer"
-        wanted = ".".join(_usable(part) for part in wanted.split(".") if part)
-        parts = wanted.split(".")
+        parts = [_usable(part) for part in wanted.split(".") if part]
         # A name below a layer would make the layer a container: put it beside the layer instead.
         for cut in range(1, len(parts)):
             if ".".join(parts[:cut]) in self.modules:
@@ -240,7 +240,7 @@ class Network:
             graph = fx.Graph()
             graph.output(graph.graph_copy(self.graph, {}))
         for node in graph.nodes:
-            node.meta = {}
+            node.meta.clear()
         built.graph = graph
         return built
 
@@ -260,6 +260,7 @@ class Network:
         return module
 
 
+@functools.lru_cache(maxsize=4096)
 def _usable(part: str) -> str:
     """A part of a qualified name that Python and ``nn.Module`` accept as an attribute."""
     if hasattr(nn.Module, part) or keyword.iskeyword(part):

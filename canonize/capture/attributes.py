@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import operator
 from collections.abc import Iterator
+from typing import Any
 
 from torch import Tensor, nn
 
 from canonize.capture.writes import writes_its_state
+from canonize.modules import named_modules
 
 
 @contextlib.contextmanager
@@ -22,25 +25,37 @@ def attributes_as_they_were(root: nn.Module, notes: list[str]) -> Iterator[None]
     StatefulError
     """
     tables = [
-        (name, table, dict(table))
-        for name, module in root.named_modules()
+        (name, table, table.copy())
+        for name, module in named_modules(root)
         for table in (module.__dict__, module._parameters, module._buffers, module._modules)
     ]
+    changed: list[tuple[str, dict[str, Any], dict[str, Any]]] = []
     try:
         yield
-        for path, table, before in tables:
-            for name, old in before.items():
-                new = table.get(name)
-                if new is old:
-                    continue
-                where = f"{path}.{name}".strip(".")
-                if isinstance(old, nn.Module | nn.Parameter) and isinstance(new, nn.Module | nn.Parameter):
-                    raise writes_its_state(where, path)
-                if type(old) is type(new) and isinstance(old, int | float) and old != new:
-                    notes.append(f"the forward counts in {where}; the canonical model is what it computes at first")
     finally:
-        for _, table, before in tables:
+        for path, table, before in tables:
+            if _is_as_it_was(table, before):
+                continue
+            after = dict(table)
+            changed.append((path, before, after))
             # Constants that torch.fx met on the way are tensors, and the graph refers to them.
-            constants = {name: it for name, it in table.items() if name not in before and isinstance(it, Tensor)}
+            constants = {name: it for name, it in after.items() if name not in before and isinstance(it, Tensor)}
             table.clear()
             table.update(before | constants)
+    for path, before, after in changed:
+        for name, old in before.items():
+            new = after.get(name)
+            if new is old:
+                continue
+            where = f"{path}.{name}".strip(".")
+            if isinstance(old, nn.Module | nn.Parameter) and isinstance(new, nn.Module | nn.Parameter):
+                raise writes_its_state(where, path)
+            if type(old) is type(new) and isinstance(old, int | float) and old != new:
+                notes.append(f"the forward counts in {where}; the canonical model is what it computes at first")
+
+
+def _is_as_it_was(table: dict[str, Any], before: dict[str, Any]) -> bool:
+    """Whether two tables hold the very same things under the same names."""
+    if len(table) != len(before) or table.keys() != before.keys():
+        return False
+    return all(map(operator.is_, table.values(), before.values()))

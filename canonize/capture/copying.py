@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn.parameter import is_lazy
 
+from canonize.modules import named_modules
 from canonize.torchscript import translated
 
 # Not subclasses of these: an enumeration's member, say, is copied as its class wants it.
@@ -33,7 +34,7 @@ def eval_copy(model: nn.Module) -> nn.Module:
         return translated(model)
     twin: nn.Module = Copier().copy(model)
     # Not .eval(): a train() of the model's own may write into weights, which the copy shares.
-    for module in twin.modules():
+    for _, module in named_modules(twin):
         module.__dict__["training"] = False
     return twin
 

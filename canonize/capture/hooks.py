@@ -9,6 +9,7 @@ from torch.nn.modules.lazy import LazyModuleMixin
 
 from canonize.bake import is_weight_hook
 from canonize.errors import CaptureError
+from canonize.modules import named_modules
 
 
 def refuse_what_a_trace_would_drop(model: nn.Module) -> None:
@@ -20,7 +21,7 @@ def refuse_what_a_trace_would_drop(model: nn.Module) -> None:
         For forward hooks and backward hooks: they run around ``forward``, where no tracer sees them. For lazy
         modules, which have no parameters yet.
     """
-    for name, module in model.named_modules():
+    for name, module in named_modules(model):
         where = name or type(model).__name__
         if isinstance(module, LazyModuleMixin) and module.has_uninitialized_params():  # type: ignore[misc]
             raise CaptureError(

@@ -21,36 +21,48 @@ from canonize.network import keep_exact
 from canonize.nn import ThreshLeakyReLU, ThreshReLU
 
 
-def _channels(step: Step, incoming: list[Affine | None]) -> tuple[Tensor, Tensor, Tensor]:
-    """Scale, shift and the mask of dead channels, broadcast against each other."""
+def _channels(step: Step, incoming: list[Affine | None]) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Scale, shift and the mask of dead channels, broadcast against each other; no mask where none is dead."""
     affine = incoming[0]
     if affine is None:
         raise RefusedError(f"{step.label()} is not reached")
     step.pass_through("activation")
     scale, shift = torch.broadcast_tensors(affine.scale, affine.shift)
-    dead = affine.dead(step.dtype)
     largest = torch.finfo(step.dtype).max / 4
+    if not bool((shift.abs() >= scale.abs() * largest).any()):
+        return scale, shift, None  # a scale of zero would be found here, too
+    dead = affine.dead(step.dtype)
     step.require(
         bool(((shift.abs() <= scale.abs() * largest) | dead).all()),
         f"its scale is so small that the threshold -t/s overflows {step.dtype} at {step.label()}",
     )
-    return scale, shift, dead
+    return scale, shift, dead if bool(dead.any()) else None
 
 
-def _behind(scale: Tensor, shift: Tensor, dead: Tensor) -> Affine:
-    return Affine(torch.where(dead, torch.ones_like(scale), scale), torch.where(dead, torch.zeros_like(shift), shift))
+def _safe(scale: Tensor, dead: Tensor | None) -> Tensor:
+    """Scales to divide by."""
+    return scale if dead is None else torch.where(dead, torch.ones_like(scale), scale)
+
+
+def _behind(scale: Tensor, shift: Tensor, dead: Tensor | None) -> Affine:
+    return Affine(_safe(scale, dead), shift if dead is None else torch.where(dead, torch.zeros_like(shift), shift))
+
+
+def _swapped(where: Tensor, first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
+    """The two with their elements exchanged in places."""
+    if not bool(where.any()):
+        return first, second
+    return torch.where(where, second, first), torch.where(where, first, second)
 
 
 def _bounded(step: Step, incoming: list[Affine | None], low: float, high: float) -> Affine:
     """``clamp(s x + t, low, high)`` as ``s clamp(x, ...) + t``."""
     scale, shift, dead = _channels(step, incoming)
-    safe = torch.where(dead, torch.ones_like(scale), scale)
-    at_low, at_high = (low - shift) / safe, (high - shift) / safe
-    rising = safe > 0
-    lower = torch.where(rising, at_low, at_high)
-    upper = torch.where(rising, at_high, at_low)
-    constant = shift.clamp(low, high)
-    lower, upper = torch.where(dead, constant, lower), torch.where(dead, constant, upper)
+    safe = _safe(scale, dead)
+    lower, upper = _swapped(safe < 0, (low - shift) / safe, (high - shift) / safe)
+    if dead is not None:
+        constant = shift.clamp(low, high)
+        lower, upper = torch.where(dead, constant, lower), torch.where(dead, constant, upper)
     has_lower, has_upper = bool(torch.isfinite(lower).any()), bool(torch.isfinite(upper).any())
     affine = _behind(scale, shift, dead)
     if low == 0 and not has_upper and not bool(lower.any()):
@@ -75,14 +87,15 @@ def thresholds_pass(step: Step, incoming: list[Affine | None]) -> Affine:
     infinite = torch.full((), float("inf"), dtype=EXACT, device=scale.device)
     low = module.lower.to(EXACT) if module.lower is not None else -infinite
     high = module.upper.to(EXACT) if module.upper is not None else infinite
-    safe = torch.where(dead, torch.ones_like(scale), scale)
+    safe = _safe(scale, dead)
     first, second = (low - shift) / safe, (high - shift) / safe
-    constant = torch.minimum(torch.maximum(shift, low), high)
-    lower = torch.where(dead, constant, torch.minimum(first, second))
-    upper = torch.where(dead, constant, torch.maximum(first, second))
+    lower, upper = torch.minimum(first, second), torch.maximum(first, second)
+    if dead is not None:
+        constant = torch.minimum(torch.maximum(shift, low), high)
+        lower, upper = torch.where(dead, constant, lower), torch.where(dead, constant, upper)
     moved = ThreshReLU(keep_exact(_tight(lower)), keep_exact(_tight(upper)))
     step.edit(lambda net, node: net.replace(node, moved))
-    return _behind(*torch.broadcast_tensors(scale, shift, dead))
+    return _behind(scale, shift, dead)
 
 
 @forward_rule(nn.ReLU6, nn.Hardtanh)
@@ -106,28 +119,19 @@ def leaky_rectifier_passes(step: Step, incoming: list[Affine | None]) -> Affine:
     if isinstance(module, ThreshLeakyReLU):
         raise RefusedError(f"{step.label()} has moved already")
     scale, shift, dead = _channels(step, incoming)
-    slope = _slope(step, module, scale)
-    scale, shift, dead, slope = torch.broadcast_tensors(scale, shift, dead, slope)
-    safe = torch.where(dead, torch.ones_like(scale), scale)
-    one = torch.ones_like(scale)
-    right = torch.where(safe > 0, one, slope)
-    left = torch.where(safe > 0, slope, one)
+    scale, shift, slope = torch.broadcast_tensors(scale, shift, _slope(step, module, scale))
+    dead = None if dead is None else dead.expand(scale.shape)
+    safe = _safe(scale, dead)
+    left, right = _swapped(safe < 0, slope, torch.ones_like(scale))
     kink = -shift / safe
-    constant = torch.where(shift > 0, shift, slope * shift)
-    zero = torch.zeros_like(scale)
     affine = _behind(scale, shift, dead)
-    if not bool(kink.any()) and not bool(dead.any()) and bool((scale > 0).all()):
+    if dead is None and not bool(kink.any()) and bool((scale > 0).all()):
         return affine
-    moved = ThreshLeakyReLU(
-        *(
-            keep_exact(_tight(part))
-            for part in (
-                torch.where(dead, constant, kink),
-                torch.where(dead, zero, left),
-                torch.where(dead, zero, right),
-            )
-        )
-    )
+    if dead is not None:
+        zero = torch.zeros_like(scale)
+        kink = torch.where(dead, torch.where(shift > 0, shift, slope * shift), kink)
+        left, right = torch.where(dead, zero, left), torch.where(dead, zero, right)
+    moved = ThreshLeakyReLU(*(keep_exact(_tight(part)) for part in (kink, left, right)))
     step.edit(lambda net, node: net.replace(node, moved))
     return affine
 

@@ -16,6 +16,7 @@ from torch.nn import functional as F
 
 from canonize.capture.writes import writes_its_state
 from canonize.errors import CaptureError
+from canonize.modules import named_modules
 from canonize.nn import assign
 
 _IN_PLACE_OPERATORS = {
@@ -69,7 +70,7 @@ def functionalize(graph: fx.Graph, root: nn.Module) -> None:
         Where an in-place write reaches a tensor under another name that is read later.
     """
     order = {node: position for position, node in enumerate(graph.nodes)}
-    modules = dict(root.named_modules(remove_duplicate=False))
+    modules = dict(named_modules(root, repeated=True))
     storage: dict[fx.Node, fx.Node] = {}
     sharing: dict[fx.Node, list[fx.Node]] = {}
     for node in list(graph.nodes):

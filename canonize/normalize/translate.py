@@ -12,11 +12,13 @@ import torch
 from torch import Tensor, fx, nn
 
 from canonize import nn as cnn
-from canonize.affine import Affine, batch_norm
+from canonize.affine import Affine, Statistics, batch_norms
+from canonize.bake import exact_value
 from canonize.capture import Captured, is_leaf
 from canonize.capture.captured import GUARD
 from canonize.errors import CaptureError
 from canonize.inputs import Inputs
+from canonize.modules import named_modules
 from canonize.network import FrozenAffine, Network, Origin, keep_exact, shell
 from canonize.normalize import layers as _layers  # noqa: F401  (fills OPERATIONS)
 from canonize.normalize.constants import FixedValue, fixed_values, lookup
@@ -66,10 +68,11 @@ def normalize(captured: Captured, inputs: Inputs, name: str) -> Network:
 class _Translation:
     def __init__(self, graph: fx.Graph, root: nn.Module, inputs: Inputs, name: str) -> None:
         self.graph, self.root = graph, root
-        self.named = dict(root.named_modules(remove_duplicate=False))
+        self.named = dict(named_modules(root, repeated=True))
         # Inference walks the captured graph while the new one grows, so it sees the original operations.
         self.shapes = Shapes(graph, inputs, self._find_original)
         self.fixed = fixed_values(graph, root)
+        self.frozen = _frozen([self.named[str(n.target)] for n in graph.nodes if n.op == "call_module"])
         first = next((p for p in (*root.parameters(), *root.buffers()) if p.is_floating_point()), None)
         sample = next((t for t in inputs.tensors() if t.is_floating_point()), None)
         dtype = first.dtype if first is not None else sample.dtype if sample is not None else torch.get_default_dtype()
@@ -152,7 +155,7 @@ class _Translation:
         module = self.named[target]
         if isinstance(module, (*DROPOUT, nn.Identity)):
             return self.values.get(_first(node)) if _first(node) in self.values else self._value_of(_first(node))
-        if isinstance(module, (*BATCH_NORM, *INSTANCE_NORM)) and module.running_mean is not None:
+        if module in self.frozen:
             ndim = self._rank(node, module)
             if ndim is not None:
                 return self._batch_norm(node, module, ndim)
@@ -196,20 +199,17 @@ class _Translation:
             new.kwargs = kwargs
         return new
 
-    def _batch_norm(self, node: fx.Node, module: Any, ndim: int) -> fx.Node:
-        affine = batch_norm(module.weight, module.bias, module.running_mean, module.running_var, module.eps, ndim)
-        return self._affine(
-            str(node.target), affine.compress(), [Origin(str(node.target), type(module).__name__)], node
-        )
-
-    def _affine(self, name: str, affine: Affine, origins: list[Origin], node: fx.Node) -> fx.Node:
-        if not affine.is_finite:
+    def _batch_norm(self, node: fx.Node, module: nn.Module, ndim: int) -> fx.Node:
+        affine, finite = self.frozen[module]
+        origin = Origin(str(node.target), type(module).__name__)
+        if not finite:
             raise CaptureError(
                 "its statistics are not finite (a NaN, an infinity or a negative variance)",
-                origins[0].name,
+                origin.name,
                 "Look at the running mean and variance; a model like this gives NaN for every input.",
             )
-        return self.network.call(name, FrozenAffine(affine, origins), (self._value_of(_first(node)),), node)
+        layer = FrozenAffine(affine.unsqueezed(ndim), [origin])
+        return self.network.call(origin.name, layer, (self._value_of(_first(node)),), node)
 
     # ---------------------------------------------------------------- functions
 
@@ -392,6 +392,20 @@ class _Translation:
         for node in reversed(list(self.network.graph.nodes)):
             if not node.users and node.op not in ("placeholder", "output") and not _is_guard(node):
                 self.network.remove(node)
+
+
+def _frozen(layers: list[nn.Module]) -> dict[nn.Module, tuple[Affine, bool]]:
+    """The affine of every normalisation by statistics that it holds, and whether it is finite."""
+    held: dict[torch.device, dict[nn.Module, Statistics]] = {}
+    for layer in layers:
+        if isinstance(layer, (*BATCH_NORM, *INSTANCE_NORM)) and layer.running_mean is not None:
+            names = ("weight", "bias", "running_mean", "running_var")
+            tensors = [None if (it := getattr(layer, name)) is None else exact_value(it) for name in names]
+            held.setdefault(layer.running_mean.device, {})[layer] = Statistics(*tensors, layer.eps)
+    found: dict[nn.Module, tuple[Affine, bool]] = {}
+    for known in held.values():
+        found.update(zip(known, batch_norms(list(known.values())), strict=True))
+    return found
 
 
 def _dims_of(module: nn.Module, classes: tuple[type, ...]) -> int:
