@@ -24,6 +24,13 @@ _ELEMENTWISE: frozenset[Any] = frozenset(
 )
 
 
+# Modules whose output has the shape and dtype of their input.
+KEEP_SHAPE = (
+    nn.BatchNorm2d, nn.BatchNorm3d, nn.ReLU, nn.ReLU6, nn.Hardtanh, nn.SiLU, nn.Sigmoid, nn.GELU, nn.Hardswish,
+    nn.LeakyReLU, nn.ELU, nn.Tanh, nn.Identity, nn.Dropout, nn.Dropout2d,
+)  # fmt: skip
+
+
 def output_of(operation: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor | None:
     """The meta tensor that an operation makes of meta tensors; ``None`` where no rule says it.
 
@@ -43,6 +50,38 @@ def output_of(operation: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> 
     shape = rule(operation, args)
     first = args[0][0] if isinstance(args[0], list | tuple) else args[0]
     return None if shape is None else torch.empty(shape, dtype=first.dtype, device="meta")
+
+
+def fixed_dims(
+    module: nn.Module, given: Sequence[int], made: Sequence[int], of_input: Callable[[], set[int]]
+) -> set[int]:
+    """Dimensions of a layer's output that have the same size for every input that the layer takes.
+
+    Parameters
+    ----------
+    module : nn.Module
+    given, made : sequence of int
+        Shapes of an input and of its output.
+    of_input : callable
+        Gives those of the input, where they matter.
+    """
+    kind = type(module)
+    dims = _CONVOLUTIONS.get(kind) or _POOLINGS.get(kind) or _ADAPTIVE.get(kind)
+    if dims is not None and not len(given) == len(made) == dims + 2:
+        return set()
+    if kind in _CONVOLUTIONS:
+        return {1}
+    if kind is nn.Linear:
+        return {len(made) - 1}
+    if kind in _POOLINGS:
+        return of_input() & {0, 1}
+    if kind in _ADAPTIVE:
+        wanted = _pair(module.output_size, len(made) - 2)
+        return (of_input() & {0, 1}) | {2 + i for i, size in enumerate(wanted) if size is not None}
+    if isinstance(module, nn.Flatten):
+        behind = set(range(1, len(given)))
+        return {1} if (module.start_dim, module.end_dim) == (1, -1) and behind and behind <= of_input() else set()
+    return of_input() if isinstance(module, KEEP_SHAPE) and tuple(given) == tuple(made) else set()
 
 
 def _pair(value: Any, dims: int) -> tuple[int, ...]:

@@ -7,7 +7,7 @@ found by propagating other input sizes through the same graph and comparing.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -16,18 +16,11 @@ from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 
 from canonize.inputs import Inputs
-from canonize.shape_rules import output_of
+from canonize.shape_rules import KEEP_SHAPE, fixed_dims, output_of
 
 Unknown = object()
 _SIZE_METHODS = {"size", "dim", "numel", "ndimension", "stride", "is_floating_point", "nelement"}
 _SIZE_ATTRIBUTES = {"shape", "ndim", "device", "dtype", "is_cuda", "requires_grad", "names"}
-
-
-# Modules whose output has the shape and dtype of their input.
-_KEEP_SHAPE = (
-    nn.BatchNorm2d, nn.BatchNorm3d, nn.ReLU, nn.ReLU6, nn.Hardtanh, nn.SiLU, nn.Sigmoid, nn.GELU, nn.Hardswish,
-    nn.LeakyReLU, nn.ELU, nn.Tanh, nn.Identity, nn.Dropout, nn.Dropout2d,
-)  # fmt: skip
 
 
 # Functions whose result is a tensor, whatever they are given.
@@ -38,6 +31,11 @@ _GIVE_TENSORS: frozenset[Any] = frozenset(
         F.linear, F.batch_norm, F.layer_norm, F.adaptive_avg_pool2d, F.avg_pool2d, F.max_pool2d, F.interpolate, F.pad,
     }
 )  # fmt: skip
+
+
+def is_affine(module: Any) -> bool:
+    """Whether a module is an affine that waits to be absorbed (`canonize.network`, which imports this module)."""
+    return type(module).__name__ == "FrozenAffine"
 
 
 def gives_tensor(node: fx.Node) -> bool:
@@ -93,6 +91,10 @@ class Shapes:
         self.batch_variants = _environments(_other_batch_sizes, meta, inputs)
         self.size_variants = _environments(_other_image_sizes, meta, inputs)
 
+    @property
+    def _variants(self) -> tuple[Environment, ...]:
+        return (*self.batch_variants, *self.size_variants)
+
     # ------------------------------------------------------------------ questions
 
     def value(self, node: fx.Node) -> Any:
@@ -128,9 +130,41 @@ class Shapes:
             free |= self._differing(node, shape, [env for env in self.size_variants if self._runs(env)])
         return free
 
+    def free_among(self, node: fx.Node, dims: set[int]) -> set[int]:
+        """Those of a node's given dimensions whose size may differ between calls."""
+        # Most of the time layers say it, and nothing has to be propagated.
+        return dims & self.free_dims(node) if dims - self._fixed_dims(node) else set()
+
+    def _fixed_dims(self, node: fx.Node) -> set[int]:
+        """Dimensions whose size plainly follows from the layers in front of a node."""
+        shape = self.shape(node)
+        if shape is None or node.op != "call_module" or not node.args or not isinstance(node.args[0], fx.Node):
+            return set()
+        module, source = self.lookup(str(node.target)), node.args[0]
+        if is_affine(module):
+            return module.affine.varying() | self._fixed_dims(source)
+        given = self.shape(source)
+        return set() if given is None else fixed_dims(module, given, shape, lambda: self._fixed_dims(source))
+
+    def adopt(self, other: Shapes, counterparts: Mapping[fx.Node, fx.Node]) -> None:
+        """Take over what is known about another graph's tensors.
+
+        Parameters
+        ----------
+        other : Shapes
+            Of a graph with the same inputs.
+        counterparts : mapping of fx.Node to fx.Node
+            From the other graph's nodes to nodes of this one that have the same values.
+        """
+        pairs = ((self.own, other.own), *zip(self._variants, other._variants, strict=True))
+        for ours, theirs in pairs:
+            for node, value in theirs.meta.items():
+                if isinstance(value, Tensor) and node in counterparts:
+                    ours.meta.setdefault(counterparts[node], value)
+
     def always(self, holds: Callable[..., bool], *nodes: fx.Node) -> bool:
         """Whether a statement about the shapes of nodes holds for every input size that can be tried."""
-        for env in (self.own, *self.batch_variants, *self.size_variants):
+        for env in (self.own, *self._variants):
             values = [self._value(node, env) for node in nodes]
             if all(isinstance(value, Tensor) for value in values):
                 if not holds(*(tuple(value.shape) for value in values)):
@@ -157,7 +191,7 @@ class Shapes:
 
     def forget(self, node: fx.Node) -> None:
         """Drop what is known about a node (it is gone, or computes something else now)."""
-        for env in (self.own, *self.batch_variants, *self.size_variants):
+        for env in (self.own, *self._variants):
             env.meta.pop(node, None)
             env.real.pop(node, None)
 
@@ -222,7 +256,7 @@ class Shapes:
             return None
         values = tuple([known[argument] for argument in node.args])  # type: ignore[index]
         module = self.lookup(str(node.target))
-        if values and (isinstance(module, _KEEP_SHAPE) or type(module).__name__ == "FrozenAffine"):
+        if values and (isinstance(module, KEEP_SHAPE) or is_affine(module)):
             return values[0]
         return output_of(module, values, {})
 

@@ -157,9 +157,9 @@ class Copier:
             memo[id(value)] = items
             items.extend([item if type(item) in _ATOMS else self.copy(item) for item in value])
             return items
-        if kind is tuple and all(type(item) in _ATOMS for item in value):
+        if kind is tuple and _ATOMS.issuperset(map(type, value)):
             return value
-        if kind is set and all(type(item) in _ATOMS for item in value):
+        if kind is set and _ATOMS.issuperset(map(type, value)):
             memo[id(value)] = chosen = set(value)
             return chosen
         if isinstance(value, torch.jit.ScriptModule):
@@ -169,7 +169,12 @@ class Copier:
             memo[id(value)] = twin = object.__new__(kind)
             own, shared = twin.__dict__, _GRAPH if isinstance(value, fx.GraphModule) else ()
             for name, item in value.__dict__.items():
-                own[name] = item if type(item) in _ATOMS or name in shared else self.copy(item)
+                if type(item) in _ATOMS or name in shared:
+                    own[name] = item
+                elif name in _HOOKS and not item:
+                    own[name] = type(item)()
+                else:
+                    own[name] = self.copy(item)
             return twin
         for tensor in reachable_tensors(value, self._searched):
             self.copy(tensor)
@@ -177,6 +182,8 @@ class Copier:
         return copy.deepcopy(value, memo)
 
 
+# Tables of every module that are empty nearly always.
+_HOOKS = frozenset(name for name, table in nn.Module().__dict__.items() if "_hooks" in name and isinstance(table, dict))
 # What a graph module runs; its class, one for each instance, holds the code.
 _GRAPH = frozenset({"_graph", "meta"})
 

@@ -226,7 +226,7 @@ def _walk_forward(
         if outgoing is None:
             continue
         outgoing = outgoing.compress()
-        loose = _newly_varying(step, incoming, outgoing) and outgoing.varying() & network.shapes.free_dims(node)
+        loose = _newly_varying(step, incoming, outgoing) and network.shapes.free_among(node, outgoing.varying())
         if loose:
             return Refused(
                 f"behind {step.label()} it differs along dimension {min(loose)}, which has no fixed size",
@@ -356,7 +356,7 @@ def _fixed_sizes(step: Step, inputs: list[Affine | None]) -> None:
     for argument, affine in zip(step.network.data_inputs(step.node), inputs, strict=True):
         if affine is None:
             continue
-        loose = affine.compress().varying() & step.network.shapes.free_dims(argument)
+        loose = step.network.shapes.free_among(argument, affine.compress().varying())
         if loose:
             raise RefusedError(
                 f"before {step.label()} it differs along dimension {min(loose)}, which has no fixed size"

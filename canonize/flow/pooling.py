@@ -211,5 +211,5 @@ def reduce_backward(step: Step, affine: Affine) -> list[Affine | None]:
 
 
 def _require_fixed_count(step: Step, dims: tuple[int, ...]) -> None:
-    free = step.network.shapes.free_dims(step.network.data_inputs(step.node)[0]) & set(dims)
+    free = step.network.shapes.free_among(step.network.data_inputs(step.node)[0], set(dims))
     step.require(not free, f"{step.label()} adds up a number of positions that is not fixed, and with it the shift")

@@ -176,7 +176,7 @@ def concat_backward(step: Step, affine: Affine) -> list[Affine | None]:
     inputs = step.network.data_inputs(step.node)
     if affine.varies_along(dim):
         for node in inputs:
-            if dim in step.network.shapes.free_dims(node):
+            if step.network.shapes.free_among(node, {dim}):
                 raise RefusedError(f"{step.label(node)} has no fixed number of channels")
     needed: list[Affine | None] = []
     start = 0

@@ -95,6 +95,8 @@ class _Translation:
             if reads or node.op == "placeholder":
                 self.data.add(node)
             self.values[node] = self._translate(node)
+        same = {old: new for old, new in self.values.items() if isinstance(new, fx.Node)}
+        self.network.shapes.adopt(self.shapes, same)
         self._sweep()
         return self.network
 
@@ -270,7 +272,7 @@ class _Translation:
         origin = module.origins[0].name
         if not affine.is_finite:
             raise CaptureError("its statistics are not finite", origin, "A model like this gives NaN for every input.")
-        if len(affine.varying()) > 1 or affine.varying() & self.shapes.free_dims(node):
+        if len(affine.varying()) > 1 or self.shapes.free_among(node, affine.varying()):
             # One number per position (a position embedding), not per channel: no layer has a place for it.
             scale = None if bool((affine.scale == 1).all()) else keep_exact(affine.scale)
             shift = None if affine.is_linear else keep_exact(affine.shift)
@@ -334,7 +336,7 @@ class _Translation:
         if not all(u.target is operator.getitem and isinstance(u.args[1], int) for u in node.users):
             return False
         dim = self._split_dim(node)
-        return dim is not None and dim not in self.shapes.free_dims(_first(node))
+        return dim is not None and not self.shapes.free_among(_first(node), {dim})
 
     def _split_dim(self, node: fx.Node) -> int | None:
         name, shape = operation_name(node), self.shapes.shape(_first(node))
