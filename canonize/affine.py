@@ -158,27 +158,27 @@ def batch_norms(layers: Sequence[Statistics]) -> list[tuple[Affine, bool]]:
     """
     if not layers:
         return []
-    sizes = [layer.running_mean.numel() for layer in layers]
-    eps = torch.tensor([layer.eps for layer in layers], dtype=EXACT).to(layers[0].running_mean.device)
+    sizes = torch.tensor([layer.running_mean.numel() for layer in layers])
+    device = layers[0].running_mean.device
     scale, shift = _normalising(
         torch.cat([_or_fill(layer.weight, layer.running_mean, 1) for layer in layers]),
         torch.cat([_or_fill(layer.bias, layer.running_mean, 0) for layer in layers]),
         torch.cat([layer.running_mean for layer in layers]),
         torch.cat([layer.running_var for layer in layers]),
-        eps.repeat_interleave(torch.tensor(sizes, device=eps.device)),
+        torch.tensor([layer.eps for layer in layers], dtype=EXACT).repeat_interleave(sizes).to(device),
     )
-    wrong = _counts(~(torch.isfinite(scale) & torch.isfinite(shift)))
-    steps = [_counts(part[1:] != part[:-1]) for part in (scale, shift)]
-    found, start = [], 0
-    for size in sizes:
-        end = start + size
-        # Constant where no element differs from the one before it.
+    ends = sizes.cumsum(0)
+    starts = ends - sizes
+    wrong = _any_between(starts, ends, ~(torch.isfinite(scale) & torch.isfinite(shift)))
+    # Constant where no element differs from the one before it.
+    varying = [_any_between(starts, torch.maximum(ends - 1, starts), part[1:] != part[:-1]) for part in (scale, shift)]
+    found = []
+    for i, (start, end) in enumerate(zip(starts.tolist(), ends.tolist(), strict=True)):
         scales, shifts = (
-            part[start : start + 1 if size and count[end - 1] == count[start] else end].reshape(1, -1)
-            for part, count in zip((scale, shift), steps, strict=True)
+            part[start : end if varies[i] else min(start + 1, end)].reshape(1, -1)
+            for part, varies in zip((scale, shift), varying, strict=True)
         )
-        found.append((Affine(scales, shifts, compressed=True), wrong[start] == wrong[end]))
-        start = end
+        found.append((Affine(scales, shifts, compressed=True), not wrong[i]))
     return found
 
 
@@ -186,10 +186,11 @@ def _or_fill(tensor: Tensor | None, like: Tensor, value: float) -> Tensor:
     return torch.full_like(like, value) if tensor is None else tensor.detach()
 
 
-def _counts(mask: Tensor) -> list[int]:
-    """How many elements in front of each position are true."""
-    counts: list[int] = mask.cumsum(0).tolist()
-    return [0, *counts]
+def _any_between(starts: Tensor, ends: Tensor, mask: Tensor) -> list[bool]:
+    """Whether any element of each part of a mask is true."""
+    counts = torch.cat([mask.new_zeros(1, dtype=torch.int64), mask.cumsum(0)]).cpu()
+    found: list[bool] = (counts[ends] > counts[starts]).tolist()
+    return found
 
 
 def _compress(tensor: Tensor) -> Tensor:

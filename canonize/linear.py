@@ -10,9 +10,11 @@ The vectors are kept in float64, so that many absorptions into one layer still r
 
 from __future__ import annotations
 
+import contextlib
 import math
+import threading
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -49,6 +51,33 @@ def rounded(tensor: Tensor, dtype: torch.dtype) -> Tensor:
     return result
 
 
+class _Pool(threading.local):
+    """Float64 memory for pieces of weights: fresh pieces would each land on, and keep, other pages."""
+
+    def __init__(self) -> None:
+        self.free: list[Tensor] = []
+
+
+_pool = _Pool()
+
+
+@contextlib.contextmanager
+def _float64(shape: Sequence[int], device: torch.device) -> Iterator[Tensor]:
+    """Memory for a piece of a weight; what it holds at first is anything."""
+    count = math.prod(shape)
+    if device.type != "cpu" or count > _CHUNK:
+        yield torch.empty(shape, dtype=EXACT, device=device)
+        return
+    buffer = _pool.free.pop() if _pool.free else None
+    if buffer is None or buffer.numel() < count:
+        with torch.inference_mode(False):  # to be written to in and out of that mode
+            buffer = torch.empty(_CHUNK, dtype=EXACT, device="cpu")
+    try:
+        yield buffer[:count].view(shape)
+    finally:
+        _pool.free.append(buffer)
+
+
 class Kernel(ABC):
     """A weight that is worked out when it is written: what other layers' weights add up or multiply to.
 
@@ -66,8 +95,15 @@ class Kernel(ABC):
     at_once: bool = False
 
     @abstractmethod
+    def add_to(self, target: Tensor, part: slice, factor: float) -> None:
+        """Add some of the rows, times a factor, to a float64 tensor of their shape."""
+
     def rows(self, part: slice) -> Tensor:
-        """Some of the rows, in float64."""
+        """Some of the rows, in float64; a tensor that the caller may write to."""
+        count = len(range(*part.indices(self.shape[0])))
+        rows = torch.zeros((count, *self.shape[1:]), dtype=EXACT, device=self.device)
+        self.add_to(rows, part, 1.0)
+        return rows
 
 
 class PendingWeights(Kernel):
@@ -129,27 +165,35 @@ class PendingWeights(Kernel):
         """Pieces of the weight as (rows, columns, kernel positions) in float64, small enough to stay in the cache.
 
         Rows are output channels, columns the inputs of their group; the other way round in a transposed convolution.
+        A piece is the caller's to write to, and only until the next one is asked for.
         """
         rows, size = self.shape[0], self.shape[1:].numel()
         all_at_once = self.device.type != "cpu" or self.at_once
         step = max(1, rows if all_at_once else _CHUNK // max(1, size))
         for start in range(0, rows, step):
             part = slice(start, min(start + step, rows))
-            yield part, self._piece(part)
+            with self._piece(part) as piece:
+                yield part, piece
 
-    def _piece(self, part: slice) -> Tensor:
-        weight = self.weight
-        rows = weight[part].to(EXACT) if isinstance(weight, Tensor) else weight.rows(part)
-        return rows.reshape(rows.shape[0], self.shape[1], -1)
+    @contextlib.contextmanager
+    def _piece(self, part: slice) -> Iterator[Tensor]:
+        rows = part.stop - part.start
+        with _float64((rows, *self.shape[1:]), self.device) as piece:
+            if isinstance(self.weight, Tensor):
+                piece.copy_(self.weight[part])
+            else:
+                self.weight.add_to(piece.zero_(), part, 1.0)
+            yield piece.view(rows, self.shape[1], -1)
 
     @property
     def at_once(self) -> bool:  # type: ignore[override]
         """See `Kernel`."""
         return isinstance(self.weight, Kernel) and self.weight.at_once
 
-    def rows(self, part: slice) -> Tensor:
-        """Some of the rows with everything pending applied, in float64."""
-        return self._rescale(part, self._piece(part)).reshape(-1, *self.shape[1:])
+    def add_to(self, target: Tensor, part: slice, factor: float) -> None:
+        """Add some of the rows with everything pending applied; see `Kernel`."""
+        with self._piece(part) as piece:
+            target.add_(self._rescale(part, piece).reshape(target.shape), alpha=factor)
 
     def _groups_of(self, part: slice) -> Tensor:
         per_group = self.weight.shape[0] // self.groups
@@ -164,14 +208,14 @@ class PendingWeights(Kernel):
         return vector.reshape(self.groups, -1)[self._groups_of(part)][:, :, None]
 
     def _rescale(self, part: slice, piece: Tensor) -> Tensor:
-        """A piece with everything pending applied; the input side first."""
+        """Apply everything pending to a piece; the input side first."""
         of_inputs, of_outputs = self._per_column, self._per_row
         if self.transposed:
             of_inputs, of_outputs = of_outputs, of_inputs
         if self.in_scale is not None:
-            piece = piece * of_inputs(self.in_scale, part)
+            piece.mul_(of_inputs(self.in_scale, part))
         if self.out_scale is not None:
-            piece = piece * of_outputs(self.out_scale, part)
+            piece.mul_(of_outputs(self.out_scale, part))
         return piece
 
     def rounded_weight(self, dtype: torch.dtype) -> Tensor:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from canonize.nn import ChannelPad, Concat, Gate, Sum
@@ -171,6 +172,12 @@ def _elementwise(_: Any, args: tuple[Any, ...]) -> Sequence[int] | None:
     return first.shape if isinstance(first, Tensor) and all(alike) else None
 
 
+def _batch_norm(_: Any, args: tuple[Any, ...]) -> Sequence[int] | None:
+    x, mean = args[0], args[1] if len(args) > 1 else None
+    fits = isinstance(mean, Tensor) and x.dim() > 1 and tuple(mean.shape) == (x.shape[1],) and mean.dtype == x.dtype
+    return x.shape if fits and not (len(args) > 5 and args[5]) else None
+
+
 def _padding(module: Any, args: tuple[Any, ...]) -> Sequence[int] | None:
     if len(args) != 1 or not all(isinstance(amount, int) for amount in module.padding):
         return None
@@ -190,5 +197,6 @@ _RULES: dict[Any, _Rule] = {
     nn.Flatten: _flatten,
     Concat: _concat_module,
     torch.cat: _concat_function,
+    F.batch_norm: _batch_norm,
     ChannelPad: _padding,
 }

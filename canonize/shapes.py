@@ -137,6 +137,8 @@ class Shapes:
 
     def _fixed_dims(self, node: fx.Node) -> set[int]:
         """Dimensions whose size plainly follows from the layers in front of a node."""
+        if node.op == "call_function" and node.target is F.batch_norm:
+            return {1}  # as many channels as statistics
         shape = self.shape(node)
         if shape is None or node.op != "call_module" or not node.args or not isinstance(node.args[0], fx.Node):
             return set()

@@ -7,7 +7,7 @@ import sympy
 import torch
 from torch import Tensor, nn
 
-from canonize.affine import EXACT, Affine, batch_norm
+from canonize.affine import EXACT, Affine, Statistics, batch_norm, batch_norms
 from tests.patterns.symbols import is_zero
 from tests.statistics import harden
 
@@ -183,3 +183,21 @@ def test_zero() -> None:
     linear = _affine([2.0, -3.0], [0.0, 0.0]).zero(torch.float16)
     assert linear is not None
     assert not linear.any()
+
+
+def test_many_batch_norms_at_once_are_each_of_them() -> None:
+    layers = [harden(nn.BatchNorm1d(n, eps=1e-5 * (n + 1), affine=n != 4)).double().eval() for n in (6, 1, 4, 0, 3)]
+    layers[0].weight.data.fill_(0.5)
+    layers[0].running_var.fill_(2.0)  # one scale, several shifts
+    layers[-1].running_mean[1] = torch.nan
+    held = [Statistics(it.weight, it.bias, it.running_mean, it.running_var, it.eps) for it in layers]
+    for layer, (affine, finite) in zip(layers, batch_norms(held), strict=True):
+        one = batch_norm(layer.weight, layer.bias, layer.running_mean, layer.running_var, layer.eps, 4)
+        assert finite == one.is_finite
+        for ours, alone in zip(
+            (affine.unsqueezed(4).scale, affine.unsqueezed(4).shift),
+            (one.compress().scale, one.compress().shift),
+            strict=True,
+        ):
+            torch.testing.assert_close(ours, alone, rtol=0, atol=0, equal_nan=True)
+    assert batch_norms([]) == []

@@ -219,8 +219,8 @@ class Doubled(Kernel):
     def __init__(self, kernel: Kernel) -> None:
         self.kernel, self.shape, self.device, self.at_once = kernel, kernel.shape, kernel.device, kernel.at_once
 
-    def rows(self, part: slice) -> torch.Tensor:
-        return 2.0 * self.kernel.rows(part)
+    def add_to(self, target: torch.Tensor, part: slice, factor: float) -> None:
+        self.kernel.add_to(target, part, 2.0 * factor)
 
 
 def test_a_clone_of_a_layer_without_weights_of_its_own_is_written() -> None:

@@ -140,6 +140,21 @@ class _Tracer(fx.Tracer):
         finally:
             self.path.pop()
 
+    def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: dict[str, fx.Proxy]) -> Any:
+        """A parameter or buffer is a node; torch.fx searches the whole model for its name at every access."""
+        name = self.names.get(id(attr_val)) if isinstance(attr_val, Tensor) else None
+        if name is None or _held(self.root, name) is not attr_val:
+            return super().getattr(attr, attr_val, parameter_proxy_cache)
+        if name not in parameter_proxy_cache:
+            parameter_proxy_cache[name] = self.create_proxy("get_attr", name, (), {})
+        return parameter_proxy_cache[name]
+
+    @functools.cached_property
+    def names(self) -> dict[int, str]:
+        """Ids of the model's tensors to their first names, as they are when the first is asked for."""
+        tensors = [*self.root.named_buffers(), *self.root.named_parameters()]
+        return {id(tensor): name for name, tensor in reversed(tensors)}
+
     def proxy(self, node: fx.Node) -> fx.Proxy:
         return _SizedProxy(node, self)
 
@@ -437,6 +452,15 @@ def _traced(root: nn.Module, inputs: Inputs) -> Captured:
     _detach_what_had_no_gradient(tracer, graph)
     refuse_hidden_writes(graph, tracer.shapes)
     return Captured(graph, root, "symbolic_trace")
+
+
+def _held(root: nn.Module, name: str) -> Tensor | None:
+    """The tensor that a model holds under a qualified name."""
+    *path, last = name.split(".")
+    owner: nn.Module | None = root
+    for part in path:
+        owner = owner._modules.get(part) if owner is not None else None
+    return None if owner is None else owner._parameters.get(last, owner._buffers.get(last))
 
 
 def is_leaf(module: nn.Module) -> bool:

@@ -188,7 +188,8 @@ def _flag(node: fx.Node, flag: str) -> bool:
     """Whether a functional call has a flag set, as a keyword or by position."""
     if node.op != "call_function":
         return False
-    return node.kwargs.get(flag) is True or (True in node.args and _argument(node, flag) is True)
+    given = any(argument is True for argument in node.args)
+    return node.kwargs.get(flag) is True or (given and _argument(node, flag) is True)
 
 
 def _argument(node: fx.Node, wanted: str) -> Any:

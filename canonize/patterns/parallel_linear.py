@@ -19,7 +19,6 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
 from canonize.affine import Affine
@@ -113,24 +112,27 @@ class Added(Kernel):
         self.shape, self.device = first.shape, first.device
         self.at_once = first.at_once or second.at_once
 
-    def rows(self, part: slice) -> Tensor:
-        """Rows of :math:`w_1 W_1 + w_2 W_2`."""
-        return self.factor * self.first.rows(part) + self.second_factor * self.second.rows(part)
+    def add_to(self, target: Tensor, part: slice, factor: float) -> None:
+        """Add rows of :math:`w_1 W_1 + w_2 W_2`."""
+        self.first.add_to(target, part, factor * self.factor)
+        self.second.add_to(target, part, factor * self.second_factor)
 
 
 class Padded(Kernel):
-    """A kernel with zeros around its positions; ``around`` is what ``F.pad`` takes."""
+    """A kernel with zeros around its positions; ``around`` is what ``torch.nn.functional.pad`` takes."""
 
     def __init__(self, kernel: Kernel, around: list[int]) -> None:
-        self.kernel, self.around = kernel, around
+        self.kernel = kernel
         sides = [before + behind for before, behind in zip(around[::2], around[1::2], strict=True)][::-1]
         sizes = (size + more for size, more in zip(kernel.shape[2:], sides, strict=True))
         self.shape, self.device = torch.Size((*kernel.shape[:2], *sizes)), kernel.device
         self.at_once = kernel.at_once
+        starts = zip(around[::2][::-1], kernel.shape[2:], strict=True)
+        self.inside = (..., *(slice(before, before + size) for before, size in starts))
 
-    def rows(self, part: slice) -> Tensor:
-        """Rows with the zeros."""
-        return F.pad(self.kernel.rows(part), self.around)
+    def add_to(self, target: Tensor, part: slice, factor: float) -> None:
+        """Add rows inside of the zeros."""
+        self.kernel.add_to(target[self.inside], part, factor)
 
 
 class Diagonal(Kernel):
@@ -149,14 +151,12 @@ class Diagonal(Kernel):
     def __init__(self, scale: Tensor, shape: torch.Size, centre: tuple[int, ...]) -> None:
         self.scale, self.shape, self.device, self.centre = scale, shape, scale.device, centre
 
-    def rows(self, part: slice) -> Tensor:
-        """Rows of zeros but for one number each."""
+    def add_to(self, target: Tensor, part: slice, factor: float) -> None:
+        """Add one number to each row."""
         channels = torch.arange(part.start, part.stop, device=self.device)
-        rows = self.scale.new_zeros(len(channels), *self.shape[1:])
         own = torch.arange(len(channels), device=self.device)
         index: Any = (own, channels % self.shape[1], *self.centre)
-        rows[index] = self.scale[part]
-        return rows
+        target[index] += factor * self.scale[part]
 
 
 def _inside(network: Network, big: fx.Node, small: fx.Node | None) -> tuple[Kernel, Tensor | None] | str:

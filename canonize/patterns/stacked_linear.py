@@ -128,16 +128,16 @@ class Product(Kernel):
         kernel = max(first.shape[2:], second.shape[2:], key=torch.Size.numel)
         self.shape = torch.Size((second.shape[0], first.shape[1], *kernel))
 
-    def rows(self, part: slice) -> Tensor:
-        """Rows of :math:`W_2 W_1`, position by position."""
+    def add_to(self, target: Tensor, part: slice, factor: float) -> None:
+        """Add rows of :math:`W_2 W_1`, position by position."""
         second, first = self.second.rows(part), self.first.rows(slice(0, self.first.shape[0]))
         if second.ndim == 2:
-            return second @ first
-        if all(size == 1 for size in second.shape[2:]):
-            rows: Tensor = torch.einsum("oi,i...->o...", second.flatten(1), first)
+            rows = second @ first
+        elif all(size == 1 for size in second.shape[2:]):
+            rows = torch.einsum("oi,i...->o...", second.flatten(1), first)
         else:
             rows = torch.einsum("oi...,ij->oj...", second, first.flatten(1))
-        return rows
+        target.add_(rows, alpha=factor)
 
 
 def _merged(first: nn.Module, second: nn.Module, bias: bool) -> nn.Module:
