@@ -178,6 +178,11 @@ def _batch_norm(_: Any, args: tuple[Any, ...]) -> Sequence[int] | None:
     return x.shape if fits and not (len(args) > 5 and args[5]) else None
 
 
+def _batch_norm_1d(module: Any, args: tuple[Any, ...]) -> Sequence[int] | None:
+    (x,) = args
+    return x.shape if x.dim() in (2, 3) and x.shape[1] == module.num_features else None
+
+
 def _padding(module: Any, args: tuple[Any, ...]) -> Sequence[int] | None:
     if len(args) != 1 or not all(isinstance(amount, int) for amount in module.padding):
         return None
@@ -198,5 +203,6 @@ _RULES: dict[Any, _Rule] = {
     Concat: _concat_module,
     torch.cat: _concat_function,
     F.batch_norm: _batch_norm,
+    nn.BatchNorm1d: _batch_norm_1d,
     ChannelPad: _padding,
 }

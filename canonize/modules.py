@@ -1,0 +1,35 @@
+"""The modules of a model in one flat walk: torch's own generators hand every module up through every level."""
+
+from __future__ import annotations
+
+from torch import nn
+
+
+def named_modules(root: nn.Module, *, repeated: bool = False) -> list[tuple[str, nn.Module]]:
+    """What ``root.named_modules()`` gives, in the same order.
+
+    Parameters
+    ----------
+    root : nn.Module
+    repeated : bool
+        Give a module under each of its names, as ``remove_duplicate=False`` does.
+
+    Returns
+    -------
+    list of (str, nn.Module)
+        Qualified names, that of the root empty.
+    """
+    found: list[tuple[str, nn.Module]] = []
+    seen: set[int] = set()
+    waiting: list[tuple[str, nn.Module]] = [("", root)]
+    while waiting:
+        name, module = waiting.pop()
+        if not repeated:
+            if id(module) in seen:
+                continue
+            seen.add(id(module))
+        found.append((name, module))
+        if module._modules:
+            prefix = f"{name}." if name else ""
+            waiting.extend([(prefix + key, child) for key, child in module._modules.items() if child is not None][::-1])
+    return found
