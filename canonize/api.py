@@ -153,7 +153,9 @@ def _check_arguments(model: nn.Module, strategy: str, skip: Sequence[str]) -> No
             f"canonize needs an nn.Module, not {type(model).__name__}", hint="Load a file with canonize.load(path)"
         )
     parameters = ((path, name, p) for path, part in named_modules(model) for name, p in part._parameters.items())
-    unreal = next((f"{path}.{name}".strip(".") for path, name, p in parameters if p is not None and p.is_complex()), None)
+    unreal = next(
+        (f"{path}.{name}".strip(".") for path, name, p in parameters if p is not None and p.is_complex()), None
+    )
     if unreal is not None:
         raise CanonizeError("its weights are complex", unreal, "The algebra is that of real numbers; rules are, too")
     if strategy not in ("threshold", "untangle"):

@@ -7,12 +7,20 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import fx, nn
 
 from canonize.inputs import Inputs
 
+# Inputs that are part of what is captured, beside the tensors that vary from call to call.
+PLAIN = (bool, int, float, str, type(None), torch.dtype, torch.device)
 # Starts the message of a check that a canonical model makes of its input's size.
 GUARD = "captured for other sizes"
+
+
+def flag_message(name: str, value: Any) -> str:
+    """What a canonical model says when a flag or a number is not the one that it was captured with."""
+    return f"{GUARD}: this canonical model holds for {name}={value!r}. Canonize again with the value you need."
 
 
 @dataclass
@@ -45,6 +53,22 @@ def input_names(forward: Callable[..., Any], inputs: Inputs) -> Iterator[str]:
     for index in range(len(inputs.args)):
         yield positional[index] if index < len(positional) else f"input_{index}"
     yield from inputs.kwargs
+
+
+def defaults(forward: Callable[..., Any], inputs: Inputs) -> list[tuple[Any, ...]]:
+    """For each given input ``(value,)`` where a call may leave it out, and ``()`` elsewhere.
+
+    It may where the value is the default of ``forward`` itself, and no tensor comes behind.
+    """
+    parameters = inspect.signature(forward).parameters
+    values = [*inputs.args, *inputs.kwargs.values()]
+    found: list[tuple[Any, ...]] = [()] * len(values)
+    for i, name in reversed(list(enumerate(input_names(forward, inputs)))):
+        own = parameters[name].default if name in parameters else inspect.Parameter.empty
+        if type(own) is not type(values[i]) or not isinstance(own, PLAIN) or own != values[i]:
+            break
+        found[i] = (values[i],)
+    return found
 
 
 def path_of(node: fx.Node) -> str:

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.fx.proxy import Attribute, TraceError
 
-from canonize.capture.captured import GUARD, Captured, input_names
+from canonize.capture.captured import GUARD, PLAIN, Captured, defaults, flag_message, input_names
 from canonize.capture.whole import opened_functions, refuse_hidden_writes
 from canonize.capture.writes import WriteGuard
 from canonize.inputs import Inputs
@@ -172,12 +172,10 @@ class _Tracer(fx.Tracer):
     ) -> tuple[Any, list[Any]]:
         names = list(input_names(root_fn, self.inputs))
         given = [*self.inputs.args, *self.inputs.kwargs.values()]
-        # A flag or a number is part of what is captured; only tensors, alone or nested, vary from call to call. Flags
-        # at the end keep their captured value as the default; any other value is refused when the model is called.
-        last = max((i for i, value in enumerate(given) if _holds_tensor(value)), default=-1)
+        # A flag or a number is part of what is captured; only tensors, alone or nested, vary from call to call. Any
+        # other value is refused when the model is called.
         values = []
-        for i, (name, value) in enumerate(zip(names, given, strict=True)):
-            default = () if i <= last else (value,)
+        for name, value, default in zip(names, given, defaults(root_fn, self.inputs), strict=True):
             proxy = self.create_proxy("placeholder", name, default, {})
             if _holds_tensor(value):
                 values.append(proxy)
@@ -208,11 +206,10 @@ class _Tracer(fx.Tracer):
         return node
 
     def _guard_flag(self, node: fx.Node, name: str, value: Any) -> None:
-        if not isinstance(value, bool | int | float | str | None):
+        if not isinstance(value, PLAIN):
             raise TraceError(f"the argument {name} is neither a tensor nor a plain value")
         holds = self.graph.call_function(operator.eq, (node, value))
-        message = f"{GUARD}: this canonical model holds for {name}={value!r}. Canonize again with the value you need."
-        self.graph.call_function(torch._assert, (holds, message))
+        self.graph.call_function(torch._assert, (holds, flag_message(name, value)))
 
     # ------------------------------------------------------------------ what Python asks
 

@@ -104,7 +104,7 @@ class _Translation:
 
     def _translate(self, node: fx.Node) -> Any:
         if node.op == "placeholder":
-            new = self.network.graph.placeholder(str(node.target))
+            new = self.network.graph.create_node("placeholder", str(node.target), node.args)
             new.meta["path"] = ""
             return new
         if node.op == "output":
