@@ -21,7 +21,7 @@ from canonize.modules import named_modules
 from canonize.network import Network
 from canonize.normalize import normalize
 from canonize.patterns import catalogue
-from canonize.report import Report, Verdict
+from canonize.report import AffineFate, Report, Verdict
 from canonize.rewrite import Progress, rewrite
 from canonize.torchscript import class_name
 
@@ -191,7 +191,10 @@ def rewritten(
         strategy=wishes.strategy,
         captured_by=captured.tracer,
         inputs=inputs.describe(),
-        affines=journal.fates(),
+        affines=[
+            *journal.fates(),
+            *(AffineFate(o.name, o.kind, "left", reason=why) for o, why in network.unread.items()),
+        ],
         rewrites=journal.rewrites,
         refusals=journal.refusals,
         notes=list(network.notes),

@@ -18,7 +18,7 @@ from canonize.capture import capture
 from canonize.inputs import Inputs
 from canonize.linear import LINEAR
 from canonize.modules import named_modules
-from canonize.nn import Offset
+from canonize.nn import Call, Offset
 from canonize.normalize.naming import operation_name
 from canonize.normalize.translate import BATCH_NORM, DROPOUT
 from canonize.patterns.stacked_linear import refusal
@@ -103,6 +103,8 @@ def _loose_affines(nodes: list[fx.Node], layers: Layers) -> Iterator[Finding]:
             tensor = layer.scale if layer.scale is not None else layer.shift
             if tensor is not None and sum(size > 1 for size in tensor.shape) <= 1:
                 yield _finding("C1", _where(node), "a fixed scale or shift")
+        elif isinstance(layer, Call) and any(part in _AFFINE_CALLS for part in layer.target.split(".")):
+            yield _finding("C1", _where(node), f"{layer.target} scales and shifts every channel")
         elif node.op == "call_function" and operation_name(node) in _AFFINE_CALLS:
             yield _finding("C1", _where(node), f"{operation_name(node)} is a fixed affine")
 

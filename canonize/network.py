@@ -18,7 +18,7 @@ from canonize.capture.copying import is_plain
 from canonize.errors import RewriteError
 from canonize.linear import LINEAR, PendingWeights, rounded
 from canonize.nn import Call, Rearrange
-from canonize.shapes import Shapes
+from canonize.shapes import Shapes, is_kept_exact, rounding_of
 
 # Make a tensor of the same kind as their first argument, whose values they do not look at.
 _MAKE_ALIKE = {"new_zeros", "new_ones", "new_full", "new_empty", "zeros_like", "ones_like", "full_like", "empty_like"}
@@ -69,6 +69,8 @@ class Network:
         What shape each node has, asked for only where a pattern needs it.
     dtype : torch.dtype
         The model's own floating dtype.
+    unread : dict
+        Normalisations by running statistics that could not be read as affines, and why; they stay what they are.
     """
 
     graph: fx.Graph
@@ -79,6 +81,7 @@ class Network:
     device: torch.device
     pending: dict[str, PendingWeights] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    unread: dict[Origin, str] = field(default_factory=dict)
     containers: set[str] = field(default_factory=set)
 
     # ------------------------------------------------------------------ reading
@@ -286,14 +289,17 @@ def shell(module: nn.Module) -> nn.Module:
 
 
 def cast(module: nn.Module, dtype: torch.dtype | None, own: torch.dtype) -> None:
-    """Cast a module's floating tensors: all to ``dtype``; or, by default, what is kept in float64 to ``own``."""
+    """Cast a module's floating tensors: all to ``dtype``; or, by default, what is kept in float64 to its own precision.
+
+    Which is ``own``, that of the model, where none was noted.
+    """
     if not (module._parameters or module._buffers or module._modules):
         return
 
     def convert(tensor: Tensor) -> Tensor:
         if dtype is not None:
             return getattr(tensor, "exact", tensor).detach().to(dtype)
-        return rounded(tensor, own)
+        return rounded(tensor, rounding_of(tensor) or own)
 
     for part in module.modules():
         for name, parameter in part._parameters.items():
@@ -305,14 +311,24 @@ def cast(module: nn.Module, dtype: torch.dtype | None, own: torch.dtype) -> None
 
 
 def _to_cast(tensor: Tensor, dtype: torch.dtype | None) -> bool:
-    return tensor.is_floating_point() and (dtype is not None or getattr(tensor, "kept_exact", False))
+    return tensor.is_floating_point() and (dtype is not None or is_kept_exact(tensor))
 
 
-def keep_exact(tensor: Tensor) -> Tensor:
-    """Mark a float64 tensor made by canonize: it is rounded to the model's dtype when the model is built."""
+def keep_exact(tensor: Tensor, dtype: torch.dtype | None = None) -> Tensor:
+    """Mark a float64 tensor made by canonize: it is rounded when the model is built, to ``dtype`` or the model's own.
+
+    Parts of a model may compute in another precision than its weights have.
+    """
     tensor = tensor.detach().clone()
     tensor.kept_exact = True  # type: ignore[attr-defined]
+    tensor.rounding = dtype  # type: ignore[attr-defined]
     return tensor
+
+
+def value_dtype(network: Network, node: fx.Node) -> torch.dtype | None:
+    """The floating precision of a node's value, where it is known."""
+    value = network.shapes.value(node)
+    return value.dtype if isinstance(value, Tensor) and value.is_floating_point() else None
 
 
 def _place(root: nn.Module, name: str, module: nn.Module) -> None:

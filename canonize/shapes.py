@@ -53,6 +53,9 @@ def asks_for_sizes(node: fx.Node) -> bool:
     )
 
 
+_VIEWS = {torch.ops.aten.view.default, torch.ops.aten._unsafe_view.default}
+
+
 class Environment:
     """One set of input sizes, and the values the nodes have under it.
 
@@ -278,6 +281,9 @@ class Shapes:
             return getattr(args[0], str(node.target))(*args[1:], **kwargs)
         if node.op == "call_function":
             assert callable(node.target)
+            # Copies that only change the layout are left out of a canonical graph, so that a view may need one.
+            if node.target in _VIEWS:
+                return torch.reshape(*args, **kwargs)
             quick = None if real else output_of(node.target, args, kwargs)
             return node.target(*args, **kwargs) if quick is None else quick
         module = self.lookup(str(node.target))
@@ -296,8 +302,20 @@ def _state(module: nn.Module, args: Any, convert: Callable[[Any], Any]) -> dict[
     state = {}
     for name, tensor in (*module.named_parameters(), *module.named_buffers()):
         value = convert(tensor)
-        state[name] = value.to(own) if own is not None and getattr(tensor, "kept_exact", False) else value
+        rounding = (rounding_of(tensor) or own) if is_kept_exact(tensor) else None
+        state[name] = value if rounding is None else value.to(rounding)
     return state
+
+
+def is_kept_exact(tensor: Tensor) -> bool:
+    """Whether a tensor was made by canonize, and waits in float64 to be rounded (`canonize.network.keep_exact`)."""
+    return bool(getattr(tensor, "kept_exact", False))
+
+
+def rounding_of(tensor: Tensor) -> torch.dtype | None:
+    """What such a tensor will be rounded to, where that was noted."""
+    dtype: torch.dtype | None = getattr(tensor, "rounding", None)
+    return dtype
 
 
 def _as_it_is(value: Any) -> Any:

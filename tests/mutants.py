@@ -750,8 +750,12 @@ MUTANTS: tuple[Mutant, ...] = (
         _LAST,
         ("affines that differ along two dimensions are taken", "len(varying) > 1", "False"),
         ("free dimensions get weights", "if d < len(shape) and d not in free), None)", "if d < len(shape)), None)"),
-        ("what stays loses its shift", "None if affine.is_linear else keep_exact(affine.shift)", "None"),
-        ("what stays loses its scale", "None if bool((affine.scale == 1).all()) else keep_exact(affine.scale)", "None"),
+        ("what stays loses its shift", "None if affine.is_linear else keep_exact(affine.shift, dtype)", "None"),
+        (
+            "what stays loses its scale",
+            "None if bool((affine.scale == 1).all()) else keep_exact(affine.scale, dtype)",
+            "None",
+        ),
     ),
     *_many(
         "stacked_linear",

@@ -162,6 +162,7 @@ def test_an_input_of_another_kind_is_refused() -> None:
 STRUCTURE = {"x": 0, "more": [1, {"y": 2}]}
 FREE = {(0, 0): 2, (0, 2): 32, (1, 0): 2, (2, 1): 8}
 BATCH = {(0, 0), (1, 0)}
+FIXED = {(0, 1): 3}
 
 
 @pytest.mark.parametrize(
@@ -188,13 +189,13 @@ def test_a_condition_is_worked_out(source: str, sizes: dict[tuple[int, int], int
 def test_a_condition_that_cannot_be_read_fixes_every_size(source: str) -> None:
     with pytest.raises(_UnreadableError):
         _Condition(source, STRUCTURE)
-    assert _telling([source], STRUCTURE, FREE, BATCH) == ([], set(FREE))
+    assert _telling([source], STRUCTURE, FREE, BATCH, FIXED) == ([], set(FREE))
 
 
 def test_conditions_that_hold_for_all_sizes_are_left_out() -> None:
-    always = "L['x'].size()[0]*L['x'].size()[2] >= 2"
+    always = "L['x'].size()[0]*L['x'].size()[2] >= L['x'].size()[1] - 1"
     telling = "L['x'].size()[0] == L['more'][0].size()[0]"
-    kept, released = _telling([always, telling], STRUCTURE, FREE, BATCH)
+    kept, released = _telling([always, telling], STRUCTURE, FREE, BATCH, FIXED)
     assert [condition.source for condition in kept] == [telling]
     assert kept[0].told() == "x.shape[0] == more[0].shape[0]"
     assert not released
@@ -204,6 +205,6 @@ def test_of_many_conditions_those_on_the_batch_are_kept() -> None:
     many = [f"L['x'].size()[2] != {n}" for n in (3, 4, 5, 6, 7, 8, 9, 12, 16, 31)]
     many += [f"L['x'].size()[2] < {n}" for n in (1000, 4096, *range(5000, 5020))]
     same = "L['x'].size()[0] == L['more'][0].size()[0]"
-    kept, released = _telling([*many, same], STRUCTURE, FREE, BATCH)
+    kept, released = _telling([*many, same], STRUCTURE, FREE, BATCH, FIXED)
     assert [condition.source for condition in kept] == [same]
     assert released == set(FREE) - BATCH

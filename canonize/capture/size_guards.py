@@ -109,7 +109,7 @@ def guard_inputs(
             )
     batch = {(i, 0) for i, d in free if d == 0 and leaves[i].example.shape[0] == inputs.batch_size}
     structure = _bound(forward, inputs)
-    kept, released = _telling(conditions, structure, free, batch)
+    kept, released = _telling(conditions, structure, free, batch, fixed)
     fixed |= {place: free[place] for place in released}
     rows = {place for place in batch if place in free}
     many = set(free) - rows
@@ -233,7 +233,11 @@ def _joined(function: Callable[..., Any], parts: list[Any], apply: Callable[...,
 
 
 def _telling(
-    sources: list[str], structure: Mapping[str, Any], free: Mapping[Place, int], batch: set[Place]
+    sources: list[str],
+    structure: Mapping[str, Any],
+    free: Mapping[Place, int],
+    batch: set[Place],
+    fixed: Mapping[Place, int],
 ) -> tuple[list[_Condition], set[Place]]:
     """The conditions that tell sizes apart, and sizes that have to be fixed because conditions cannot be checked."""
     conditions: list[_Condition] = []
@@ -246,19 +250,18 @@ def _telling(
     if unreadable:
         return [], set(free)
     for released in (set(), set(free) - batch, set(free)):
-        known = {place: size for place, size in free.items() if place in released}
-        kept = [condition for condition in conditions if _tells_apart(condition, free, known)]
+        settled = {**fixed, **{place: free[place] for place in released}}
+        kept = [condition for condition in conditions if _tells_apart(condition, free, settled)]
         if len(kept) <= _MOST_CONDITIONS:
             break
     return kept, released
 
 
-def _tells_apart(condition: _Condition, free: Mapping[Place, int], known: Mapping[Place, int]) -> bool:
+def _tells_apart(condition: _Condition, free: Mapping[Place, int], settled: Mapping[Place, int]) -> bool:
     """Whether it is false for any sizes, as far as trying tells."""
-    places = sorted(condition.places & free.keys() - known.keys())
-    settled = {place: known.get(place, free.get(place, 2)) for place in condition.places}
+    places = sorted(condition.places - settled.keys())
     choices = [sorted({*_TRIED, free[place]}) for place in places]
-    return not all(condition.holds(settled | dict(zip(places, sizes, strict=True))) for sizes in _some_of(choices))
+    return not all(condition.holds({**settled, **dict(zip(places, sizes, strict=True))}) for sizes in _some_of(choices))
 
 
 def _some_of(choices: list[list[int]]) -> Iterator[tuple[int, ...]]:

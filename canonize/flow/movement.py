@@ -46,13 +46,14 @@ def _data(step: Step) -> fx.Node:
     return step.network.data_inputs(step.node)[0]
 
 
-def _keeps_places(step: Step) -> bool:
+def _keeps_places(step: Step, *, back: bool = False) -> bool:
     """Whether an operation gives every element back where it was; a cast, if it loses nothing of it.
 
     Raises
     ------
     RefusedError
-        For a cast that rounds: what is rounded may not change.
+        For a cast that rounds: what is rounded may not change. Backwards also for one that widens: what is computed
+        behind it in the wider precision may not be computed before it.
     """
     if not isinstance(step.module, Rearrange) or step.module.target not in _IN_PLACE:
         return False
@@ -61,7 +62,7 @@ def _keeps_places(step: Step) -> bool:
         before, after = shapes.value(_data(step)), shapes.value(step.node)
         if not isinstance(before, Tensor) or not isinstance(after, Tensor):
             raise RefusedError(f"{step.label()} cannot be followed")
-        if not _holds(after.dtype, before.dtype):
+        if not _holds(after.dtype, before.dtype) or (back and not _holds(before.dtype, after.dtype)):
             raise RefusedError(f"{step.label()} casts to {str(after.dtype).removeprefix('torch.')}")
     return True
 
@@ -110,7 +111,7 @@ def moves_backward(step: Step, affine: Affine) -> list[Affine | None]:
     """Every output element tells its source what it needs; all that come from one source must agree."""
     step.pass_through("movement")
     rest: list[Any] = [None] * (len(step.network.data_inputs(step.node)) - 1)
-    if _keeps_places(step):
+    if _keeps_places(step, back=True):
         return [affine, *rest]
     shape = step.shape(_data(step))
     shared = len(step.network.readers(_data(step))) > 1

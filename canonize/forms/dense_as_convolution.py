@@ -18,6 +18,7 @@ from torch import Tensor, fx, nn
 from canonize.bake import exact_parameter
 from canonize.forms.form import Form, rewire_through
 from canonize.network import Network, keep_exact
+from canonize.shapes import is_kept_exact, rounding_of
 from canonize.nn import ThreshReLU
 from canonize.report import Refusal, Rewrite
 from canonize.rewrite import Journal
@@ -117,6 +118,6 @@ def _reshaped(layer: ThreshReLU, shape: tuple[int, ...]) -> ThreshReLU:
         if bound is None or bound.numel() == 1:
             return bound
         full = torch.broadcast_to(bound, (1, bound.shape[-1])).reshape(1, *shape[1:])
-        return keep_exact(full) if getattr(bound, "kept_exact", False) else full
+        return keep_exact(full, rounding_of(bound)) if is_kept_exact(bound) else full
 
     return ThreshReLU(reshaped(layer.lower), reshaped(layer.upper))

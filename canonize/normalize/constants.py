@@ -11,6 +11,7 @@ from torch import Tensor, fx, nn
 
 from canonize.affine import EXACT
 from canonize.bake import exact_value
+from canonize.precision import in_float64
 
 _RANDOM = ("rand", "dropout", "bernoulli", "normal", "multinomial", "uniform", "exponential", "cauchy", "geometric")
 
@@ -90,7 +91,8 @@ def _evaluate(node: fx.Node, fixed: dict[fx.Node, FixedValue], module: nn.Module
     except Exception:
         return None
     try:
-        with torch.no_grad():
+        # As the reference is run in float64: what integers become by default is float64 there, too.
+        with torch.no_grad(), in_float64():
             exact = _run(node, lambda n: _as_exact(fixed[n].exact), None if module is None else _in_float64(module))
     except Exception:
         exact = value

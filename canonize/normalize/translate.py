@@ -39,6 +39,9 @@ MOVEMENT = {
     "diagonal", "rot90", "detach", "to", "type_as", "float", "double", "half", "bfloat16", "_to_copy", "ravel",
     "flatten", "squeeze_copy", "_unsafe_view", "cpu", "cuda", "type", "unfold",
 }  # fmt: skip
+BATCH_NORM_CALLS = {"batch_norm", "native_batch_norm", "_native_batch_norm_legit_no_training"}
+_NO_SHAPE = "the shape of its input cannot be inferred"
+_NOT_FIXED = "what it scales and shifts by is computed, not fixed"
 # Those that may do nothing at all.
 _RESHAPES = {
     "view", "reshape", "expand", "expand_as", "squeeze", "flatten", "view_as", "reshape_as", "unflatten",
@@ -146,7 +149,7 @@ class _Translation:
         """A fixed tensor that an operation reads as if it were an input."""
         value = fixed.value
         if fixed.computed and isinstance(fixed.exact, Tensor) and fixed.exact.dtype != value.dtype:
-            value = keep_exact(fixed.exact)
+            value = keep_exact(fixed.exact, value.dtype)
         name = (fixed.name or f"{node.meta.get('path', '')}.constant").strip(".")
         return self.network.call(name, cnn.Constant(value), (), node)
 
@@ -161,6 +164,7 @@ class _Translation:
             ndim = self._rank(node, module)
             if ndim is not None:
                 return self._batch_norm(node, module, ndim)
+            self.network.unread[Origin(target, type(module).__name__)] = _NO_SHAPE
         if isinstance(module, cnn.Rearrange | nn.Flatten) and self._is_idle(node):
             return self._value_of(_first(node))
         if isinstance(module, SPLIT) and not node.kwargs:
@@ -236,6 +240,10 @@ class _Translation:
             return self._value_of(_first(node))
         if name in MOVEMENT and self._is_idle(node):
             return self._value_of(_first(node))
+        if name in BATCH_NORM_CALLS and not (len(node.args) > 5 and node.args[5]) and not node.kwargs.get("training"):
+            path = node.meta.get("path") or node.name
+            known = self.shapes.shape(_first(node)) is not None
+            self.network.unread[Origin(path, self._kind(node))] = _NOT_FIXED if known else _NO_SHAPE
         return self._call(node, name)
 
     def _kind(self, node: fx.Node) -> str:
@@ -274,8 +282,10 @@ class _Translation:
             raise CaptureError("its statistics are not finite", origin, "A model like this gives NaN for every input.")
         if len(affine.varying()) > 1 or self.shapes.free_among(node, affine.varying()):
             # One number per position (a position embedding), not per channel: no layer has a place for it.
-            scale = None if bool((affine.scale == 1).all()) else keep_exact(affine.scale)
-            shift = None if affine.is_linear else keep_exact(affine.shift)
+            value = self.shapes.value(node)
+            dtype = value.dtype if isinstance(value, Tensor) else None
+            scale = None if bool((affine.scale == 1).all()) else keep_exact(affine.scale, dtype)
+            shift = None if affine.is_linear else keep_exact(affine.shift, dtype)
             return self.network.call(origin, cnn.Offset(scale, shift), (source,), node)
         return self.network.call(f"{origin}.affine", FrozenAffine(affine, module.origins), (source,), node)
 

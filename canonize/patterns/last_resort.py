@@ -18,7 +18,7 @@ from torch import Tensor, fx
 
 from canonize.flow.linear import as_linear_layer
 from canonize.flow.plan import Plan, Refused, label
-from canonize.network import FrozenAffine, Network, keep_exact
+from canonize.network import FrozenAffine, Network, keep_exact, value_dtype
 from canonize.nn import Offset
 from canonize.patterns.pattern import Pattern
 
@@ -60,14 +60,13 @@ class ExplicitLinearLayer(Pattern):
         dim, shape = self._dim(network, node), network.shapes.shape(node)
         assert dim is not None and shape is not None
         # Parts of a model may run in another precision than its weights.
-        value = network.shapes.value(node)
-        dtype = value.dtype if isinstance(value, Tensor) and value.is_floating_point() else network.dtype
-        sample = torch.empty(0, dtype=dtype, device=network.device)
+        sample = torch.empty(0, dtype=value_dtype(network, node) or network.dtype, device=network.device)
         network.replace(node, as_linear_layer(affine, shape, dim, sample))
 
 
 def keep_as_it_is(network: Network, node: fx.Node) -> None:
     """An affine without a linear layer of its kind stays, as a module that scales and shifts."""
     affine = network.affine(node).affine.compress()
-    scale = None if bool((affine.scale == 1).all()) else keep_exact(affine.scale)
-    network.replace(node, Offset(scale, None if affine.is_linear else keep_exact(affine.shift)))
+    dtype = value_dtype(network, node)
+    scale = None if bool((affine.scale == 1).all()) else keep_exact(affine.scale, dtype)
+    network.replace(node, Offset(scale, None if affine.is_linear else keep_exact(affine.shift, dtype)))

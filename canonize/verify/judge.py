@@ -28,6 +28,9 @@ _NOISE_FACTOR, _FLOOR_STEPS = 4.0, 8.0
 _PROVEN_NOISE_FACTOR = 16.0
 # In float64 with rounded weights less: only the weights were rounded, no value on the way was.
 _ROUNDED_FACTOR, _ROUNDED_STEPS = 3.0, 3.0
+# A candidate whose rounded weights cost it more than this many times what is allowed otherwise computes less exactly
+# than the reference: it has moved something into a narrower precision.
+_MOST_SENSITIVE = 8.0
 # Share of integer outputs (an argmax, say) that may differ where values are rounded: near ties fall either way.
 _COUNTED_FLOOR = 1e-3
 # Draws are looked at until this many output elements were seen.
@@ -141,16 +144,18 @@ class Judge:
             tolerances = [self._tolerance(d, n) for d, n in zip(differences, allowed, strict=True)]
             if any(d.error > t for d, t in zip(differences, tolerances, strict=True)):
                 # Folded weights may respond to their one rounding more than the reference does to all of its own.
-                steps = self._sensitivity(inputs, row) or [0.0] * len(tolerances)
+                steps = self._sensitivity(inputs, row, tolerances) or [0.0] * len(tolerances)
                 tolerances = [max(pair) for pair in zip(tolerances, steps, strict=True)]
         return self._check(name, differences, tolerances)
 
-    def _sensitivity(self, inputs: Inputs, row: int | None) -> list[float]:
+    def _sensitivity(self, inputs: Inputs, row: int | None, allowed: list[float]) -> list[float]:
         if not self.oracle.in_float64:
             return []
         # In a half precision outputs respond to steps no longer linearly: a few draws are a rough guess.
         factor = 2.0 if torch.finfo(self.candidate.own_dtype).bits < 32 else 1.0
-        return [factor * value for value in self.candidate.sensitivity(inputs, row)]
+        most = [_MOST_SENSITIVE * value for value in allowed]
+        found = [factor * value for value in self.candidate.sensitivity(inputs, row)]
+        return [min(pair) for pair in zip(found, most, strict=True)]
 
     def _check(self, name: str, differences: list[Difference], tolerances: list[float]) -> Check:
         worst = max(range(len(differences)), key=lambda i: differences[i].error / tolerances[i])

@@ -105,3 +105,50 @@ def test_folds_through_a_widening_cast() -> None:
     model.norm.bfloat16()
     report = canonize.canonize(model, torch.randn(2, 4).bfloat16(), verify=False).report
     assert report.count("absorbed") == 1
+
+
+class Mixed(nn.Module):
+    """Half precision weights, and a part that computes in float32 with fixed numbers of its own."""
+
+    def __init__(self, part: Callable[[Tensor, Tensor], Tensor]) -> None:
+        super().__init__()
+        self.dense, self.part = nn.Linear(4, 4), part
+        self.register_buffer("numbers", torch.rand(4) + 0.5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.part(self.dense(x).float(), self.numbers.float())
+
+
+PARTS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "a large shift": lambda y, n: (y + 100 * torch.arange(4, dtype=torch.float32) * n + 0.3).cos(),
+    "a scale": lambda y, n: (y * (1e3 + n / 3)).cos(),
+    "a constant": lambda y, n: torch.where(y > 0, (n / 3).sqrt(), y),
+    "a factor of shares": lambda y, n: y.softmax(-1) * (n / 3).sqrt(),
+    "a bound": lambda y, n: torch.maximum(y, (n / 3).sqrt()[None].expand(6, 4)),
+}
+
+
+@pytest.mark.parametrize("verify", [True, False])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("name", PARTS)
+def test_what_a_part_computes_more_exactly_stays_there(name: str, dtype: torch.dtype, verify: bool) -> None:
+    model = Mixed(PARTS[name]).eval().to(dtype)
+    x = torch.randn(6, 4).to(dtype)
+    found = canonize.canonize(model, x, verify=verify)(x)
+    expected = model(x)
+    assert found.dtype == expected.dtype == torch.float32
+    assert (found - expected).abs().max() <= 1e-4 * expected.abs().max()
+
+
+def test_a_verdict_sees_what_was_moved_into_a_narrower_precision() -> None:
+    class Narrow(Mixed):
+        def forward(self, x: Tensor) -> Tensor:
+            shift = (100 * torch.arange(4, dtype=torch.float32) * self.numbers.float() + 0.3).to(x.dtype)
+            return (self.dense(x) + shift).float().cos()
+
+    for dtype in (torch.bfloat16, torch.float16):
+        model, narrow = (cls(PARTS["a large shift"]).eval().to(dtype) for cls in (Mixed, Narrow))
+        narrow.load_state_dict(model.state_dict())
+        x = torch.randn(6, 4).to(dtype)
+        assert not canonize.check_equivalence(model, narrow, x).passed
+        assert canonize.check_equivalence(model, model, x).passed
