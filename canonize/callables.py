@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import builtins
 import functools
+import math
 import operator
 from collections.abc import Callable
 from typing import Any
@@ -24,12 +25,20 @@ _OPERATORS = {
 # They make tensors from numbers, or ask for sizes; torch does not list them, for no tensor goes in.
 _TORCH = {
     *("arange", "zeros", "ones", "full", "empty", "eye", "linspace", "scalar_tensor", "_assert"),
+    *("as_tensor", "tensor", "finfo", "iinfo"),
     *("sym_int", "sym_float", "sym_max", "sym_min", "sym_not", "sym_sum", "sym_ite", "sym_sqrt"),
 }
 _SEQUENCES = {"pack_padded_sequence", "pad_packed_sequence", "pad_sequence", "pack_sequence", "unpad_sequence"}
 _ATEN_FACTORIES = {"arange", "zeros", "ones", "full", "empty", "eye", "linspace", "scalar_tensor", "einsum"}
-_METHODS = {"size", "dim", "numel", "__getitem__", "type", "is_floating_point", "is_complex"}
-_ATTRIBUTES = {"shape", "ndim", "dtype", "device", "T", "mT", "H", "mH", "real", "imag", "is_cuda", "itemsize"}
+_METHODS = {"size", "dim", "numel", "__getitem__", "type", "is_floating_point", "is_complex",
+            "new_zeros", "new_ones", "new_full", "new_empty", "new_tensor"}  # fmt: skip
+# On numbers that come from sizes.
+_BUILTINS = {"max", "min", "abs", "round", "len", "int", "float", "bool", "sum"}
+_MATH = {"ceil", "floor", "trunc", "sqrt", "isqrt", "prod", "log", "log2", "log10", "exp", "pow", "gcd", "fabs"}
+# Families of torch's functions: where they live, and how their own names begin.
+_FAMILIES = {"linalg": torch.linalg, "fft": torch.fft, "special": torch.special}
+_ATTRIBUTES = {"shape", "ndim", "dtype", "device", "T", "mT", "H", "mH", "real", "imag", "is_cuda", "itemsize",
+               "min", "max", "eps", "tiny", "smallest_normal", "bits"}  # fmt: skip
 # Listed by torch among what computes on tensors, though they reach further.
 _NEVER = {
     *("apply", "map", "map2", "backward", "register_hook", "numpy", "tolist", "storage", "untyped_storage"),
@@ -98,6 +107,8 @@ _HOMES: dict[str, Any] = {
     "torch.nn.functional": F,
     "torch._C._nn": torch._C._nn,
     "builtins": builtins,
+    "math": math,
+    **{f"torch._C._{family}": None for family in _FAMILIES},
     "canonize.nn": None,
 }
 
@@ -114,6 +125,12 @@ def _find(name: str) -> Callable[..., Any] | None:
         return getattr(torch, own, None)
     if home in ("torch", "torch.nn.functional", "torch._C._nn"):
         return getattr(_HOMES[home], own, None) if own in _listed()[_HOMES[home]] else None
+    if home == "builtins" and own in _BUILTINS:
+        return getattr(builtins, own)
+    if home == "math" and own in _MATH:
+        return getattr(math, own)
+    if home.startswith("torch._C._") and home.removeprefix("torch._C._") in _FAMILIES:
+        return _of_family(home.removeprefix("torch._C._"), own)
     if name == "builtins.getattr":
         return getattr
     if name == "canonize.nn.assign":
@@ -123,10 +140,18 @@ def _find(name: str) -> Callable[..., Any] | None:
     return None
 
 
+def _of_family(family: str, own: str) -> Callable[..., Any] | None:
+    """``linalg_vector_norm``, which is what ``torch.linalg.vector_norm`` is called where it is defined."""
+    functions = torch.overrides.get_overridable_functions().get(_FAMILIES[family], [])
+    known = any(getattr(function, "__name__", "") == own for function in functions)
+    return getattr(getattr(torch._C, f"_{family}"), own, None) if known and _is_pure(own) else None
+
+
 def _aten(packet: str, overload: str) -> Callable[..., Any] | None:
     # An operator that works in place computes as well; what it may not do is told by its name without the underscore.
     base = packet.removesuffix("_")
-    if not packet.isidentifier() or not (_is_pure(base) or packet in _ATEN_INNER):
+    is_operator = packet.startswith("__") and packet.strip("_") in {name.strip("_") for name in _OPERATORS}
+    if not packet.isidentifier() or not (_is_pure(base) or packet in _ATEN_INNER or is_operator):
         return None
     operation = getattr(getattr(torch.ops.aten, packet, None), overload, None)
     if not isinstance(operation, torch._ops.OpOverload) or (operation._schema.is_mutable and base == packet):

@@ -182,8 +182,10 @@ class Shapes:
         """Whether a node only computes sizes, dtypes and the like."""
         if asks_for_sizes(node):
             return True
-        if node.op != "call_function" or gives_tensor(node) or node.target is getattr:
+        if node.op != "call_function" or gives_tensor(node):
             return False
+        if node.target is getattr:  # of a dtype's limits, say
+            return isinstance(node.args[0], fx.Node) and not _holds_tensor(self.value(node.args[0]))
         name = getattr(node.target, "__name__", "")
         if name.startswith("_assert") or node.target in (torch._assert, torch.Size):
             return True

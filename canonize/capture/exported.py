@@ -245,7 +245,8 @@ def _alike(one: Any, other: Any) -> bool:
     if not one.numel():
         return True
     one, other = one.double(), other.double()
-    return bool(torch.allclose(one, other, rtol=0, atol=1e-2 * float(one.abs().max()), equal_nan=True))
+    scale = float(one.nan_to_num(0.0, 0.0, 0.0).abs().max())
+    return bool(torch.allclose(one, other, rtol=0, atol=1e-2 * scale, equal_nan=True))
 
 
 def _restore_output_structure(graph: fx.Graph, signature: Any, out_spec: Any) -> None:

@@ -8,9 +8,11 @@ for instead of computing something else.
 
 from __future__ import annotations
 
+import builtins
 import contextlib
 import functools
 import operator
+import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -31,7 +33,15 @@ _HARMLESS = {
     "reset_parameters",
 }  # fmt: skip
 # Functions that make a tensor from sizes, and do not look whether a size is a proxy.
-_FACTORIES = ("zeros", "ones", "full", "empty", "arange", "linspace", "eye", "rand", "randn", "as_tensor", "tensor")
+_FACTORIES = (
+    *("zeros", "ones", "full", "empty", "arange", "linspace", "eye", "rand", "randn", "as_tensor", "tensor"),
+    *("finfo", "iinfo"),
+)
+# Attributes of what is no tensor: limits of a dtype, fields of a device.
+_BESIDE_TENSORS = {"eps", "tiny", "smallest_normal", "bits", "index"}
+# Attributes that are compared by their names.
+_NAMED = {"dtype", "device", "type", "layout"}
+_OF_DEVICES = {"device", "is_cuda", "is_cpu", "is_mps", "is_xpu", "is_meta"}
 # Layers that give more than a tensor.
 _SEVERAL = (nn.RNNBase, nn.RNNCellBase, nn.MultiheadAttention)
 # Functions that look into their arguments.
@@ -53,10 +63,39 @@ def _untraced() -> Iterator[None]:
 
 
 class _Sized:
-    """What Python may ask a proxy: its length, its items, its value as a number."""
+    """What Python may ask a proxy: its length, its items, its attributes, its value as a number."""
 
     def __getattr__(self, name: str) -> Any:
-        return _SizedAttribute(self, name)  # type: ignore[arg-type]
+        proxy: Any = self
+        if not hasattr(Tensor, name) and name not in _BESIDE_TENSORS:
+            with _untraced():
+                value = proxy.tracer.value_of(proxy.node)
+            if value is not Unknown and not hasattr(value, name):
+                raise AttributeError(f"{type(value).__name__} has no attribute {name}")
+        return _SizedAttribute(proxy, name)
+
+    def __hash__(self) -> int:
+        # Looked up in a table or a set: sizes, dtypes and the like are found by what they are.
+        proxy: Any = self
+        if not _asked_by_the_model() or proxy.tracer.is_tensor(proxy.node):
+            return object.__hash__(self)
+        return hash(_plain(proxy))
+
+    def __str__(self) -> str:
+        return str(self._shown())
+
+    def __format__(self, spec: str) -> str:
+        return format(self._shown(), spec)
+
+    def _shown(self) -> str:
+        """What stands in a text. Most texts are messages, for which nothing is worked out; names of dtypes are not."""
+        proxy: Any = self
+        named = type(self) is _SizedAttribute and proxy.attr in _NAMED
+        return str(_plain(proxy)) if named and _asked_by_the_model(3) else repr(self)
+
+    def __round__(self, *digits: Any) -> Any:
+        proxy: Any = self
+        return proxy.tracer.create_proxy("call_function", round, (proxy, *digits), {})
 
     def __setitem__(self, index: Any, value: Any) -> None:
         # The call writes into its first argument; ``functionalize`` makes everybody behind it read the result instead.
@@ -70,7 +109,7 @@ class _Sized:
         if isinstance(value, Tensor):
             return int(_plain(proxy.tracer.create_proxy("call_method", "size", (proxy, 0), {})))
         if not isinstance(value, tuple | list):
-            raise TraceError(f"{proxy.node.name} has no length while tracing")
+            raise proxy.tracer.failed(f"{proxy.node.name} has no length while tracing")
         return len(value)
 
     def __index__(self) -> int:
@@ -123,6 +162,7 @@ class _Tracer(fx.Tracer):
         self.sizes: Shapes | None = None
         self.guarded: dict[fx.Node, Any] = {}
         self.path = [""]
+        self.failure: TraceError | None = None
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         return is_leaf(m)
@@ -225,7 +265,7 @@ class _Tracer(fx.Tracer):
             self.decide(self.create_proxy("call_method", "size", (obj, 0), {}).node)
             return self._items(obj, value.shape[0])
         if not isinstance(value, tuple | list):
-            raise TraceError(f"{obj.node.name} cannot be unpacked while tracing")
+            raise self.failed(f"{obj.node.name} cannot be unpacked while tracing")
         return self._items(obj, len(value))
 
     def _items(self, obj: fx.Proxy, count: int) -> Iterator[Any]:
@@ -242,15 +282,46 @@ class _Tracer(fx.Tracer):
         with _untraced():
             value = self.value_of(node)
             if isinstance(value, Tensor | fx.Proxy) or value is Unknown:
-                raise TraceError(f"{node.name} is decided by the data, not by shapes")
+                raise self.failed(f"{node.name} is decided by the data, not by shapes")
             shapes = self.shapes
             if any(shapes.value_in(node, env) not in (value, Unknown) for env in shapes.batch_variants):
-                raise TraceError(f"{node.name} depends on the batch size")
+                raise self.failed(f"{node.name} depends on the batch size")
+            on_device = self._on_its_device(node)
+            if on_device is not Unknown:
+                return on_device
             guard = node not in self.guarded and self._depends_on_size(node)
         if guard:
             self.guarded[node] = value
             self._guard(node, value)
         return value
+
+    def failed(self, why: str) -> TraceError:
+        """The error to raise; a forward that catches it has taken a way that the model does not take."""
+        self.failure = self.failure or TraceError(why)
+        return self.failure
+
+    def _on_its_device(self, node: fx.Node) -> Any:
+        """What a computation with devices gives on the example's device; ``Unknown`` where no device is asked for."""
+        asks = False
+
+        def work_out(current: fx.Node) -> Any:
+            nonlocal asks
+            value = self.value_of(current)
+            if isinstance(value, Tensor):
+                return value
+            if current.target is getattr and current.args[1] in _OF_DEVICES:
+                source = current.args[0]
+                if isinstance(source, fx.Node) and isinstance(self.value_of(source), Tensor):
+                    asks = True
+                    return getattr(self.inputs.tensors()[0], str(current.args[1]))
+            if current.op != "call_function":
+                return value
+            args, kwargs = fx.map_arg((current.args, current.kwargs), work_out)
+            assert callable(current.target)
+            return current.target(*args, **kwargs)
+
+        found = work_out(node)
+        return found if asks else Unknown
 
     @property
     def shapes(self) -> Shapes:
@@ -396,6 +467,43 @@ def _recorded_autograd_functions() -> Iterator[None]:
         base.apply = original  # type: ignore[method-assign]
 
 
+def _asked_by_the_model(depth: int = 2) -> bool:
+    """Whether the code that asks a proxy is a model's own, not torch's or canonize's."""
+    module = str(sys._getframe(depth).f_globals.get("__name__", ""))
+    return module.partition(".")[0] not in ("torch", "canonize")
+
+
+@contextlib.contextmanager
+def _truthful_questions() -> Iterator[None]:
+    """Let ``isinstance`` and ``torch.is_tensor`` say of a proxy in a model's code what they would say of its value.
+
+    Their answer decides which way a forward takes, and no error would tell that it was wrong. The class of a proxy
+    cannot lie instead: torch's C++ code asks for it, too.
+    """
+    real, is_tensor, check = builtins.isinstance, torch.is_tensor, torch._check
+    proxies = (_SizedProxy, _SizedAttribute)
+
+    def truthful(value: Any, classes: Any) -> bool:
+        if type(value) not in proxies or not _asked_by_the_model():
+            return real(value, classes)
+        with _untraced():
+            known = value.tracer.value_of(value.node)
+        return real(value, classes) or (known is not Unknown and real(known, classes))
+
+    def says_tensor(value: Any) -> bool:
+        return value.tracer.is_tensor(value.node) if type(value) in proxies else is_tensor(value)
+
+    def checks(condition: Any, *message: Any) -> None:
+        if type(condition) not in proxies:  # assertions on values are not part of the function
+            check(condition, *message)
+
+    builtins.isinstance, torch.is_tensor, torch._check = truthful, says_tensor, checks  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        builtins.isinstance, torch.is_tensor, torch._check = real, is_tensor, check  # type: ignore[assignment]
+
+
 def _detach_what_had_no_gradient(tracer: _Tracer, graph: fx.Graph) -> None:
     """Where a value leaves a ``torch.no_grad`` block, it is detached."""
     for node in list(graph.nodes):
@@ -443,9 +551,12 @@ def _traced(root: nn.Module, inputs: Inputs) -> Captured:
         _PatchedModule(rnn, _sequence_functions()),
         _PatchedModule(torch, _factory_functions()),
         _recorded_autograd_functions(),
+        _truthful_questions(),
         WriteGuard(),
     ):
         graph = tracer.trace(root)
+    if tracer.failure is not None:
+        raise tracer.failure
     _detach_what_had_no_gradient(tracer, graph)
     refuse_hidden_writes(graph, tracer.shapes)
     return Captured(graph, root, "symbolic_trace")

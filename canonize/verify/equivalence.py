@@ -279,7 +279,8 @@ def _feed(
             trial = feed.normal(0).inputs
             if oracle.takes(trial) and not candidate.declines(trial):
                 return feed
-    return regimes.Feed(inputs, few if few is not None and oracle.takes(few) else inputs, False, seed, dtype)
+    rows = few if few is not None and oracle.takes(few) and not candidate.declines(few) else inputs
+    return regimes.Feed(inputs, rows, False, seed, dtype)
 
 
 def _noise_cases(cases: list[regimes.Case], feed: regimes.Feed) -> Iterator[regimes.Case]:

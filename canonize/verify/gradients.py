@@ -12,7 +12,7 @@ from torch import Tensor
 from canonize.inputs import Inputs
 from canonize.report import Check
 from canonize.verify import measure, regimes, run
-from canonize.verify.candidate import Candidate
+from canonize.verify.candidate import Candidate, declined
 from canonize.verify.judge import EXACT_TOLERANCE, exact_tolerance
 from canonize.verify.oracle import Oracle, representable
 
@@ -52,7 +52,10 @@ def gradient_checks(oracle: Oracle, candidate: Candidate, feed: regimes.Feed, dr
             normal = [feed.examples()]
     except run.FailedRunError as error:
         return [f"input gradients were not compared: the reference refuses normal inputs ({error})"]
-    return [_exact(oracle, candidate, normal[0]) if candidate.tight else _rounded(oracle, candidate, normal)]
+    try:
+        return [_exact(oracle, candidate, normal[0]) if candidate.tight else _rounded(oracle, candidate, normal)]
+    except run.FailedRunError as error:
+        return [f"input gradients were not compared: the candidate refuses '{normal[0].name}' ({error})"]
 
 
 def ask_for_gradients(oracle: Oracle, feed: regimes.Feed, candidate: Candidate | None = None) -> None:
@@ -143,6 +146,8 @@ def _against(truth: list[Tensor], candidate: Candidate, inputs: Inputs, weights:
     try:
         answer = candidate.gradients(inputs, weights)
     except run.FailedRunError as error:
+        if declined(error):
+            raise
         return measure.Difference(math.inf, mismatch=f"the candidate's gradient fails: {error}")
     if answer is None:
         answer = [torch.zeros_like(gradient) for gradient in truth]
