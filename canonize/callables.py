@@ -126,9 +126,9 @@ def _find(name: str) -> Callable[..., Any] | None:
     if home in ("torch", "torch.nn.functional", "torch._C._nn"):
         return getattr(_HOMES[home], own, None) if own in _listed()[_HOMES[home]] else None
     if home == "builtins" and own in _BUILTINS:
-        return getattr(builtins, own)
+        return _function(builtins, own)
     if home == "math" and own in _MATH:
-        return getattr(math, own)
+        return _function(math, own)
     if home.startswith("torch._C._") and home.removeprefix("torch._C._") in _FAMILIES:
         return _of_family(home.removeprefix("torch._C._"), own)
     if name == "builtins.getattr":
@@ -138,6 +138,11 @@ def _find(name: str) -> Callable[..., Any] | None:
 
         return assign
     return None
+
+
+def _function(home: Any, own: str) -> Callable[..., Any] | None:
+    function: Callable[..., Any] | None = getattr(home, own, None)
+    return function
 
 
 def _of_family(family: str, own: str) -> Callable[..., Any] | None:

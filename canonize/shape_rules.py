@@ -53,9 +53,7 @@ def output_of(operation: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> 
     return None if shape is None else torch.empty(shape, dtype=first.dtype, device="meta")
 
 
-def fixed_dims(
-    module: nn.Module, given: Sequence[int], made: Sequence[int], of_input: Callable[[], set[int]]
-) -> set[int]:
+def fixed_dims(module: Any, given: Sequence[int], made: Sequence[int], of_input: Callable[[], set[int]]) -> set[int]:
     """Dimensions of a layer's output that have the same size for every input that the layer takes.
 
     Parameters
@@ -66,7 +64,7 @@ def fixed_dims(
     of_input : callable
         Gives those of the input, where they matter.
     """
-    kind = type(module)
+    kind: Any = type(module)
     dims = _CONVOLUTIONS.get(kind) or _POOLINGS.get(kind) or _ADAPTIVE.get(kind)
     if dims is not None and not len(given) == len(made) == dims + 2:
         return set()

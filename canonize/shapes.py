@@ -147,7 +147,8 @@ class Shapes:
             return set()
         module, source = self.lookup(str(node.target)), node.args[0]
         if is_affine(module):
-            return module.affine.varying() | self._fixed_dims(source)
+            varying: set[int] = module.affine.varying()
+            return varying | self._fixed_dims(source)
         given = self.shape(source)
         return set() if given is None else fixed_dims(module, given, shape, lambda: self._fixed_dims(source))
 
@@ -285,7 +286,7 @@ class Shapes:
             assert callable(node.target)
             # Copies that only change the layout are left out of a canonical graph, so that a view may need one.
             if node.target in _VIEWS:
-                return torch.reshape(*args, **kwargs)
+                return torch.reshape(*args, **kwargs)  # type: ignore[arg-type]
             quick = None if real else output_of(node.target, args, kwargs)
             return node.target(*args, **kwargs) if quick is None else quick
         module = self.lookup(str(node.target))

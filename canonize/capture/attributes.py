@@ -24,7 +24,7 @@ def attributes_as_they_were(root: nn.Module, notes: list[str]) -> Iterator[None]
     ------
     StatefulError
     """
-    tables = [
+    tables: list[tuple[str, Any, Any]] = [
         (name, table, table.copy())
         for name, module in named_modules(root)
         for table in (module.__dict__, module._parameters, module._buffers, module._modules)

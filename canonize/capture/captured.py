@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -53,6 +54,15 @@ def input_names(forward: Callable[..., Any], inputs: Inputs) -> Iterator[str]:
     for index in range(len(inputs.args)):
         yield positional[index] if index < len(positional) else f"input_{index}"
     yield from inputs.kwargs
+
+
+def plain_output_notes(output: Any) -> tuple[str, ...]:
+    """What to know of an output that was of a dictionary's kind: a graph gives a plain one."""
+    kind = type(output)
+    if not isinstance(output, dict) or kind in (dict, OrderedDict) or kind.__module__.startswith("torch.fx"):
+        return ()
+    key = next(iter(output), "...")
+    return (f"the model's {kind.__name__} comes as a plain dictionary: output[{key!r}], not output.{key}",)
 
 
 def defaults(forward: Callable[..., Any], inputs: Inputs) -> list[tuple[Any, ...]]:

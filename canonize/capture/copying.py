@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn.parameter import is_lazy
 
+from canonize.errors import CaptureError
 from canonize.modules import named_modules
 from canonize.torchscript import translated
 
@@ -179,7 +180,38 @@ class Copier:
         for tensor in reachable_tensors(value, self._searched):
             self.copy(tensor)
             memo.setdefault(id(tensor), tensor)
-        return copy.deepcopy(value, memo)
+        try:
+            return copy.deepcopy(value, memo)
+        except TypeError:
+            return self._copy_parts(value)
+
+    def _copy_parts(self, value: Any) -> Any:
+        """A copy of what holds something that cannot be copied: a lock, an open file, the keys of a dictionary.
+
+        That itself is shared.
+
+        Raises
+        ------
+        CaptureError
+            For a generator, which a forward would use up.
+        """
+        kind: Any = type(value)
+        if isinstance(value, types.GeneratorType):
+            raise CaptureError(
+                "it holds a generator, which a forward uses up, and which cannot be copied", hint="Keep a list instead."
+            )
+        if kind.__reduce_ex__ is not object.__reduce_ex__ or kind.__reduce__ is not object.__reduce__:
+            return value
+        if not isinstance(getattr(value, "__dict__", None), dict):
+            return value
+        try:
+            twin = object.__new__(kind)
+        except TypeError:  # one of Python's own
+            return value
+        self.memo[id(value)] = twin
+        for name, item in value.__dict__.items():
+            twin.__dict__[name] = self.copy(item)
+        return twin
 
 
 # Tables of every module that are empty nearly always.

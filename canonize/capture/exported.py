@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.utils._pytree import tree_leaves
 
-from canonize.capture.captured import Captured, defaults, input_names, path_of
+from canonize.capture.captured import Captured, defaults, input_names, path_of, plain_output_notes
 from canonize.capture.copying import eval_twin
 from canonize.capture.size_guards import Leaf, guard_inputs
 from canonize.capture.writes import unharmed, writes_its_state
@@ -56,7 +56,7 @@ def export_trace(root: nn.Module, inputs: Inputs) -> Captured:
         node.replace_all_uses_with(attribute)
         graph.erase_node(node)
     leaves = _restore_input_structure(graph, root, inputs, user_inputs)
-    _restore_output_structure(graph, signature, program.call_spec.out_spec)
+    notes = _restore_output_structure(graph, signature, program.call_spec.out_spec)
     conditions = list(program._guards_code or ())
     guard_inputs(
         graph, leaves, conditions, type(root).forward, inputs, lambda: _holds_for_one(root, copy.copy(graph), inputs)
@@ -68,7 +68,7 @@ def export_trace(root: nn.Module, inputs: Inputs) -> Captured:
                 node.meta["path"] or type(root).__name__,
                 "Take the control flow (or the torch.no_grad block) out of forward.",
             )
-    return Captured(graph, root, "torch.export", left_out)
+    return Captured(graph, root, "torch.export", (*left_out, *notes))
 
 
 def _state_left_out(program: torch.export.ExportedProgram) -> tuple[str, ...]:
@@ -249,7 +249,7 @@ def _alike(one: Any, other: Any) -> bool:
     return bool(torch.allclose(one, other, rtol=0, atol=1e-2 * scale, equal_nan=True))
 
 
-def _restore_output_structure(graph: fx.Graph, signature: Any, out_spec: Any) -> None:
+def _restore_output_structure(graph: fx.Graph, signature: Any, out_spec: Any) -> tuple[str, ...]:
     from torch.export.graph_signature import OutputKind
     from torch.utils import _pytree
 
@@ -259,4 +259,6 @@ def _restore_output_structure(graph: fx.Graph, signature: Any, out_spec: Any) ->
     kept = [
         value for value, spec in zip(values, signature.output_specs, strict=True) if spec.kind == OutputKind.USER_OUTPUT
     ]
-    output.args = (_pytree.tree_unflatten(kept, out_spec),)
+    found = _pytree.tree_unflatten(kept, out_spec)
+    output.args = (found,)
+    return plain_output_notes(found)

@@ -23,7 +23,7 @@ def refuse_what_a_trace_would_drop(model: nn.Module) -> None:
     """
     for name, module in named_modules(model):
         where = name or type(model).__name__
-        if isinstance(module, LazyModuleMixin) and module.has_uninitialized_params():  # type: ignore[misc]
+        if isinstance(module, LazyModuleMixin) and module.has_uninitialized_params():
             raise CaptureError(
                 "it is a lazy module without parameters yet", where, "Run the model once on an input, then canonize it."
             )
@@ -34,13 +34,18 @@ def refuse_what_a_trace_would_drop(model: nn.Module) -> None:
             ("backward pre-hook", module._backward_pre_hooks),
         ):
             for hook in hooks.values():
-                if is_weight_hook(hook):  # bake_weights evaluates it
+                if is_weight_hook(hook) or _only_watches(hook):  # bake_weights evaluates the former
                     continue
                 raise CaptureError(
                     f"it carries a {kind} ({_describe(hook)}), which a trace would silently drop",
                     where,
                     "Remove the hook (its handle has .remove()) and register it on the canonical model instead.",
                 )
+
+
+def _only_watches(hook: Any) -> bool:
+    """Whether a hook only collects what a library's own forward asks for; transformers hangs such on every model."""
+    return getattr(hook, "__module__", "") == "transformers.utils.output_capturing"
 
 
 def _describe(hook: Any) -> str:

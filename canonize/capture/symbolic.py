@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.fx.proxy import Attribute, TraceError
 
-from canonize.capture.captured import GUARD, PLAIN, Captured, defaults, flag_message, input_names
+from canonize.capture.captured import GUARD, PLAIN, Captured, defaults, flag_message, input_names, plain_output_notes
 from canonize.capture.whole import opened_functions, refuse_hidden_writes
 from canonize.capture.writes import WriteGuard
 from canonize.inputs import Inputs
@@ -163,6 +163,7 @@ class _Tracer(fx.Tracer):
         self.guarded: dict[fx.Node, Any] = {}
         self.path = [""]
         self.failure: TraceError | None = None
+        self.notes: tuple[str, ...] = ()
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         return is_leaf(m)
@@ -226,7 +227,9 @@ class _Tracer(fx.Tracer):
         keywords = list(self.inputs.kwargs)
 
         def call(root: nn.Module, *values: Any) -> Any:
-            return root_fn(root, *values[:count], **dict(zip(keywords, values[count:], strict=True)))
+            output = root_fn(root, *values[:count], **dict(zip(keywords, values[count:], strict=True)))
+            self.notes = plain_output_notes(output)
+            return output
 
         return call, [self.root, *values]
 
@@ -501,7 +504,7 @@ def _truthful_questions() -> Iterator[None]:
     try:
         yield
     finally:
-        builtins.isinstance, torch.is_tensor, torch._check = real, is_tensor, check  # type: ignore[assignment]
+        builtins.isinstance, torch.is_tensor, torch._check = real, is_tensor, check
 
 
 def _detach_what_had_no_gradient(tracer: _Tracer, graph: fx.Graph) -> None:
@@ -559,7 +562,7 @@ def _traced(root: nn.Module, inputs: Inputs) -> Captured:
         raise tracer.failure
     _detach_what_had_no_gradient(tracer, graph)
     refuse_hidden_writes(graph, tracer.shapes)
-    return Captured(graph, root, "symbolic_trace")
+    return Captured(graph, root, "symbolic_trace", tracer.notes)
 
 
 def _held(root: nn.Module, name: str) -> Tensor | None:

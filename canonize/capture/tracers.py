@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 
 from torch import nn
 
@@ -17,6 +18,9 @@ from canonize.capture.writes import WriteError, writes_its_state
 from canonize.errors import CaptureError
 from canonize.inputs import Inputs
 from canonize.torchscript import class_name
+
+# How torch.export says what it cannot give back.
+_FOREIGN = re.compile(r"Found <class '([^']+)'> in output")
 
 
 def capture(model: nn.Module, inputs: Inputs, tracer: str | None = None) -> Captured:
@@ -77,6 +81,13 @@ def _cannot(model: nn.Module, failures: list[tuple[str, Exception]]) -> CaptureE
     write = next((error for _, error in failures if isinstance(error, WriteError)), None)
     if write is not None:
         return writes_its_state("tensors", where, str(write))
+    foreign = next((found for _, error in failures if (found := _FOREIGN.search(str(error)))), None)
+    if foreign is not None:
+        return CaptureError(
+            f"its output holds a {foreign[1].rpartition('.')[2]}, which is neither a tensor nor a container of tensors",
+            where,
+            "Wrap the model in a module that returns the tensors alone, or switch that output off (use_cache=False).",
+        )
     told = "; ".join(f"{name}: {_first_line(error)}" for name, error in dict(failures).items())
     return CaptureError(
         f"it cannot be captured ({told})",

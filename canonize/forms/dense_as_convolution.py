@@ -18,10 +18,10 @@ from torch import Tensor, fx, nn
 from canonize.bake import exact_parameter
 from canonize.forms.form import Form, rewire_through
 from canonize.network import Network, keep_exact
-from canonize.shapes import is_kept_exact, rounding_of
 from canonize.nn import ThreshReLU
 from canonize.report import Refusal, Rewrite
 from canonize.rewrite import Journal
+from canonize.shapes import is_kept_exact, rounding_of
 
 _CONVOLUTIONS: dict[int, Any] = {3: nn.Conv1d, 4: nn.Conv2d, 5: nn.Conv3d}
 _ELEMENTWISE = (

@@ -411,9 +411,9 @@ def _frozen(layers: list[nn.Module]) -> dict[nn.Module, tuple[Affine, bool]]:
     held: dict[torch.device, dict[nn.Module, Statistics]] = {}
     for layer in layers:
         if isinstance(layer, (*BATCH_NORM, *INSTANCE_NORM)) and layer.running_mean is not None:
-            names = ("weight", "bias", "running_mean", "running_var")
-            tensors = [None if (it := getattr(layer, name)) is None else exact_value(it) for name in names]
-            held.setdefault(layer.running_mean.device, {})[layer] = Statistics(*tensors, layer.eps)
+            weight, bias = (None if it is None else exact_value(it) for it in (layer.weight, layer.bias))
+            mean, var = exact_value(layer.running_mean), exact_value(layer.running_var)  # type: ignore[arg-type]
+            held.setdefault(mean.device, {})[layer] = Statistics(weight, bias, mean, var, layer.eps)
     found: dict[nn.Module, tuple[Affine, bool]] = {}
     for known in held.values():
         found.update(zip(known, batch_norms(list(known.values())), strict=True))

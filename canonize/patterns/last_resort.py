@@ -14,7 +14,7 @@ for which every explainer has a rule. The report names each with the reasons of 
 from __future__ import annotations
 
 import torch
-from torch import Tensor, fx
+from torch import fx
 
 from canonize.flow.linear import as_linear_layer
 from canonize.flow.plan import Plan, Refused, label

@@ -128,7 +128,7 @@ class Padded(Kernel):
         self.shape, self.device = torch.Size((*kernel.shape[:2], *sizes)), kernel.device
         self.at_once = kernel.at_once
         starts = zip(around[::2][::-1], kernel.shape[2:], strict=True)
-        self.inside = (..., *(slice(before, before + size) for before, size in starts))
+        self.inside: Any = (..., *(slice(before, before + size) for before, size in starts))
 
     def add_to(self, target: Tensor, part: slice, factor: float) -> None:
         """Add rows inside of the zeros."""

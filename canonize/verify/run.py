@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import random
 import sys
 from collections.abc import Iterator
@@ -10,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 from torch.utils._pytree import tree_map_only
 
 from canonize.capture.writes import WriteError, unharmed
@@ -179,9 +180,13 @@ def call(model: nn.Module, inputs: Inputs, dtype: torch.dtype) -> Any:
         If the model raises.
     """
     context = in_float64() if dtype == torch.float64 else contextlib.nullcontext()
+    run: Any = model
+    if isinstance(model, fx.GraphModule) and getattr(model._wrapped_call, "cls_call", None) is None:
+        # Its own call prints the code around an error, also where a refusal is what is being asked for.
+        run = functools.partial(nn.Module.__call__, model)
     try:
         with context:
-            return model(*inputs.args, **inputs.kwargs)
+            return run(*inputs.args, **inputs.kwargs)
     except WriteError:
         raise
     except Exception as error:
