@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import threading
+import types
+from collections import OrderedDict
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,6 +18,7 @@ import canonize
 from canonize.api import Wishes, _finish, rewritten
 from canonize.capture import capture, eval_copy, is_leaf
 from canonize.compat import import_torchvision
+from canonize.errors import CaptureError
 from canonize.inputs import normalise
 from tests import checks, models
 from tests.statistics import calibrate, harden
@@ -324,3 +329,89 @@ def test_control_flow_on_the_batch_size_is_never_frozen() -> None:
         return
     accepted = [batch for batch in (1, 2, 3, 4) if _right_or_refused(model, canonical, batch, (5, 7))]
     assert 2 in accepted
+
+
+@pytest.mark.parametrize("kind", ["lock", "keys", "file", "object"])
+def test_what_cannot_be_copied_is_shared(kind: str, tmp_path: Path) -> None:
+    held: dict[str, Any] = {
+        "lock": threading.Lock(),
+        "keys": {"a": 1}.keys(),
+        "file": (tmp_path / "log").open("w"),
+        "object": types.SimpleNamespace(lock=threading.Lock(), numbers=[1, 2]),
+    }
+    model = nn.Sequential(nn.Conv2d(3, 4, 1), harden(nn.BatchNorm2d(4))).eval()
+    model.held = held[kind]
+    assert canonize.canonize(model, torch.randn(2, 3, 8, 8)).report.verdict.passed
+    assert model.held is held[kind]
+    held["file"].close()
+
+
+def test_a_generator_is_no_attribute_to_keep() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 4, 1), harden(nn.BatchNorm2d(4))).eval()
+    model.held = (number for number in range(3))
+    with pytest.raises(CaptureError, match="generator"):
+        canonize.canonize(model, torch.randn(2, 3, 8, 8))
+    assert next(model.held) == 0
+
+
+def test_hooks_that_only_collect_for_their_library_are_no_obstacle() -> None:
+    def hook(module: nn.Module, args: Any, output: Any) -> None:
+        """Inactive: nobody asks for what it would collect."""
+
+    hook.__module__ = "transformers.utils.output_capturing"
+    model = nn.Sequential(nn.Conv2d(3, 4, 1), harden(nn.BatchNorm2d(4))).eval()
+    model[0].register_forward_hook(hook)
+    assert canonize.canonize(model, torch.randn(2, 3, 8, 8)).report.verdict.passed
+
+
+class Answer(OrderedDict[str, Any]):
+    """A dictionary of a kind of its own, as libraries return it."""
+
+
+@pytest.mark.parametrize("tracer", TRACERS)
+def test_an_output_of_a_dictionarys_kind_is_a_plain_one_and_said_to_be(tracer: str) -> None:
+    torch.utils._pytree._register_pytree_node(
+        Answer, lambda it: (list(it.values()), list(it)), lambda values, names: Answer(zip(names, values, strict=True))
+    )
+
+    class Model(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.Conv2d(3, 4, 1)
+
+        def forward(self, x: Tensor) -> Answer:
+            return Answer(logits=self.conv(x))
+
+    captured = capture(Model().eval(), normalise(torch.randn(2, 3, 8, 8)), tracer)
+    assert captured.notes == ("the model's Answer comes as a plain dictionary: output['logits'], not output.logits",)
+
+
+def test_an_output_of_a_foreign_kind_is_named() -> None:
+    class Cache:
+        pass
+
+    class Model(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.Conv2d(3, 4, 1)
+
+        def forward(self, x: Tensor) -> dict[str, Any]:
+            return {"y": self.conv(x), "cache": Cache()}
+
+    with pytest.raises(CaptureError, match="its output holds a Cache, which is neither a tensor nor"):
+        canonize.canonize(Model().eval(), torch.randn(2, 3, 8, 8))
+
+
+def test_refusals_that_are_asked_for_print_nothing(capfd: pytest.CaptureFixture[str]) -> None:
+    class Rows(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.bn = nn.Conv2d(3, 4, 1), harden(nn.BatchNorm2d(4))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.stack([self.bn(self.conv(row[None]))[0] for row in x])
+
+    found = canonize.canonize(Rows().eval(), torch.randn(2, 3, 8, 8))
+    assert found.report.verdict.passed
+    assert "refuses" in str(found.report.verdict)
+    assert capfd.readouterr() == ("", "")

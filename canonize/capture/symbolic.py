@@ -54,6 +54,9 @@ _CALL, _GETATTR = nn.Module.__call__, nn.Module.__getattr__
 @contextlib.contextmanager
 def _untraced() -> Iterator[None]:
     """Run modules for real in the middle of a trace."""
+    if nn.Module.__call__ is _CALL and nn.Module.__getattr__ is _GETATTR:  # exchanging them takes a millisecond
+        yield
+        return
     patched = nn.Module.__call__, nn.Module.__getattr__
     nn.Module.__call__, nn.Module.__getattr__ = _CALL, _GETATTR  # type: ignore[method-assign]
     try:
