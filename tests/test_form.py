@@ -224,3 +224,43 @@ def test_what_is_found_says_where_in_a_nested_model() -> None:
         ("C3", "0.0.relu"),
         ("C3", "0.0.add"),
     }
+
+
+def test_a_batch_norm_that_cannot_be_read_is_no_secret() -> None:
+    """It is called as a function, with a mean that is computed."""
+    bn = harden(norm(4))
+
+    def forward(m: Any, x: Tensor) -> Tensor:
+        y = m.conv(x)
+        found: Tensor = m.last(F.batch_norm(y, m.bn.running_mean * x.mean(), m.bn.running_var))
+        return found
+
+    model = wired(forward, conv=conv(3, 4), bn=bn, last=conv(4, 3)).eval()
+    report = canonize.canonize(model, torch.randn(2, 3, 8, 8)).report
+    left = [fate for fate in report.affines if fate.kind == "F.batch_norm"]
+    assert [fate.outcome for fate in left] == ["left"]
+    assert "computed" in left[0].reason
+    assert not report.canonical
+    assert any(f.rule == "C1" and "batch_norm" in f.what for f in report.findings)
+
+
+def test_behind_attention_and_a_view_a_batch_norm_is_read() -> None:
+    """Its strides are not those of a contiguous tensor, and torch.export writes a view."""
+
+    class Attention(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.dense, self.bn, self.conv = nn.Linear(4, 4), harden(nn.BatchNorm1d(4)), nn.Conv1d(4, 3, 1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            if type(x).__name__ == "_SizedProxy":
+                raise TypeError("not by proxies")
+            q = x.view(x.shape[0], x.shape[1], 2, 2).transpose(1, 2)
+            h = F.scaled_dot_product_attention(q, q, q).transpose(1, 2).reshape(x.shape[0], x.shape[1], -1)
+            found: Tensor = self.conv(self.bn(self.dense(h).transpose(1, 2)))
+            return found
+
+    report = canonize.canonize(Attention().eval(), torch.randn(2, 5, 4)).report
+    assert report.captured_by == "torch.export"
+    assert [fate.outcome for fate in report.affines] == ["absorbed"]
+    assert report.canonical

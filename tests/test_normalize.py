@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -616,3 +617,52 @@ def test_functions_that_torch_hides_are_called() -> None:
     assert canonical.report.captured_by == "symbolic_trace"
     for inputs in (x, torch.randn(3, 2, 4, 7, dtype=torch.float64)):
         torch.testing.assert_close(canonical(inputs), model(inputs), rtol=0, atol=1e-12)
+
+
+def test_a_layer_of_a_class_that_adds_nothing_becomes_torchs_own(tmp_path: Path) -> None:
+    class Convolution(nn.Conv2d):
+        def __init__(self) -> None:
+            super().__init__(3, 4, 3)
+
+    class Norm(nn.GroupNorm):
+        def __init__(self) -> None:
+            super().__init__(1, 4)
+
+    model = nn.Sequential(Convolution(), harden(nn.BatchNorm2d(4)), nn.ReLU(), Norm(), nn.Tanh()).eval()
+    x = torch.randn(2, 3, 9, 9)
+    found = canonize.canonize(model, x)
+    assert type(found.get_submodule("0")) is nn.Conv2d
+    assert type(found.get_submodule("3")) is nn.GroupNorm
+    assert type(model[0]) is Convolution
+    canonize.save(found, tmp_path / "model.pt")
+    torch.testing.assert_close(canonize.load(tmp_path / "model.pt")(x), found(x))
+
+
+CONSTANTS: dict[str, Callable[[Any, Tensor], Tensor]] = {
+    "a quotient of integers": lambda m, x: m.conv(x) * (torch.arange(4).view(1, -1, 1, 1) / 3),
+    "a table of integers": lambda m, x: m.conv(x) * torch.log(m.counts + 1e-7),
+    "a float32 grid": lambda m, x: m.conv(x) * (torch.arange(4, dtype=torch.float32).view(1, -1, 1, 1) / 3),
+    "a mean of integers": lambda m, x: m.conv(x) + torch.arange(4).float().std(),
+}
+
+
+@pytest.mark.parametrize("tracer", ["symbolic_trace", "torch.export"])
+@pytest.mark.parametrize("name", CONSTANTS)
+def test_constants_are_known_as_exactly_as_the_reference_knows_them(name: str, tracer: str) -> None:
+    counts = torch.arange(1, 5).view(1, -1, 1, 1)
+    model = wired(CONSTANTS[name], conv=conv(3, 4), counts=counts).eval()
+    if tracer == "torch.export":
+        model.forward = _untraceable(model.forward)
+    x = torch.randn(2, 3, 8, 8)
+    found = canonize.canonize(model, x)
+    assert found.report.verdict.passed
+    torch.testing.assert_close(found(x), model(x))
+
+
+def _untraceable(forward: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+    def other(x: Tensor) -> Tensor:
+        if type(x) is fx.Proxy or type(x).__name__ == "_SizedProxy":
+            raise TypeError("not by proxies")
+        return forward(x)
+
+    return other

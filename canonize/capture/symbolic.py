@@ -587,12 +587,15 @@ def is_leaf(module: nn.Module) -> bool:
 
 @functools.lru_cache(maxsize=4096)
 def _is_layer(kind: Any) -> bool:
-    own: set[str] = set()
-    for cls in kind.__mro__:
-        if cls.__module__.startswith(("torch.nn", "torch.ao.nn")) or cls.__module__ == "canonize.nn":
-            return cls is not nn.Module and not (own - _HARMLESS) & set(_attributes(cls))
-        own |= set(vars(cls))
-    return False
+    layer = layer_class(kind)
+    own = {name for cls in kind.__mro__[: kind.__mro__.index(layer)] for name in vars(cls)}
+    return layer is not nn.Module and not (own - _HARMLESS) & set(_attributes(layer))
+
+
+def layer_class(kind: Any) -> Any:
+    """The class of torch or canonize that a class of modules is, or inherits from."""
+    homes = ("torch.nn", "torch.ao.nn")
+    return next(c for c in kind.__mro__ if c.__module__.startswith(homes) or c.__module__ == "canonize.nn")
 
 
 def _attributes(cls: type) -> set[str]:

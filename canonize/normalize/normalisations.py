@@ -16,6 +16,7 @@ from torch import Tensor, fx, nn
 
 from canonize.affine import EXACT, Affine
 from canonize.bake import exact_value
+from canonize.capture.symbolic import layer_class
 from canonize.normalize.constants import FixedValue
 from canonize.normalize.operations import Built, Context, Layer, is_node, operation, plain
 
@@ -36,6 +37,7 @@ def split(module: nn.Module, ndim: int) -> tuple[nn.Module, Affine] | None:
     scale = exact_value(norm.weight).to(EXACT)
     shift = exact_value(norm.bias).to(EXACT) if isinstance(norm.bias, Tensor) else scale * 0
     core: Any = copy.copy(module)
+    core.__class__ = layer_class(type(module))
     core.__dict__["_parameters"] = dict(norm._parameters) | {"weight": None, "bias": None}
     if isinstance(module, nn.LayerNorm):
         core.elementwise_affine = False

@@ -16,6 +16,7 @@ from canonize.affine import Affine, Statistics, batch_norms
 from canonize.bake import exact_value
 from canonize.capture import Captured, is_leaf
 from canonize.capture.captured import GUARD
+from canonize.capture.symbolic import layer_class
 from canonize.errors import CaptureError
 from canonize.inputs import Inputs
 from canonize.modules import named_modules
@@ -170,6 +171,8 @@ class _Translation:
         if isinstance(module, SPLIT) and not node.kwargs:
             return self._normalisation(str(node.target), module, self._value_of(_first(node)), node)
         own = shell(module)
+        if is_leaf(module):  # a class of the model's own that adds nothing: files, and rules, know torch's
+            own.__class__ = layer_class(type(module))
         if getattr(own, "inplace", False) is True:
             own.inplace = False  # type: ignore[assignment]
         return self._place(target, own, node)

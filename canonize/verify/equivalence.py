@@ -28,6 +28,8 @@ from canonize.verify.weights import weight_check
 
 # Of normal inputs, to learn how noisy a model with few outputs is in its own precision.
 _DRAWS = 4
+# Relative noise of a reference in float32 from which on a comparison in it is worth little.
+_LITTLE = 1e-2
 # Of the examples, in a quick verdict.
 _QUICK_ROWS = 2
 
@@ -157,6 +159,11 @@ def check_equivalence(
             noisy = list(_noise_cases(cases, feed))
             for case in cases[: 2 if thorough else 1]:
                 note(_judge_in_noise(judge, case, noisy, first=thorough), case.inputs, narrow)
+            if judge.largest_noise > _LITTLE and narrow.own_dtype == torch.float32:
+                outcomes.append(
+                    f"in float32 the reference itself is off by {judge.largest_noise:.2g} of its scale: comparing in "
+                    "float32 says little"
+                )
         if exact is not None and outcomes:
             outcomes.append(weight_check(other, exact) or "weights were not compared: exact holds others")
         checks = [outcome for outcome in outcomes if isinstance(outcome, Check)]

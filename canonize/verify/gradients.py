@@ -13,7 +13,7 @@ from canonize.inputs import Inputs
 from canonize.report import Check
 from canonize.verify import measure, regimes, run
 from canonize.verify.candidate import Candidate, declined
-from canonize.verify.judge import EXACT_TOLERANCE, exact_tolerance
+from canonize.verify.judge import EXACT_TOLERANCE, LOOSEST_EXACT, exact_tolerance
 from canonize.verify.oracle import Oracle, representable
 
 _FACTOR = 8.0
@@ -83,7 +83,8 @@ def _exact(oracle: Oracle, candidate: Candidate, case: regimes.Case) -> Check | 
     detail = difference.mismatch or f"largest at {difference.where}"
     tolerance = EXACT_TOLERANCE
     if difference.error > tolerance and not difference.mismatch:
-        tolerance = exact_tolerance(oracle.gradient_response(case.inputs, weights))
+        if difference.error <= LOOSEST_EXACT:  # otherwise no response would be excuse enough
+            tolerance = exact_tolerance(oracle.gradient_response(case.inputs, weights))
         if difference.error > tolerance and _slope_is_the_candidates(oracle, candidate, case.inputs, weights, truth):
             return (
                 f"input gradients on '{case.name}': automatic differentiation of the reference is wrong there, by "
@@ -106,17 +107,25 @@ def _slope_is_the_candidates(
     apart = [a - b for a, b in zip(truth, answer, strict=True)]
     length = math.sqrt(sum(float((d * d).sum()) for d in apart))
     floating = [t for t in inputs.tensors() if t.is_floating_point()]
-    step = 1e-6 * max(1.0, *(float(t.abs().max()) for t in floating if t.numel()))
+    scale = max(1.0, *(float(t.abs().max()) for t in floating if t.numel()))
+    ours = sum(float((a * d).sum()) for a, d in zip(truth, apart, strict=True)) / length
+    theirs = sum(float((a * d).sum()) for a, d in zip(answer, apart, strict=True)) / length
+    # A kink within the step bends a slope; rounding drowns it where the step is small.
+    slopes = (_slope(oracle, inputs, weights, apart, length, step * scale) for step in (1e-6, 1e-7, 1e-5))
+    return any(abs(theirs - slope) < 1e-3 * abs(ours - theirs) for slope in slopes)
+
+
+def _slope(
+    oracle: Oracle, inputs: Inputs, weights: list[Tensor], apart: list[Tensor], length: float, step: float
+) -> float:
+    """The reference's slope along a direction, from two outputs."""
     ends = []
     for sign in (1, -1):
         moves = iter([sign * step / length * d for d in apart])
         moved = inputs.map(lambda t, moves=moves: t + next(moves).to(t) if t.is_floating_point() else t)  # type: ignore[misc]
         outputs = measure.floating(run.outputs(oracle.wide, moved, torch.float64))
         ends.append(sum(float((w * y).real.sum()) for w, y in zip(weights, outputs, strict=True)))
-    slope = (ends[0] - ends[1]) / (2 * step)
-    ours = sum(float((a * d).sum()) for a, d in zip(truth, apart, strict=True)) / length
-    theirs = sum(float((a * d).sum()) for a, d in zip(answer, apart, strict=True)) / length
-    return abs(theirs - slope) < 1e-3 * abs(ours - theirs)
+    return (ends[0] - ends[1]) / (2 * step)
 
 
 def _rounded(oracle: Oracle, candidate: Candidate, cases: list[regimes.Case]) -> Check | str:

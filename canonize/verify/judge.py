@@ -19,7 +19,9 @@ from canonize.verify.regimes import Case
 # Of an output's scale. Float64 carries 16 digits: this leaves six for the reordering of sums.
 EXACT_TOLERANCE = 1e-10
 # Ill-conditioned models: so many times their response to one rounding step of the input, and never more than this.
-_RESPONSE_FACTOR, _LOOSEST_EXACT = 64.0, 1e-7
+_RESPONSE_FACTOR, LOOSEST_EXACT = 64.0, 1e-7
+# Where the reference jumps, a candidate that rounds otherwise may land on the other side, and hardly further off.
+_JUMP_FACTOR = 4.0
 # In its own precision the candidate may be this much further from the truth than the reference's own rounding takes
 # the reference, plus these many rounding steps for the few outputs on which the reference happens to round well.
 _NOISE_FACTOR, _FLOOR_STEPS = 4.0, 8.0
@@ -39,7 +41,7 @@ _ENOUGH_ELEMENTS = 512
 
 def exact_tolerance(response: float) -> float:
     """The float64 tolerance of a reference that moves by ``response`` when its input moves by one rounding step."""
-    return max(EXACT_TOLERANCE, min(_RESPONSE_FACTOR * response, _LOOSEST_EXACT))
+    return max(EXACT_TOLERANCE, min(_RESPONSE_FACTOR * response, LOOSEST_EXACT))
 
 
 class Judge:
@@ -58,6 +60,7 @@ class Judge:
         self.oracle = oracle
         self.candidate = candidate
         self._normal_noise: list[float] = []
+        self.largest_noise = 0.0
 
     def learn_noise(self, cases: Iterable[Case]) -> None:
         """See how far the reference's own precision takes it on normal inputs, for outputs of few elements.
@@ -127,6 +130,7 @@ class Judge:
         name = _name(case, regime)
         differences = measure.differences(truth, answer, row=row)
         noise = [] if self.candidate.tight else self.oracle.noise(inputs, truth, row)
+        self.largest_noise = max([self.largest_noise, *noise])
         if any(difference.mismatch for difference in differences):
             if self._overflows(inputs):
                 return f"'{name}' says nothing in {self._precision()}: the reference overflows in it"
@@ -135,7 +139,13 @@ class Judge:
         if odd:
             return self._failed(name, odd)
         if self.candidate.tight:
-            tolerances = self._exact_tolerances(inputs, differences, row)
+            responses = self._responses(inputs, differences, row)
+            tolerances = [exact_tolerance(response) for response in responses]
+            if _is_no_answer(differences, tolerances, responses):
+                return (
+                    f"'{name}' says nothing: the reference itself moves by {max(responses):.2g} of its scale when the "
+                    "input moves by one rounding step"
+                )
         else:
             if (regime or case.regime) == "normal":
                 self._remember(noise)
@@ -155,7 +165,7 @@ class Judge:
         factor = 2.0 if torch.finfo(self.candidate.own_dtype).bits < 32 else 1.0
         most = [_MOST_SENSITIVE * value for value in allowed]
         found = [factor * value for value in self.candidate.sensitivity(inputs, row)]
-        return [min(pair) for pair in zip(found, most, strict=True)]
+        return [min(pair) for pair in zip(found, most, strict=True)] if found else []
 
     def _check(self, name: str, differences: list[Difference], tolerances: list[float]) -> Check:
         worst = max(range(len(differences)), key=lambda i: differences[i].error / tolerances[i])
@@ -165,16 +175,15 @@ class Judge:
         outputs = tuple(_output(d, t, why) for d, t in zip(differences, tolerances, strict=True))
         return Check(name, "output", self._precision(), error, tolerance, error <= tolerance, detail, outputs)
 
-    def _exact_tolerances(self, inputs: Inputs, differences: list[Difference], row: int | None) -> list[float]:
-        """1e-10, or what one float64 rounding step of the input does to the reference where that is more.
+    def _responses(self, inputs: Inputs, differences: list[Difference], row: int | None) -> list[float]:
+        """What one float64 rounding step of the input does to the reference.
 
         Only asked where 1e-10 is not reached: a model that divides by something close to zero, say, has no more
         digits than that to offer.
         """
         if all(difference.error <= EXACT_TOLERANCE for difference in differences):
-            return [EXACT_TOLERANCE] * len(differences)
-        response = self.oracle.response(inputs, row)
-        return [exact_tolerance(value) for value in response]
+            return [0.0] * len(differences)
+        return self.oracle.response(inputs, row)
 
     def _tolerance(self, difference: Difference, noise: float) -> float:
         rounded = self.candidate.dtype == torch.float64
@@ -219,6 +228,16 @@ class Judge:
 
     def _precision(self) -> str:
         return _short(self.candidate.dtype)
+
+
+def _is_no_answer(differences: list[Difference], tolerances: list[float], responses: list[float]) -> bool:
+    """Whether the reference itself shows there, at a jump or in chaos, every difference that is too large."""
+    beyond = [
+        d.error <= _JUMP_FACTOR * response
+        for d, tolerance, response in zip(differences, tolerances, responses, strict=True)
+        if d.error > tolerance
+    ]
+    return bool(beyond) and all(beyond)
 
 
 def failure(check: Check) -> str:

@@ -225,7 +225,8 @@ def _one_step_away(inputs: Inputs, dtype: torch.dtype) -> Inputs:
         if not tensor.is_floating_point():
             return tensor
         signs = torch.randint(0, 2, tensor.shape, generator=generator).to(tensor) * 2 - 1
-        return tensor * (1 + torch.finfo(dtype).eps * signs)
+        step = torch.finfo(dtype).eps * signs
+        return torch.where(tensor == 0, step, tensor * (1 + step))
 
     return inputs.map(move)
 

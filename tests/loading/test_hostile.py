@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import io
 import json
+import math
 import os
 import pickle
 import struct
@@ -19,6 +20,7 @@ from torch import fx, nn
 
 import canonize
 from canonize import nn as cnn
+from canonize.callables import callable_named
 from canonize.cli import main
 from canonize.errors import LoadError
 from canonize.inputs import load_inputs
@@ -439,3 +441,42 @@ def test_a_pickle_under_another_ending(tmp_path: Path) -> None:
         with pytest.raises(LoadError):
             load(tmp_path / f"m{ending}", "torchvision:resnet18")
     assert not canary.exists()
+
+
+NAMED = {
+    "a norm": lambda y: y / torch.linalg.vector_norm(y, dim=1, keepdim=True),
+    "a spectrum": lambda y: torch.fft.rfft2(y).abs(),
+    "a special function": lambda y: torch.special.erf(y),
+    "a tensor made alike": lambda y: y * y.new_ones(y.shape) + y.new_zeros(1),
+    "a tensor of a size": lambda y: y * torch.as_tensor(y.shape[-1]) + torch.tensor(y.shape[-1]),
+    "limits": lambda y: y.masked_fill(y > 1, torch.finfo(y.dtype).min).softmax(1),
+    "both": lambda y: y * ((y > 0) & (y < 1)),
+    "a size rounded": lambda y: nn.functional.interpolate(y, size=(int(math.ceil(y.shape[2] / 2) * 2), 8)),
+    "a root of a size": lambda y: y / math.sqrt(y.shape[1]) * max(y.shape[2], 3),
+}
+
+
+@pytest.mark.parametrize("name", NAMED)
+def test_what_only_computes_is_read_without_trust(name: str, tmp_path: Path) -> None:
+    class Model(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.Conv2d(3, 4, 3)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return NAMED[name](self.conv(x))
+
+    x = torch.randn(2, 3, 10, 10)
+    found = canonize.canonize(Model().eval(), x)
+    canonize.save(found, tmp_path / "model.pt")
+    torch.testing.assert_close(canonize.load(tmp_path / "model.pt")(x), found(x))
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["builtins.eval", "builtins.open", "builtins.__import__", "math.nothing", "torch._C._linalg.nothing",
+     "torch._C._fft.fft_fft2_", "torch.ops.aten.__class__.default", "builtins.exec", "torch.load"],
+)  # fmt: skip
+def test_what_reaches_further_is_not_named(name: str) -> None:
+    with pytest.raises(LoadError):
+        callable_named(name)

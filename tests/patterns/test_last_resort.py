@@ -263,3 +263,16 @@ def test_a_part_in_another_precision_gets_a_layer_of_that_precision() -> None:
     images = torch.randn(2, 4, 5, 7, dtype=torch.float64)
     canonical = canonize.canonize(model, images, verify=False)
     torch.testing.assert_close(canonical(images), model(images), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("verify", [True, False])
+def test_behind_a_computed_constant_the_layer_has_the_models_precision(verify: bool) -> None:
+    def distances(m: Any, x: Tensor) -> Tensor:
+        y = m.first(x)
+        return (-(y.sum(1, keepdim=True) + (m.second.weight**2).sum(1, keepdim=True).t())).sigmoid()
+
+    model = wired(distances, first=nn.Linear(3, 4), second=nn.Linear(4, 5)).eval()
+    x = torch.randn(6, 3)
+    found = canonize.canonize(model, x, verify=verify)
+    assert {t.dtype for t in (*found.parameters(), *found.buffers())} == {torch.float32}
+    torch.testing.assert_close(found(x), model(x))

@@ -376,3 +376,50 @@ def test_a_model_that_refuses_normal_values_is_judged_on_its_examples() -> None:
     for thorough in (True, False):
         verdict = check_equivalence(Bounded(), Bounded(), torch.rand(3, 5), thorough=thorough)
         assert verdict.passed, verdict
+
+
+class Jump(nn.Module):
+    """Decides by the sign of what rounding alone makes of zeros; elsewhere it is as smooth as any."""
+
+    def __init__(self, turned: bool = False) -> None:
+        super().__init__()
+        self.turned = turned
+
+    def forward(self, x: Tensor) -> Tensor:
+        tiny = (x.sum(1) + 0.1) - 0.1 if not self.turned else 0.1 - (0.1 - x.sum(1))
+        return (
+            torch.where(tiny >= 0, x[:, 0] + 1, x[:, 0] - 1)
+            if not self.turned
+            else torch.where(tiny + 1e-18 >= 2e-18, x[:, 0] + 1, x[:, 0] - 1)
+        )
+
+
+def test_where_the_reference_jumps_nothing_is_said() -> None:
+    verdict = check_equivalence(Jump().double(), Jump(turned=True).double(), torch.randn(2, 3, 8, dtype=torch.float64))
+    assert verdict.passed
+    assert any("the reference itself moves by" in note for note in verdict.notes)
+
+
+def test_a_wrong_model_is_seen_beside_jumps() -> None:
+    class Wrong(Jump):
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x) + 1e-3 * x[:, 1]
+
+    verdict = check_equivalence(Jump().double(), Wrong().double(), torch.randn(2, 3, 8, dtype=torch.float64))
+    assert not verdict.passed
+
+
+def test_a_reference_that_float32_cannot_hold_is_noted() -> None:
+    class Cancels(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.dense = nn.Linear(4, 4)
+
+        def forward(self, x: Tensor) -> Tensor:
+            y = self.dense(x)
+            return (y * 1e7 + 1e7) - y * 1e7 - 1e7 + y
+
+    model = Cancels()
+    verdict = check_equivalence(model, copy.deepcopy(model), torch.randn(64, 4), exact=copy.deepcopy(model).double())
+    assert verdict.passed
+    assert any("the reference itself is off by" in note for note in verdict.notes)
