@@ -9,8 +9,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from canonize.capture import capture
+from canonize.inputs import normalise
 from canonize.nn import ChannelPad, Concat, Gate, Slot, Sum
 from canonize.shape_rules import output_of
+from canonize.shapes import Shapes
 
 
 def meta(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
@@ -81,3 +84,38 @@ def test_a_subclass_may_compute_something_else() -> None:
 
     assert output_of(Odd(5, 3), (meta(2, 5),), {}) is None
     assert output_of(torch.add, (meta(2, 5), meta(2, 5)), {"alpha": 2}) is None
+
+
+def _shapes(model: nn.Module, x: Tensor) -> Shapes:
+    captured = capture(model.eval(), normalise(x), "symbolic_trace")
+    modules = dict(captured.root.named_modules())
+    return Shapes(captured.graph, normalise(x), lambda name: modules[name] if name in modules else getattr(model, name))
+
+
+FIXED: dict[str, tuple[nn.Module, tuple[int, ...], set[int]]] = {
+    "channels": (nn.Conv2d(4, 6, 3), IMAGE, {1}),
+    "channels without a batch": (nn.Conv2d(4, 6, 3), IMAGE[1:], set()),
+    "features": (nn.Linear(5, 3), (2, 7, 5), {2}),
+    "channels through a pooling": (nn.Sequential(nn.Conv2d(4, 6, 3), nn.ReLU(), nn.MaxPool2d(2)), IMAGE, {1}),
+    "all but the rows": (nn.Sequential(nn.Conv2d(4, 6, 3), nn.AdaptiveAvgPool2d((3, 2))), IMAGE, {1, 2, 3}),
+    "one side": (nn.Sequential(nn.Conv2d(4, 6, 3), nn.AdaptiveAvgPool2d((3, None))), IMAGE, {1, 2}),
+    "flattened": (nn.Sequential(nn.Conv2d(4, 6, 3), nn.AdaptiveAvgPool2d(2), nn.Flatten()), IMAGE, {1}),
+    "flattened with the image's size": (nn.Sequential(nn.Conv2d(4, 6, 3), nn.Flatten()), IMAGE, set()),
+    "flattened, one side free": (
+        nn.Sequential(nn.Conv2d(4, 6, 3), nn.AdaptiveAvgPool2d((3, None)), nn.Flatten()), IMAGE, set(),
+    ),
+    "of the input": (nn.ReLU(), IMAGE, set()),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", FIXED)
+def test_fixed_sizes_are_read_off_the_layers(name: str) -> None:
+    model, shape, fixed = FIXED[name]
+    shapes = _shapes(model if isinstance(model, nn.Sequential) else nn.Sequential(model), torch.randn(shape))
+    for node in shapes.graph.nodes:
+        assert not shapes._fixed_dims(node) & shapes.free_dims(node)  # what trying other sizes says
+    last = next(node for node in reversed(shapes.graph.nodes) if node.op == "call_module")
+    assert shapes._fixed_dims(last) == fixed
+    every = set(range(len(shapes.shape(last) or ())))
+    assert shapes.free_among(last, every) == shapes.free_dims(last)
+    assert shapes.free_among(last, fixed) == set()
