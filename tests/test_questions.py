@@ -8,7 +8,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable
-from typing import Any
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -18,12 +18,6 @@ import canonize
 from tests.statistics import harden
 
 IMAGE = torch.randn(2, 3, 8, 8)
-
-
-@functools.singledispatch
-def doubled(value: Any) -> Any:
-    """What is no tensor stays."""
-    return value
 
 
 class Model(nn.Module):
@@ -131,3 +125,13 @@ def test_a_forward_that_swallows_what_cannot_be_answered_is_not_believed(name: s
     except AssertionError:
         return
     torch.testing.assert_close(answer, model(row), rtol=1e-4, atol=1e-4)
+
+
+def test_two_threads_may_convert_at_once() -> None:
+    models = [Model(QUESTIONS["isinstance of a size"]).eval() for _ in range(4)]
+    asked = isinstance, nn.Module.__call__
+    with ThreadPoolExecutor(4) as pool:
+        made = list(pool.map(lambda model: canonize.canonize(model, IMAGE, verify=False), models))
+    for model, found in zip(models, made, strict=True):
+        torch.testing.assert_close(found(IMAGE), model(IMAGE), rtol=1e-4, atol=1e-4)
+    assert asked == (isinstance, nn.Module.__call__)

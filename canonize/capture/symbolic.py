@@ -13,6 +13,7 @@ import contextlib
 import functools
 import operator
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -47,6 +48,8 @@ _SEVERAL = (nn.RNNBase, nn.RNNCellBase, nn.MultiheadAttention)
 # Functions that look into their arguments.
 _SEQUENCES = ("pack_padded_sequence", "pad_packed_sequence", "pack_sequence", "pad_sequence")
 
+# One trace at a time: what is replaced meanwhile is everybody's.
+_TRACING = threading.RLock()
 # What torch.fx replaces while it traces; values must be worked out with the real ones.
 _CALL, _GETATTR = nn.Module.__call__, nn.Module.__getattr__
 
@@ -175,6 +178,8 @@ class _Tracer(fx.Tracer):
         self, m: nn.Module, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Any:
         """A node for a leaf, the nodes of its forward otherwise; each node knows the innermost module around it."""
+        if m not in self.submodule_paths and not any(isinstance(a, fx.Proxy) for a in (*args, *kwargs.values())):
+            return forward(*args, **kwargs)  # another thread's: torch.fx exchanges everybody's call
         name = self.path_of_module(m)
         self.path.append(name)
         try:
@@ -553,6 +558,7 @@ def _traced(root: nn.Module, inputs: Inputs) -> Captured:
 
     tracer = _Tracer(inputs)
     with (
+        _TRACING,
         torch.enable_grad(),
         _PatchedModule(rnn, _sequence_functions()),
         _PatchedModule(torch, _factory_functions()),
