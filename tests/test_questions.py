@@ -99,9 +99,8 @@ def test_python_is_as_it_was_afterwards() -> None:
 
 
 SWALLOWED: dict[str, Callable[[Tensor, Tensor], bool]] = {
-    "the batch size": lambda x, y: x.shape[0] > 1,
-    "values": lambda x, y: bool(y.mean() > -1e9),
-    "unpacking": lambda x, y: len([*y]) > 0,
+    "the batch size": lambda x, y: x.shape[0] == 2,
+    "unpacking": lambda x, y: len([*y]) > 1,
 }
 
 
@@ -114,17 +113,14 @@ def test_a_forward_that_swallows_what_cannot_be_answered_is_not_believed(name: s
             return 5 * y
 
     model = Model(head).eval()
-    try:
-        found = canonize.canonize(model, IMAGE)
-    except canonize.CanonizeError:
-        return
+    found = canonize.canonize(model, IMAGE, verify=False)
+    assert found.report.captured_by == "torch.export"
     torch.testing.assert_close(found(IMAGE), model(IMAGE), rtol=1e-4, atol=1e-4)
-    row = IMAGE[:1]
     try:
-        answer = found(row)
+        answer = found(IMAGE[:1])
     except AssertionError:
         return
-    torch.testing.assert_close(answer, model(row), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(answer, model(IMAGE[:1]), rtol=1e-4, atol=1e-4)
 
 
 def test_two_threads_may_convert_at_once() -> None:
