@@ -46,7 +46,9 @@ def output_of(operation: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> 
         rule = _RULES.get(kind)
     except TypeError:  # a callable without a hash
         return None
-    if rule is None or kwargs or not args:
+    if rule is None or not args:
+        return None
+    if kwargs and (operation is not F.batch_norm or kwargs.get("training")):
         return None
     shape = rule(operation, args)
     first = args[0][0] if isinstance(args[0], list | tuple) else args[0]

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from canonize.capture import capture
@@ -44,6 +45,20 @@ COVERED: list[tuple[Any, tuple[Any, ...]]] = [
     (operator.add, (meta(*IMAGE), meta(*IMAGE))),
     (ChannelPad((1, 2, 0, 3), torch.zeros(1, 4, 1, 1)), (meta(*IMAGE),)),
 ]
+NORM = (torch.zeros(4, device="meta"), torch.ones(4, device="meta"))
+
+
+def test_a_functional_batch_norm_keeps_the_shape() -> None:
+    """torch.fx writes most of its arguments by name."""
+    x = meta(*IMAGE)
+    for kwargs in ({}, {"weight": NORM[0], "eps": 1e-3, "training": False}):
+        made = output_of(F.batch_norm, (x, *NORM), kwargs)
+        assert made is not None
+        assert made.shape == x.shape
+    assert output_of(F.batch_norm, (x, *NORM), {"training": True}) is None
+    assert output_of(F.batch_norm, (meta(2, 5, 8), *NORM), {}) is None
+
+
 LEFT_TO_TORCH: list[tuple[Any, tuple[Any, ...]]] = [
     (nn.Conv2d(4, 6, 3, padding="same"), (meta(*IMAGE),)),
     (nn.Conv2d(4, 6, 3), (meta(4, 11, 14),)),
