@@ -178,7 +178,8 @@ class _Tracer(fx.Tracer):
         self, m: nn.Module, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Any:
         """A node for a leaf, the nodes of its forward otherwise; each node knows the innermost module around it."""
-        if m not in (self.submodule_paths or {}) and not any(isinstance(a, fx.Proxy) for a in (*args, *kwargs.values())):
+        given = (*args, *kwargs.values())
+        if m not in (self.submodule_paths or {}) and not any(isinstance(value, fx.Proxy) for value in given):
             return forward(*args, **kwargs)  # another thread's: torch.fx exchanges everybody's call
         name = self.path_of_module(m)
         self.path.append(name)

@@ -286,8 +286,12 @@ def _feed(
             trial = feed.normal(0).inputs
             if oracle.takes(trial) and not candidate.declines(trial):
                 return feed
-    rows = few if few is not None and oracle.takes(few) and not candidate.declines(few) else inputs
-    return regimes.Feed(inputs, rows, False, seed, dtype)
+    if few is not None:
+        feed = regimes.Feed(inputs, few, False, seed, dtype)
+        trial = feed.normal(0).inputs  # asked for again; where it is no value for the model, the example's row may be
+        if (oracle.takes(trial) or oracle.takes(few)) and not candidate.declines(trial):
+            return feed
+    return regimes.Feed(inputs, inputs, False, seed, dtype)
 
 
 def _noise_cases(cases: list[regimes.Case], feed: regimes.Feed) -> Iterator[regimes.Case]:
