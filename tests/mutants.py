@@ -1151,7 +1151,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "capture/size_guards.py",
         "test_size_guards.py",
         ("one row is taken for granted", "rows and (free.keys() & released or not holds_for_one())", "False"),
-        ("fixed sizes are not checked", "writer.check(writer.apply(operator.eq, writer.size((i, d)), size)", "str(("),
+        ("fixed sizes are not checked", "            if other == i:\n", "            if other == i < 0:\n"),
         (
             "no condition tells sizes apart",
             "return not all(condition.holds(",
