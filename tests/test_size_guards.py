@@ -174,6 +174,8 @@ FIXED = {(0, 1): 3}
         ("(L['x'].size()[2] % (L['more'][0].size()[0] - 2)) == 0", {(0, 2): 21, (1, 0): 2}, False),
         ("not (L['x'].size()[2] == 3 or -L['x'].size()[2] // 2 == -2)", {(0, 2): 5}, True),
         ("max(1, L['x'].size()[2]) != 1", {(0, 2): 1}, False),
+        ("L['x'].size()[2] // 2 == 2", {(0, 2): 5}, True),
+        ("20 < L['x'].size()[2] <= 30", {(0, 2): 31}, False),
     ],
 )
 def test_a_condition_is_worked_out(source: str, sizes: dict[tuple[int, int], int], holds: bool) -> None:
