@@ -210,3 +210,9 @@ def test_of_many_conditions_those_on_the_batch_are_kept() -> None:
     kept, released = _telling([*many, same], STRUCTURE, FREE, BATCH, FIXED)
     assert [condition.source for condition in kept] == [same]
     assert released == set(FREE) - BATCH
+
+
+def test_one_row_that_was_tried_is_taken() -> None:
+    """Conditions between sizes of at least 2 may be false of 1, and say nothing about it."""
+    kept, released = _telling(["L['x'].size()[0]*4 != 4"], STRUCTURE, {**FREE, (0, 0): 1}, BATCH, FIXED)
+    assert (kept, released) == ([], set())

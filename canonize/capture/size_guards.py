@@ -260,7 +260,7 @@ def _telling(
 def _tells_apart(condition: _Condition, free: Mapping[Place, int], settled: Mapping[Place, int]) -> bool:
     """Whether it is false for any sizes, as far as trying tells."""
     places = sorted(condition.places - settled.keys())
-    choices = [sorted({*_TRIED, free[place]}) for place in places]
+    choices = [sorted({*_TRIED, free[place]} - {0, 1}) for place in places]  # of one row the graph was tried
     return not all(condition.holds({**settled, **dict(zip(places, sizes, strict=True))}) for sizes in _some_of(choices))
 
 
