@@ -1174,14 +1174,19 @@ MUTANTS: tuple[Mutant, ...] = (
     ),
     *_many(
         "questions",
-        "capture/symbolic.py",
+        "capture/proxies.py",
         "test_questions.py",
         ("isinstance is asked of the proxy", "or (known is not Unknown and real(known, classes))", ""),
         ("every attribute is there", "if value is not Unknown and not hasattr(value, name):", "if False:"),
         ("tables are searched for proxies", "return hash(_plain(proxy))", "return object.__hash__(self)"),
+        ("names are those of proxies", "named = type(self) is SizedAttribute and", "named = False and"),
+    ),
+    *_many(
+        "questions",
+        "capture/symbolic.py",
+        "test_questions.py",
         ("swallowed errors are believed", "if tracer.failure is not None:", "if False:"),
         ("the device is that of shapes", "if on_device is not Unknown:", "if False:"),
-        ("names are those of proxies", "named = type(self) is _SizedAttribute and", "named = False and"),
     ),
     *_many(
         "constants",

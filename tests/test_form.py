@@ -253,7 +253,7 @@ def test_behind_attention_and_a_view_a_batch_norm_is_read() -> None:
             self.dense, self.bn, self.conv = nn.Linear(4, 4), harden(nn.BatchNorm1d(4)), nn.Conv1d(4, 3, 1)
 
         def forward(self, x: Tensor) -> Tensor:
-            if type(x).__name__ == "_SizedProxy":
+            if type(x).__name__ == "SizedProxy":
                 raise TypeError("not by proxies")
             q = x.view(x.shape[0], x.shape[1], 2, 2).transpose(1, 2)
             h = F.scaled_dot_product_attention(q, q, q).transpose(1, 2).reshape(x.shape[0], x.shape[1], -1)

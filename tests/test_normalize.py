@@ -661,7 +661,7 @@ def test_constants_are_known_as_exactly_as_the_reference_knows_them(name: str, t
 
 def _untraceable(forward: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
     def other(x: Tensor) -> Tensor:
-        if type(x) is fx.Proxy or type(x).__name__ == "_SizedProxy":
+        if type(x) is fx.Proxy or type(x).__name__ == "SizedProxy":
             raise TypeError("not by proxies")
         return forward(x)
 

@@ -16,7 +16,7 @@ from torch import Tensor, fx, nn
 
 from canonize.affine import EXACT, Affine
 from canonize.bake import exact_value
-from canonize.capture.symbolic import layer_class
+from canonize.capture.leaves import layer_class
 from canonize.normalize.constants import FixedValue
 from canonize.normalize.operations import Built, Context, Layer, is_node, operation, plain
 

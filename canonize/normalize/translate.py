@@ -16,7 +16,7 @@ from canonize.affine import Affine, Statistics, batch_norms
 from canonize.bake import exact_value
 from canonize.capture import Captured, is_leaf
 from canonize.capture.captured import GUARD
-from canonize.capture.symbolic import layer_class
+from canonize.capture.leaves import layer_class
 from canonize.errors import CaptureError
 from canonize.inputs import Inputs
 from canonize.modules import named_modules

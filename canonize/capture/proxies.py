@@ -1,0 +1,164 @@
+"""Proxies that answer what a model asks of its values: their kind, their attributes, their length, their sizes.
+
+A wrong answer would be silent: the trace would take a way that the model does not take.
+"""
+
+from __future__ import annotations
+
+import builtins
+import contextlib
+import operator
+import sys
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+from torch.fx.proxy import Attribute
+
+from canonize.shapes import Unknown
+
+# Attributes of what is no tensor: limits of a dtype, fields of a device.
+_BESIDE_TENSORS = {"eps", "tiny", "smallest_normal", "bits", "index"}
+# Attributes that are compared by their names.
+_NAMED = {"dtype", "device", "type", "layout"}
+# What torch.fx replaces while it traces; values must be worked out with the real ones.
+_CALL, _GETATTR = nn.Module.__call__, nn.Module.__getattr__
+
+
+@contextlib.contextmanager
+def untraced() -> Iterator[None]:
+    """Run modules for real in the middle of a trace."""
+    if nn.Module.__call__ is _CALL and nn.Module.__getattr__ is _GETATTR:  # exchanging them takes a millisecond
+        yield
+        return
+    patched = nn.Module.__call__, nn.Module.__getattr__
+    nn.Module.__call__, nn.Module.__getattr__ = _CALL, _GETATTR  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        nn.Module.__call__, nn.Module.__getattr__ = patched  # type: ignore[method-assign]
+
+
+class _Sized:
+    """What Python may ask a proxy: its length, its items, its attributes, its value as a number."""
+
+    def __getattr__(self, name: str) -> Any:
+        proxy: Any = self
+        if not hasattr(Tensor, name) and name not in _BESIDE_TENSORS:
+            with untraced():
+                value = proxy.tracer.value_of(proxy.node)
+            if value is not Unknown and not hasattr(value, name):
+                raise AttributeError(f"{type(value).__name__} has no attribute {name}")
+        return SizedAttribute(proxy, name)
+
+    def __hash__(self) -> int:
+        # Looked up in a table or a set: sizes, dtypes and the like are found by what they are.
+        proxy: Any = self
+        if not _asked_by_the_model() or proxy.tracer.is_tensor(proxy.node):
+            return object.__hash__(self)
+        return hash(_plain(proxy))
+
+    def __str__(self) -> str:
+        return str(self._shown())
+
+    def __format__(self, spec: str) -> str:
+        return format(self._shown(), spec)
+
+    def _shown(self) -> str:
+        """What stands in a text. Most texts are messages, for which nothing is worked out; names of dtypes are not."""
+        proxy: Any = self
+        named = type(self) is SizedAttribute and proxy.attr in _NAMED
+        return str(_plain(proxy)) if named and _asked_by_the_model(3) else repr(self)
+
+    def __round__(self, *digits: Any) -> Any:
+        proxy: Any = self
+        return proxy.tracer.create_proxy("call_function", round, (proxy, *digits), {})
+
+    def __setitem__(self, index: Any, value: Any) -> None:
+        # The call writes into its first argument; ``functionalize`` makes everybody behind it read the result instead.
+        self.tracer.create_proxy("call_function", operator.setitem, (self, index, value), {})
+
+    def __len__(self) -> int:
+        # A length is a number of dimensions or of outputs; unlike a size it does not vary from call to call.
+        proxy: Any = self
+        with untraced():
+            value = proxy.tracer.value_of(proxy.node)
+        if isinstance(value, Tensor):
+            return int(_plain(proxy.tracer.create_proxy("call_method", "size", (proxy, 0), {})))
+        if not isinstance(value, tuple | list):
+            raise proxy.tracer.failed(f"{proxy.node.name} has no length while tracing")
+        return len(value)
+
+    def __index__(self) -> int:
+        return operator.index(_plain(self))
+
+    def __int__(self) -> int:
+        return int(_plain(self))
+
+    def __float__(self) -> float:
+        return float(_plain(self))
+
+
+def _writing(name: str) -> Callable[[Any, Any], Any]:
+    """What ``x += y`` does: it writes into a tensor, which others may know by another name; a number it replaces."""
+    written, pure = getattr(operator, f"i{name}"), getattr(operator, f"__{name}__")
+
+    def method(self: Any, other: Any) -> Any:
+        operation = written if self.tracer.is_tensor(self.node) else pure
+        return self.tracer.create_proxy("call_function", operation, (self, other), {})
+
+    return method
+
+
+for _name in ("add", "sub", "mul", "truediv", "floordiv", "mod", "pow", "and", "or", "xor", "matmul"):
+    setattr(_Sized, f"__i{_name}__", _writing(_name))
+
+
+class SizedProxy(_Sized, fx.Proxy):
+    """A value of the graph."""
+
+
+class SizedAttribute(_Sized, Attribute):
+    """An attribute of a value (``x.shape``)."""
+
+
+def _plain(proxy: Any) -> Any:
+    return proxy.tracer.decide(proxy.node)
+
+
+def _asked_by_the_model(depth: int = 2) -> bool:
+    """Whether the code that asks a proxy is a model's own, not torch's or canonize's."""
+    module = str(sys._getframe(depth).f_globals.get("__name__", ""))
+    return module.partition(".")[0] not in ("torch", "canonize")
+
+
+@contextlib.contextmanager
+def truthful_questions() -> Iterator[None]:
+    """Let ``isinstance`` and ``torch.is_tensor`` say of a proxy in a model's code what they would say of its value.
+
+    Their answer decides which way a forward takes, and no error would tell that it was wrong. The class of a proxy
+    cannot lie instead: torch's C++ code asks for it, too.
+    """
+    real, is_tensor, check = builtins.isinstance, torch.is_tensor, torch._check
+    proxies = (SizedProxy, SizedAttribute)
+
+    def truthful(value: Any, classes: Any) -> bool:
+        if type(value) not in proxies or not _asked_by_the_model():
+            return real(value, classes)
+        with untraced():
+            known = value.tracer.value_of(value.node)
+        return real(value, classes) or (known is not Unknown and real(known, classes))
+
+    def says_tensor(value: Any) -> bool:
+        return value.tracer.is_tensor(value.node) if type(value) in proxies else is_tensor(value)
+
+    def checks(condition: Any, *message: Any) -> None:
+        if type(condition) not in proxies:  # assertions on values are not part of the function
+            check(condition, *message)
+
+    builtins.isinstance, torch.is_tensor, torch._check = truthful, says_tensor, checks  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        builtins.isinstance, torch.is_tensor, torch._check = real, is_tensor, check
