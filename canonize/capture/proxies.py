@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
-from torch import Tensor, fx, nn
+from torch import Tensor, fx
 from torch.fx.proxy import Attribute
 
 from canonize.shapes import Unknown
@@ -22,22 +22,16 @@ from canonize.shapes import Unknown
 _BESIDE_TENSORS = {"eps", "tiny", "smallest_normal", "bits", "index"}
 # Attributes that are compared by their names.
 _NAMED = {"dtype", "device", "type", "layout"}
-# What torch.fx replaces while it traces; values must be worked out with the real ones.
-_CALL, _GETATTR = nn.Module.__call__, nn.Module.__getattr__
 
 
 @contextlib.contextmanager
-def untraced() -> Iterator[None]:
+def untraced(tracer: Any) -> Iterator[None]:
     """Run modules for real in the middle of a trace."""
-    if nn.Module.__call__ is _CALL and nn.Module.__getattr__ is _GETATTR:  # exchanging them takes a millisecond
-        yield
-        return
-    patched = nn.Module.__call__, nn.Module.__getattr__
-    nn.Module.__call__, nn.Module.__getattr__ = _CALL, _GETATTR  # type: ignore[method-assign]
+    before, tracer.at_rest = tracer.at_rest, True
     try:
         yield
     finally:
-        nn.Module.__call__, nn.Module.__getattr__ = patched  # type: ignore[method-assign]
+        tracer.at_rest = before
 
 
 class _Sized:
@@ -46,7 +40,7 @@ class _Sized:
     def __getattr__(self, name: str) -> Any:
         proxy: Any = self
         if not hasattr(Tensor, name) and name not in _BESIDE_TENSORS:
-            with untraced():
+            with untraced(proxy.tracer):
                 value = proxy.tracer.value_of(proxy.node)
             if value is not Unknown and not hasattr(value, name):
                 raise AttributeError(f"{type(value).__name__} has no attribute {name}")
@@ -82,7 +76,7 @@ class _Sized:
     def __len__(self) -> int:
         # A length is a number of dimensions or of outputs; unlike a size it does not vary from call to call.
         proxy: Any = self
-        with untraced():
+        with untraced(proxy.tracer):
             value = proxy.tracer.value_of(proxy.node)
         if isinstance(value, Tensor):
             return int(_plain(proxy.tracer.create_proxy("call_method", "size", (proxy, 0), {})))
@@ -146,7 +140,7 @@ def truthful_questions() -> Iterator[None]:
     def truthful(value: Any, classes: Any) -> bool:
         if type(value) not in proxies or not _asked_by_the_model():
             return real(value, classes)
-        with untraced():
+        with untraced(value.tracer):
             known = value.tracer.value_of(value.node)
         return real(value, classes) or (known is not Unknown and real(known, classes))
 

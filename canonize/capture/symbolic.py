@@ -53,6 +53,7 @@ class _Tracer(fx.Tracer):
         self.guarded: dict[fx.Node, Any] = {}
         self.path = [""]
         self.failure: TraceError | None = None
+        self.at_rest = False
         self.notes: tuple[str, ...] = ()
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
@@ -62,6 +63,8 @@ class _Tracer(fx.Tracer):
         self, m: nn.Module, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Any:
         """A node for a leaf, the nodes of its forward otherwise; each node knows the innermost module around it."""
+        if self.at_rest:
+            return forward(*args, **kwargs)
         given = (*args, *kwargs.values())
         if m not in (self.submodule_paths or {}) and not any(isinstance(value, fx.Proxy) for value in given):
             return forward(*args, **kwargs)  # another thread's: torch.fx exchanges everybody's call
@@ -76,6 +79,8 @@ class _Tracer(fx.Tracer):
 
     def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: dict[str, fx.Proxy]) -> Any:
         """A parameter or buffer is a node; torch.fx searches the whole model for its name at every access."""
+        if self.at_rest:
+            return attr_val
         name = self.names.get(id(attr_val)) if isinstance(attr_val, Tensor) else None
         if name is None or _held(self.root, name) is not attr_val:
             return super().getattr(attr, attr_val, parameter_proxy_cache)
@@ -155,7 +160,7 @@ class _Tracer(fx.Tracer):
 
     def iter(self, obj: fx.Proxy) -> Iterator[Any]:
         """Unpacking: as many items as the value has, each still a value of the graph."""
-        with untraced():
+        with untraced(self):
             value = self.value_of(obj.node)
         if isinstance(value, Tensor):
             self.decide(self.create_proxy("call_method", "size", (obj, 0), {}).node)
@@ -175,7 +180,7 @@ class _Tracer(fx.Tracer):
         TraceError
             If it depends on the data or on the batch size.
         """
-        with untraced():
+        with untraced(self):
             value = self.value_of(node)
             if isinstance(value, Tensor | fx.Proxy) or value is Unknown:
                 raise self.failed(f"{node.name} is decided by the data, not by shapes")
@@ -234,7 +239,7 @@ class _Tracer(fx.Tracer):
 
     def value_of(self, node: fx.Node) -> Any:
         """A node's value under the example inputs, on the meta device."""
-        with untraced():
+        with untraced(self):
             return self.shapes.value(node)
 
     def is_tensor(self, node: fx.Node) -> bool:
