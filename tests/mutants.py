@@ -1253,4 +1253,10 @@ MUTANTS: tuple[Mutant, ...] = (
         ("a jump fails", "return bool(beyond) and all(beyond)", "return False"),
         ("a jump excuses everything", "d.error <= _JUMP_FACTOR * response", "True"),
     ),
+    *_many(
+        "verdict",
+        "verify/equivalence.py",
+        "verify/test_equivalence.py",
+        ("weights alone are proof", "Verdict(answered and not failed", "Verdict(bool(checks) and not failed"),
+    ),
 )

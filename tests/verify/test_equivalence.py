@@ -423,3 +423,24 @@ def test_a_reference_that_float32_cannot_hold_is_noted() -> None:
     verdict = check_equivalence(model, copy.deepcopy(model), torch.randn(64, 4), exact=copy.deepcopy(model).double())
     assert verdict.passed
     assert any("the reference itself is off by" in note for note in verdict.notes)
+
+
+def test_jumps_everywhere_prove_nothing() -> None:
+    """The weights agree, and in float32 the reference knows nothing: neither says that the two are one function."""
+
+    class Chaos(nn.Module):
+        def __init__(self, phase: float) -> None:
+            super().__init__()
+            self.dense, self.phase = nn.Linear(4, 4), phase
+
+        def forward(self, x: Tensor) -> Tensor:
+            return (1e18 * (self.dense(x) + 0.3)).sin() + self.phase * (1e17 * x).cos()
+
+    model, other = Chaos(0.0), Chaos(0.1)
+    other.load_state_dict(model.state_dict())
+    verdict = check_equivalence(
+        model, other, torch.randn(2, 4), exact=copy.deepcopy(other).double(), gradients=False, thorough=False
+    )
+    assert any("the reference itself moves by" in note for note in verdict.notes)
+    assert not verdict.passed
+    assert verdict.reason
