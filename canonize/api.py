@@ -2,42 +2,26 @@
 
 from __future__ import annotations
 
-import contextlib
-import gc
-import platform
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from collections.abc import Sequence
+from typing import Any, Literal
 
 import torch
 from torch import fx, nn
 
-from canonize.capture import capture
+from canonize.canonical import findings, inspect_module
 from canonize.errors import CanonizeError, CaptureError, InputError, NotEquivalentError, RewriteError, StatefulError
-from canonize.form import findings
-from canonize.forms import Form, chosen_forms
+from canonize.forms import chosen_forms
+from canonize.graph.network import Network
 from canonize.inputs import Inputs, infer, normalise
-from canonize.modules import named_modules
-from canonize.network import Network
-from canonize.normalize import normalize
 from canonize.patterns import catalogue
-from canonize.report import AffineFate, Report, Verdict
-from canonize.rewrite import Progress, rewrite
-from canonize.torchscript import class_name
-
-if TYPE_CHECKING:
-    from canonize.verify.paranoid import Watch
+from canonize.pipeline import Options, collector_at_rest, rewritten, versions
+from canonize.report import Report, Verdict, attach_report
+from canonize.rewrite.journal import Progress
+from canonize.twins.modules import class_name, named_modules
+from canonize.verify import check_equivalence
+from canonize.verify.paranoid import Watch
 
 Strategy = Literal["threshold", "untangle"]
-
-
-@dataclass(frozen=True)
-class Wishes:
-    """How the canonical form is to look, where there is a choice."""
-
-    strategy: str = "threshold"
-    skip: tuple[str, ...] = ()
-    forms: tuple[Form, ...] = ()
 
 
 def canonize(
@@ -102,21 +86,22 @@ def canonize(
     tell = progress or (lambda stage, done, total: None)
     # Layers that are made on the way draw initial weights; nobody's random numbers may depend on that.
     with torch.random.fork_rng(devices=[]):
-        wishes = Wishes(strategy, tuple(skip), wanted)
-        built, report = _captured_and_rewritten(model, inputs, wishes, verify, paranoid, tell)
+        options = Options(strategy, tuple(skip), wanted)
+        built, report = _captured_and_rewritten(model, inputs, options, verify, paranoid, tell)
         return _finish(built, report, copy)
 
 
 def _captured_and_rewritten(
-    model: nn.Module, inputs: Inputs, wishes: Wishes, verify: bool, paranoid: bool, tell: Progress
+    model: nn.Module, inputs: Inputs, options: Options, verify: bool, paranoid: bool, tell: Progress
 ) -> tuple[fx.GraphModule, Report]:
     """Try the tracers in turn, until what one has seen is rewritten and proven."""
+    watcher = Watch if paranoid else None
     failure: CanonizeError | None = None
     for tracer in ("symbolic_trace", "torch.export"):
         try:
             tell("capture", 0, 1)
-            with _collector_at_rest():
-                network, report = rewritten(model, inputs, tracer, wishes, tell, paranoid=paranoid)
+            with collector_at_rest():
+                network, report = rewritten(model, inputs, tracer, options, tell, watcher=watcher)
                 built = network.build(spend=not verify)
             if verify:
                 report.verdict = _prove(model, network, built, inputs, tell)
@@ -166,77 +151,7 @@ def _check_arguments(model: nn.Module, strategy: str, skip: Sequence[str]) -> No
         raise CanonizeError(f"there is no pattern {unknown[0]!r} to skip", hint=f"Patterns: {', '.join(sorted(known))}")
 
 
-def rewritten(
-    model: nn.Module,
-    inputs: Inputs,
-    tracer: str,
-    wishes: Wishes,
-    tell: Progress | None = None,
-    limit: int | None = None,
-    paranoid: bool = False,
-) -> tuple[Network, Report]:
-    """Capture, normalize and rewrite, with one tracer and without proof; at most ``limit`` rewrites."""
-    tell = tell or (lambda stage, done, total: None)
-    with _collector_at_rest():
-        captured = capture(model, inputs, tracer)
-        network = normalize(captured, inputs, class_name(model))
-        tell("capture", 1, 1)
-        watch = _watch(network) if paranoid else None
-        watching = watch.check if watch is not None else None
-        journal = rewrite(network, wishes.strategy, wishes.skip, tell, wishes.forms, limit, watching)
-    if watch is not None:
-        network.notes.append(watch.note())
-    report = Report(
-        model=class_name(model),
-        strategy=wishes.strategy,
-        captured_by=captured.tracer,
-        inputs=inputs.describe(),
-        affines=[
-            *journal.fates(),
-            *(AffineFate(o.name, o.kind, "left", reason=why) for o, why in network.unread.items()),
-        ],
-        rewrites=journal.rewrites,
-        refusals=journal.refusals,
-        notes=list(network.notes),
-        versions=_versions(),
-    )
-    report.names = _name_map(model, network)
-    return network, report
-
-
-@contextlib.contextmanager
-def _collector_at_rest() -> Iterator[None]:
-    """Many small objects are made and none is garbage yet: passes of the collector over all of torch are in vain."""
-    running = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if running:
-            gc.enable()
-
-
-def _watch(network: Network) -> Watch:
-    from canonize.verify.paranoid import Watch
-
-    return Watch(network)
-
-
-def _versions() -> dict[str, str]:
-    from canonize import __version__
-
-    return {"canonize": __version__, "torch": str(torch.__version__), "python": platform.python_version()}
-
-
-def _name_map(model: nn.Module, network: Network) -> dict[str, str | None]:
-    """Old qualified name to new one; None where the layer is gone."""
-    leaves = [name for name, module in named_modules(model) if name and not any(True for _ in module.children())]
-    return {name: name if name in network.modules else None for name in leaves}
-
-
 def _prove(model: nn.Module, network: Network, built: fx.GraphModule, inputs: Inputs, tell: Progress) -> Verdict:
-    from canonize.verify import check_equivalence
-
     verdict: Verdict = check_equivalence(
         model, built, inputs, exact=lambda: network.build(torch.float64), thorough=False, progress=tell
     )
@@ -272,12 +187,6 @@ def _detach(built: fx.GraphModule) -> None:
                 module._buffers[name] = buffer.detach().clone()
 
 
-def attach_report(module: fx.GraphModule, report: Report) -> None:
-    """Make ``module.report``, so that it survives copying and saving."""
-    module.report = report  # type: ignore[assignment]
-    module.meta["_user_preserved_attributes"] = {"report": report}
-
-
 def inspect(model: nn.Module, example_inputs: Any = None) -> Report:
     """What is not canonical in a model, where, and why it matters; nothing is rewritten.
 
@@ -293,7 +202,5 @@ def inspect(model: nn.Module, example_inputs: Any = None) -> Report:
     Report
         With ``findings`` filled; ``report.canonical`` says whether there are any.
     """
-    from canonize.form import inspect_module
-
     inputs = infer(model) if example_inputs is None else normalise(example_inputs)
-    return inspect_module(model, inputs, _versions())
+    return inspect_module(model, inputs, versions())

@@ -18,6 +18,7 @@ from typing import Annotated, Any, Literal, Optional
 
 import typer
 
+from canonize._version import __version__
 from canonize.errors import CanonizeError
 
 GOOD, DIFFERENT, COULD_NOT, INTERRUPTED = 0, 1, 2, 130
@@ -83,8 +84,6 @@ VerdictFiles = Annotated[
 
 def _version(asked: bool) -> None:
     if asked:
-        from canonize import __version__
-
         typer.echo(f"canonize {__version__}")
         raise typer.Exit
 
@@ -114,14 +113,15 @@ def convert(
     version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print it.")] = False,
 ) -> int:
     """Replaced by `HELP`."""
-    from canonize import commands
+    from canonize.commands import common
+    from canonize.commands import convert as command
 
     if out is None and not dry_run:
         raise CanonizeError("no place to write to is given", hint="Give -o OUT, or --dry-run")
-    source = commands.Source(_wanted(model or arch), arch if model else None, tuple(allow or ()), trust, device)
-    return commands.convert(
+    source = common.Source(_wanted(model or arch), arch if model else None, tuple(allow or ()), trust, device)
+    return command.convert(
         source,
-        commands.Feed(tuple(shapes or ()), inputs),
+        common.Feed(tuple(shapes or ()), inputs),
         out=out,
         strategy=_strategy(strategy),
         skip=tuple(skip or ()),
@@ -130,7 +130,7 @@ def convert(
         verify=not no_verify,
         paranoid=paranoid,
         dry_run=dry_run,
-        screen=commands.Screen(verbose, quiet),
+        screen=common.Screen(verbose, quiet),
     )
 
 
@@ -152,15 +152,16 @@ def inspect(
     debug: Debug = False,
 ) -> int:
     """List what is not canonical in MODEL, and why it matters. Exit 1 if anything is."""
-    from canonize import commands
+    from canonize.commands import common
+    from canonize.commands import inspect as command
 
-    source = commands.Source(_wanted(model or arch), arch if model else None, tuple(allow or ()), trust, device)
-    return commands.inspect(
+    source = common.Source(_wanted(model or arch), arch if model else None, tuple(allow or ()), trust, device)
+    return command.inspect(
         source,
-        commands.Feed(tuple(shapes or ()), inputs),
+        common.Feed(tuple(shapes or ()), inputs),
         report_file=report,
         explainer=explainer,
-        screen=commands.Screen(verbose, quiet),
+        screen=common.Screen(verbose, quiet),
     )
 
 
@@ -185,18 +186,19 @@ def verify(
     debug: Debug = False,
 ) -> int:
     """Compare two models numerically. Exit 1 if they are not the same function."""
-    from canonize import commands
+    from canonize.commands import common
+    from canonize.commands import verify as command
 
     packages = tuple(allow or ())
-    return commands.verify(
-        commands.Source(first, arch, packages, trust, device),
-        commands.Source(second, arch, packages, trust, device),
-        commands.Feed(tuple(shapes or ()), inputs),
+    return command.verify(
+        common.Source(first, arch, packages, trust, device),
+        common.Source(second, arch, packages, trust, device),
+        common.Feed(tuple(shapes or ()), inputs),
         seed=seed,
         report_files=tuple(report or ()),
         dump=dump,
         quick=quick,
-        screen=commands.Screen(verbose, quiet),
+        screen=common.Screen(verbose, quiet),
     )
 
 
@@ -246,8 +248,8 @@ def explain(
     debug: Debug = False,
 ) -> int:
     """Explain what MODEL sees in pictures: heatmaps of the original and of its canonical form."""
-    from canonize import commands
-    from canonize.explain import command
+    from canonize.commands import common
+    from canonize.commands import explain as command
 
     if side not in ("original", "canonical", "both"):
         raise CanonizeError(f"there is no side {side!r}", hint="Use original, canonical or both")
@@ -264,15 +266,15 @@ def explain(
         tuple(form or ()),
         resume,
     )
-    source = commands.Source(model, arch, tuple(allow or ()), trust, device)
-    return command.explain(source, commands.Feed(tuple(shapes or ())), wish, commands.Screen(quiet=quiet))
+    source = common.Source(model, arch, tuple(allow or ()), trust, device)
+    return command.explain(source, common.Feed(tuple(shapes or ())), wish, common.Screen(quiet=quiet))
 
 
 def patterns(debug: Debug = False) -> int:
     """List what canonize can fold: name, when it runs, what it does."""
-    from canonize import commands
+    from canonize.commands import patterns as command
 
-    return commands.patterns()
+    return command.patterns()
 
 
 Many = Optional[list[str]]  # noqa: UP045
@@ -317,11 +319,11 @@ def evaluate(
     Options that name something may be given several times or with commas. A run that was stopped goes on when the same
     command is given again.
     """
-    from canonize import commands
-    from canonize.evaluate import command
+    from canonize.commands import common
+    from canonize.commands import evaluate as command
     from canonize.evaluate.runner import Workers
 
-    screen = commands.Screen(quiet=quiet)
+    screen = common.Screen(quiet=quiet)
     where = command.Where(out, Workers(jobs, backend, address), screen.progress, screen.say)
     if show:
         return command.listing(screen.say)
@@ -377,11 +379,12 @@ def search(
 
     The same command goes on where it stopped; given on several machines with one --storage, they share the work.
     """
-    from canonize import commands
-    from canonize.evaluate import command as common
+    from canonize.commands import common
+    from canonize.commands import evaluate as shared
+    from canonize.commands import search as command
     from canonize.evaluate.plan import ModelSource
     from canonize.evaluate.runner import Workers
-    from canonize.search import Search, command, read_space
+    from canonize.search import Search, read_space
 
     if data is None:
         raise CanonizeError("no data are given", hint="Give --data digits, or --data folder:FOLDER")
@@ -390,7 +393,7 @@ def search(
         model=source,
         data=data,
         space=read_space(space),
-        objectives=common.split(objective or ()) or ("mass-accuracy",),
+        objectives=shared.split(objective or ()) or ("mass-accuracy",),
         trials=trials,
         samples=32 if samples is None else samples,
         seed=seed,
@@ -398,11 +401,11 @@ def search(
         sampler=sampler,  # type: ignore[arg-type] # checked where all of it is
         device=device,
         size=size,
-        settings=common.settings_of(settings or ()),
+        settings=shared.settings_of(settings or ()),
         name=study,
     )
-    screen = commands.Screen(quiet=quiet)
-    return command.search(wanted, common.Where(out, Workers(jobs), screen.progress, screen.say), storage)
+    screen = common.Screen(quiet=quiet)
+    return command.search(wanted, shared.Where(out, Workers(jobs), screen.progress, screen.say), storage)
 
 
 STRATEGIES: tuple[Literal["threshold"], Literal["untangle"]] = ("threshold", "untangle")

@@ -30,15 +30,16 @@ def assert_equivalent(request: pytest.FixtureRequest) -> Callable[..., Verdict]:
 
     def compare(model: Any, other: Any, example_inputs: Any = None, **options: Any) -> Verdict:
         __tracebackhide__ = True
-        import canonize
-        from canonize.views.verdict import headline
+        from canonize.errors import NotEquivalentError
+        from canonize.report.verdict import headline
+        from canonize.verify import assert_equivalent
 
         def note(verdict: Any) -> None:
             request.node.user_properties.append((PROPERTY, f"{headline(verdict)}{_worst(verdict)}"))
 
         try:
-            verdict = canonize.assert_equivalent(model, other, example_inputs, **options)
-        except canonize.NotEquivalentError as error:
+            verdict = assert_equivalent(model, other, example_inputs, **options)
+        except NotEquivalentError as error:
             note(error.verdict)
             raise
         note(verdict)
@@ -48,7 +49,7 @@ def assert_equivalent(request: pytest.FixtureRequest) -> Callable[..., Verdict]:
 
 
 def _worst(verdict: Verdict) -> str:
-    from canonize.views.groups import check_line
+    from canonize.report.groups import check_line
 
     worst = verdict.worst()
     return f"; worst {check_line(worst)}" if worst is not None else ""

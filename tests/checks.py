@@ -328,7 +328,7 @@ def _is_bookkeeping(node: fx.Node, args: tuple[Any, ...], value: Any) -> bool:
 def loose_ends(canonical: fx.GraphModule, inputs: Any) -> list[str]:
     """What in a graph breaks the rule "one call, one module, not in place, nothing idle", found by running it.
 
-    This is not ``canonize.form``: it looks at values and modules only and shares no code with what it judges.
+    This is not ``canonize.canonical``: it looks at values and modules only and shares no code with what it judges.
 
     Parameters
     ----------

@@ -54,7 +54,7 @@ MUTANTS: tuple[Mutant, ...] = (
     # ------------------------------------------------------------------------------------------------- algebra
     *_many(
         "affine",
-        "affine.py",
+        "algebra/affine.py",
         "test_affine.py",
         ("eps is forgotten", "scale = torch.rsqrt(var + eps)", "scale = torch.rsqrt(var)"),
         ("the mean has the wrong sign", "shift = -mean * scale", "shift = mean * scale"),
@@ -73,7 +73,7 @@ MUTANTS: tuple[Mutant, ...] = (
     ),
     *_many(
         "pending weights",
-        "linear.py",
+        "algebra/weights.py",
         "test_linear.py",
         (
             "groups of a transposed convolution are forgotten",
@@ -698,7 +698,7 @@ MUTANTS: tuple[Mutant, ...] = (
     ),
     *_many(
         "untangle",
-        "network.py",
+        "graph/network.py",
         _UNTANGLE,
         (
             "a copy and its original are one module",
@@ -887,7 +887,7 @@ MUTANTS: tuple[Mutant, ...] = (
     ),
     *_many(
         "idle reshapes",
-        "tidy.py",
+        "rewrite/idle.py",
         "test_tidy.py",
         ("whatever it came from", "if source is not like or not", "if not"),
         ("nothing is idle", "        node.replace_all_uses_with(like)\n", "        continue\n"),
@@ -896,7 +896,7 @@ MUTANTS: tuple[Mutant, ...] = (
     # -------------------------------------------------------------------------- writes into what the model holds
     *_many(
         "a model's own tensors",
-        "capture/writes.py",
+        "twins/writes.py",
         "test_writes.py",
         ("writes are not stopped", "                if self._is_held(tensor):", "                if False:"),
         ("views have a memory of their own", "return int(tensor.untyped_storage()._cdata)", "return id(tensor)"),
@@ -910,7 +910,7 @@ MUTANTS: tuple[Mutant, ...] = (
     ),
     *_many(
         "a model's own tensors",
-        "capture/copying.py",
+        "twins/copying.py",
         "test_writes.py",
         ("buffers are shared", "            return tensor.detach().clone()\n", "            return tensor\n"),
         (
@@ -951,7 +951,7 @@ MUTANTS: tuple[Mutant, ...] = (
     ),
     *_many(
         "a model's own tensors",
-        "bake.py",
+        "capture/baking.py",
         "test_writes.py",
         ("max_norm is Euclidean", "ord=module.norm_type, ", ""),
         ("every row is shortened", "torch.where(norm > most, ", "torch.where(norm > 0, "),
@@ -965,7 +965,7 @@ MUTANTS: tuple[Mutant, ...] = (
     ),
     *_many(
         "pieces of a weight",
-        "linear.py",
+        "algebra/weights.py",
         "test_linear.py",
         (
             "the last piece is left out",
@@ -999,7 +999,7 @@ MUTANTS: tuple[Mutant, ...] = (
     # ------------------------------------------------------------------------------------- shapes, in-place writes
     *_many(
         "shapes",
-        "shape_rules.py",
+        "graph/shape_rules.py",
         "test_shape_rules.py",
         ("a stride is forgotten", "- 1) // s + 1", "- 1) + 1"),
         ("padding counts once", "size + 2 * p", "size + p"),
@@ -1056,7 +1056,7 @@ MUTANTS: tuple[Mutant, ...] = (
     ),
     *_many(
         "names, sizes, calls",
-        "shapes.py",
+        "graph/shapes.py",
         f"{_LINEAR_BN} {_BN_LINEAR} test_capture.py",
         (
             "no dimension is free",
@@ -1104,7 +1104,7 @@ MUTANTS: tuple[Mutant, ...] = (
     ),
     *_many(
         "building",
-        "network.py",
+        "graph/network.py",
         "test_api.py test_normalize.py",
         (
             "two calls of a layer share one module",
@@ -1114,7 +1114,7 @@ MUTANTS: tuple[Mutant, ...] = (
     ),
     *_many(
         "torchscript",
-        "torchscript/operators.py",
+        "twins/torchscript/operators.py",
         "loading/test_torchscript.py",
         (
             "a trace in training mode passes",
@@ -1134,7 +1134,7 @@ MUTANTS: tuple[Mutant, ...] = (
     ),
     *_many(
         "torchscript",
-        "torchscript/program.py",
+        "twins/torchscript/program.py",
         "loading/test_torchscript.py",
         ("the other branch is taken", "unique()] else 1]", "unique()] is None else 1]"),
         ("functions are mixed up", "key = next(iter(node.inputs())).unique()", "key = 0"),
@@ -1196,19 +1196,19 @@ MUTANTS: tuple[Mutant, ...] = (
     ),
     *_many(
         "precision",
-        "network.py",
+        "graph/network.py",
         "patterns/test_casts.py",
         ("all is rounded to the model's precision", "rounding_of(tensor) or own", "own"),
     ),
     *_many(
         "shapes",
-        "shapes.py",
+        "graph/shapes.py",
         "test_form.py",
         ("a view is one of memory", "if node.target in _VIEWS:", "if False:"),
     ),
     *_many(
         "shapes",
-        "shape_rules.py",
+        "graph/shape_rules.py",
         "test_shape_rules.py",
         ("every size of a pooling's output is fixed", "if size is not None}", "}"),
         ("a flattening has a fixed size", "and behind <= of_input() else set()", "else set()"),
@@ -1220,7 +1220,7 @@ MUTANTS: tuple[Mutant, ...] = (
     ),
     *_many(
         "affine",
-        "affine.py",
+        "algebra/affine.py",
         "test_affine.py",
         ("layers run into each other", "starts = ends - sizes", "starts = ends - sizes + (ends > sizes)"),
         (
@@ -1232,7 +1232,7 @@ MUTANTS: tuple[Mutant, ...] = (
     ),
     *_many(
         "linear",
-        "linear.py",
+        "algebra/weights.py",
         "test_linear.py patterns/test_parallel_linear.py",
         (
             "pieces share one memory",

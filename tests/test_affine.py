@@ -7,7 +7,7 @@ import sympy
 import torch
 from torch import Tensor, nn
 
-from canonize.affine import EXACT, Affine, Statistics, batch_norm, batch_norms
+from canonize.algebra.affine import EXACT, Affine, Statistics, batch_norm, batch_norms
 from tests.patterns.symbols import is_zero
 from tests.statistics import harden
 

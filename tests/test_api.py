@@ -289,7 +289,7 @@ def test_verify_false_proves_nothing_and_says_nothing() -> None:
 
 def test_a_slip_is_caught_and_nothing_is_returned(monkeypatch: pytest.MonkeyPatch) -> None:
     """What no test has thought of, the proof on the user's own model catches."""
-    from canonize.linear import PendingWeights
+    from canonize.algebra.weights import PendingWeights
 
     original = PendingWeights.absorb_output
 

@@ -15,11 +15,12 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
 import canonize
-from canonize.api import Wishes, _finish, rewritten
+from canonize.api import _finish
 from canonize.capture import capture, eval_copy, is_leaf
 from canonize.compat import import_torchvision
 from canonize.errors import CaptureError
 from canonize.inputs import normalise
+from canonize.pipeline import Wishes, rewritten
 from tests import checks, models
 from tests.statistics import calibrate, harden
 from tests.zoo.case import Case, conv, image, norm, wired

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import canonize
-from canonize.form import WHY, findings
+from canonize.canonical import WHY, findings
 from canonize.nn import Offset
 from canonize.report import Finding
 from tests import checks, models

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 
 import canonize
-from canonize.affine import EXACT
+from canonize.algebra.affine import EXACT
+from canonize.algebra.weights import Kernel, PendingWeights
 from canonize.errors import RewriteError
-from canonize.linear import Kernel, PendingWeights
-from canonize.network import shell
+from canonize.graph.network import shell
 
 LAYERS: dict[str, Any] = {
     "dense": lambda: nn.Linear(4, 6),
@@ -36,7 +36,7 @@ NAMES = [pytest.param(name, id=name) for name in LAYERS]
 def pieces(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Weights are rescaled piece by piece; those of the tests are too small to be cut."""
     if request.param is not None:
-        monkeypatch.setattr("canonize.linear._CHUNK", request.param)
+        monkeypatch.setattr("canonize.algebra.weights._CHUNK", request.param)
 
 
 def _layer(name: str) -> tuple[nn.Module, Tensor]:

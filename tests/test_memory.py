@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from canonize.api import Wishes, rewritten
 from canonize.inputs import Inputs
+from canonize.pipeline import Wishes, rewritten
 from tests.checks import float64_bytes
 from tests.statistics import harden
 

@@ -16,8 +16,8 @@ import canonize
 from canonize import nn as cnn
 from canonize.capture import capture
 from canonize.errors import CaptureError
+from canonize.graph.network import FrozenAffine, Network
 from canonize.inputs import normalise
-from canonize.network import FrozenAffine, Network
 from canonize.nn import resolve
 from canonize.normalize import normalize
 from canonize.normalize.naming import target_name

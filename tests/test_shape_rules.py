@@ -11,10 +11,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from canonize.capture import capture
+from canonize.graph.shape_rules import output_of
+from canonize.graph.shapes import Shapes
 from canonize.inputs import normalise
 from canonize.nn import ChannelPad, Concat, Gate, Slot, Sum
-from canonize.shape_rules import output_of
-from canonize.shapes import Shapes
 
 
 def meta(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:

@@ -11,12 +11,12 @@ import torch
 from torch import nn
 
 from canonize.cli import main
+from canonize.commands.reports import verdict_json
 from canonize.report import Verdict
+from canonize.report.junit import verdict_junit
+from canonize.report.markdown import verdict_markdown
+from canonize.report.verdict import bins, histogram
 from canonize.verify import check_equivalence
-from canonize.views.files import verdict_json
-from canonize.views.junit import verdict_junit
-from canonize.views.markdown import verdict_markdown
-from canonize.views.verdict import bins, histogram
 from tests.verify.nets import FAULTS, X, make
 
 pytest_plugins = ["pytester"]

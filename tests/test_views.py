@@ -8,8 +8,8 @@ import pytest
 from rich.console import Console
 
 from canonize.report import AffineFate, Check, Finding, Report, Verdict
-from canonize.views.text import render, render_rich
-from canonize.views.verdict import render_verdict
+from canonize.report.text import render, render_rich
+from canonize.report.verdict import render_verdict
 
 CHECKS = (
     Check("normal, batch 2", "output", "float64", 3e-16, 1e-10, True),

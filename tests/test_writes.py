@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import canonize
-from canonize.capture.writes import WriteError, WriteGuard
 from canonize.errors import StatefulError
+from canonize.twins.writes import WriteError, WriteGuard
 from tests.statistics import harden
 
 ROWS, NUMBERS = torch.randn(2, 4, dtype=torch.float64), torch.tensor([[0, 9, 3], [3, 1, 1]])

@@ -21,9 +21,9 @@ from torch.utils import _pytree as pytree
 from benchmarks.coverage.zoo import Architecture, Feed, build, feeds
 from canonize import canonize
 from canonize.errors import CanonizeError
-from canonize.precision import InFloat64
 from canonize.report import AffineFate, Report
-from canonize.verify.twin import float64_twin
+from canonize.twins.float64 import InFloat64
+from canonize.twins.twin import float64_twin
 from tests.checks import count_batch_norms, relative_error
 from tests.statistics import calibrate, harden
 

@@ -9,8 +9,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from canonize.capture.writes import writes_its_state
-from canonize.modules import named_modules
+from canonize.twins.modules import named_modules
+from canonize.twins.writes import writes_its_state
 
 
 @contextlib.contextmanager

@@ -17,11 +17,11 @@ from torch import Tensor, fx, nn
 from torch.utils._pytree import tree_leaves
 
 from canonize.capture.captured import Captured, defaults, input_names, path_of, plain_output_notes
-from canonize.capture.copying import eval_twin
 from canonize.capture.size_guards import Leaf, guard_inputs
-from canonize.capture.writes import unharmed, writes_its_state
 from canonize.errors import CaptureError
 from canonize.inputs import Inputs
+from canonize.twins.copying import eval_twin
+from canonize.twins.writes import unharmed, writes_its_state
 
 # Outputs of an exported program that are no outputs of the model: new values of what it holds.
 _MUTATIONS = ("BUFFER_MUTATION", "PARAMETER_MUTATION")

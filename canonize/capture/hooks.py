@@ -7,9 +7,9 @@ from typing import Any
 from torch import nn
 from torch.nn.modules.lazy import LazyModuleMixin
 
-from canonize.bake import is_weight_hook
+from canonize.capture.baking import is_weight_hook
 from canonize.errors import CaptureError
-from canonize.modules import named_modules
+from canonize.twins.modules import named_modules
 
 
 def refuse_what_a_trace_would_drop(model: nn.Module) -> None:

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, fx
 from torch.fx.proxy import Attribute
 
-from canonize.shapes import Unknown
+from canonize.graph.shapes import Unknown
 
 # Attributes of what is no tensor: limits of a dtype, fields of a device.
 _BESIDE_TENSORS = {"eps", "tiny", "smallest_normal", "bits", "index"}

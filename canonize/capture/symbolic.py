@@ -30,9 +30,9 @@ from canonize.capture.recording import (
 )
 from canonize.capture.whole import opened_functions, refuse_hidden_writes
 from canonize.capture.wording import expression
-from canonize.capture.writes import WriteGuard
+from canonize.graph.shapes import Shapes, Unknown, gives_tensor
 from canonize.inputs import Inputs
-from canonize.shapes import Shapes, Unknown, gives_tensor
+from canonize.twins.writes import WriteGuard
 
 # Layers that give more than a tensor.
 _SEVERAL = (nn.RNNBase, nn.RNNCellBase, nn.MultiheadAttention)

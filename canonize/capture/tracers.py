@@ -7,17 +7,17 @@ import re
 
 from torch import nn
 
-from canonize.bake import bake_weights
 from canonize.capture.attributes import attributes_as_they_were
+from canonize.capture.baking import bake_weights
 from canonize.capture.captured import Captured
-from canonize.capture.copying import eval_copy
 from canonize.capture.exported import export_trace
 from canonize.capture.hooks import refuse_what_a_trace_would_drop
 from canonize.capture.symbolic import symbolic_trace
-from canonize.capture.writes import WriteError, writes_its_state
 from canonize.errors import CaptureError
 from canonize.inputs import Inputs
-from canonize.torchscript import class_name
+from canonize.twins.copying import eval_copy
+from canonize.twins.modules import class_name
+from canonize.twins.writes import WriteError, writes_its_state
 
 # How torch.export says what it cannot give back.
 _FOREIGN = re.compile(r"Found <class '([^']+)'> in output")

@@ -17,7 +17,7 @@ from torch import Tensor, fx
 from torch.utils import _pytree as pytree
 
 from canonize.errors import CaptureError
-from canonize.shapes import Shapes, Unknown
+from canonize.graph.shapes import Shapes, Unknown
 
 # Where functions come from that name what they overwrite, or overwrite nothing.
 _KNOWN = ("torch", "operator", "_operator", "builtins", "math", "canonize", "einops", "inspect")

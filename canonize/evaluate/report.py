@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-import canonize
+from canonize._version import __version__
 from canonize.evaluate import plots
 from canonize.evaluate.libraries import require
 from canonize.evaluate.runner import Failure, Results
@@ -123,7 +123,7 @@ def write_page(file: Path, title: str, sections: list[Section], seconds: float |
     page = template.render(
         title=title,
         sections=sections,
-        version=canonize.__version__,
+        version=__version__,
         torch_version=torch.__version__,
         seconds=seconds,
     )

@@ -44,7 +44,7 @@ def model_in(source: ModelSource, canonization: str, device: str, data: str, siz
     CanonizeError
         If it cannot be loaded or canonized.
     """
-    import canonize
+    from canonize.api import canonize
 
     model = load_model(source).to(device)
     wanted = parse_canonization(canonization)
@@ -53,7 +53,7 @@ def model_in(source: ModelSource, canonization: str, device: str, data: str, siz
     example = data_set(data, 0, 2, size).take([0, min(1, 1)])
     example = example.to(torch.device(device), next(model.parameters()).dtype)
     strategy = cast(Literal["threshold", "untangle"], wanted.strategy)
-    return canonize.canonize(model, example.inputs, strategy=strategy, skip=wanted.skip)
+    return canonize(model, example.inputs, strategy=strategy, skip=wanted.skip)
 
 
 def load_model(source: ModelSource) -> nn.Module:

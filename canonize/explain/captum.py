@@ -22,13 +22,13 @@ import torch
 from torch import Tensor, fx, nn
 
 from canonize import nn as cnn
+from canonize.algebra.weights import LINEAR
 from canonize.errors import ExplainError
 from canonize.explain.composites import MORE_ACTIVATIONS, NORMALISATIONS
-from canonize.explain.gradients import is_explained
+from canonize.explain.job import is_explained
 from canonize.explain.libraries import require
 from canonize.explain.structure import assembled, factors, is_matrix_product
-from canonize.linear import LINEAR
-from canonize.network import shell
+from canonize.graph.network import shell
 
 require("captum")
 
@@ -38,7 +38,7 @@ from captum.attr._utils import lrp_rules  # noqa: E402
 from zennit.types import Activation, AvgPool, MaxPool  # noqa: E402
 
 if TYPE_CHECKING:
-    from canonize.explain.attribution import Job
+    from canonize.explain.job import Job
 
 # What captum says each time it sets its hooks, whatever the model.
 _ALWAYS_SAID = ("Setting forward, backward hooks", "Setting backward hooks on ReLU", "Input Tensor .* did not already")

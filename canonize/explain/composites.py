@@ -15,6 +15,7 @@ from typing import Any
 from torch import nn
 
 from canonize import nn as cnn
+from canonize.algebra.weights import LINEAR
 from canonize.errors import ExplainError
 from canonize.explain.hooks import (
     Block,
@@ -29,7 +30,6 @@ from canonize.explain.libraries import require
 from canonize.explain.methods import METHODS, Method, find
 from canonize.explain.rules import rule
 from canonize.explain.structure import factors, first_layers, is_matrix_product
-from canonize.linear import LINEAR
 
 require("zennit")
 

@@ -2,21 +2,17 @@ r"""Relevance of one batch by backward passes: with rules, which change what a b
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from canonize.explain.methods import Method
-
-if TYPE_CHECKING:
-    from canonize.explain.attribution import Job, Part
+from canonize.explain.job import Job, Part, is_explained
 
 
 def explain_batch(job: Job, inputs: tuple[Any, ...], first: int, total: int) -> Part:
     """Explain the samples from ``first`` on, of ``total``, by the job's method."""
-    from canonize.explain.attribution import Part
-
     name = job.method.name
     if job.method.kind == "captum":
         from canonize.explain.captum import relevances
@@ -80,7 +76,6 @@ def _smoothgrad(job: Job, inputs: tuple[Any, ...], first: int, total: int) -> tu
 
 def _with_start(job: Job, starts: list[Tensor]) -> Job:
     """The same job with initial relevances that are known: the decision on a noisy copy may be another one."""
-    from dataclasses import replace
 
     class Known:
         def of(self, output: Tensor, first: int, total: int) -> tuple[Tensor, list[Tensor]]:
@@ -106,11 +101,3 @@ def _stacked(found: list[Tensor | None], several: bool) -> Tensor | None:
     if not tensors:
         return None
     return torch.stack(tensors, 1) if several else tensors[0]
-
-
-def is_explained(value: Any) -> bool:
-    """Whether an input gets relevance: floating tensors do."""
-    return isinstance(value, Tensor) and value.is_floating_point()
-
-
-__all__ = ["Method", "explain_batch", "is_explained"]

@@ -8,9 +8,9 @@ from typing import Any
 
 from torch import fx, nn
 
+from canonize.algebra.weights import LINEAR
 from canonize.errors import ExplainError
 from canonize.explain.libraries import require
-from canonize.linear import LINEAR
 
 require("zennit")
 

@@ -7,8 +7,8 @@ from typing import Any
 
 from torch import fx, nn
 
+from canonize.algebra.weights import LINEAR
 from canonize.explain.rules import linear_layers
-from canonize.linear import LINEAR
 from canonize.nn import Gate
 
 # Activations whose values are weights between 0 and (about) 1: what they multiply is the signal.

@@ -10,14 +10,14 @@ from typing import Any
 from torch import fx, nn
 
 from canonize import nn as cnn
+from canonize.algebra.weights import LINEAR
+from canonize.canonical import is_bookkeeping
 from canonize.capture import capture
 from canonize.errors import ExplainError
 from canonize.explain.composites import MORE_ACTIVATIONS, NORMALISATIONS
 from canonize.explain.libraries import require
 from canonize.explain.structure import factors, is_matrix_product
-from canonize.form import _bookkeeping as is_bookkeeping
 from canonize.inputs import Inputs
-from canonize.linear import LINEAR
 from canonize.normalize.naming import operation_name
 from canonize.normalize.translate import BATCH_NORM, DROPOUT, MOVEMENT
 

@@ -18,15 +18,15 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-import canonize
 from canonize import nn as cnn
-from canonize.capture.copying import eval_copy
+from canonize.api import canonize
 from canonize.errors import ExplainError
 from canonize.explain.composites import MORE_ACTIVATIONS, NORMALISATIONS, Choices
 from canonize.explain.hooks import FirstHalf, ProductEpsilon, SignalTakesAll, SoftmaxTaylor, SumNorm, Uniform
 from canonize.explain.libraries import require
 from canonize.explain.structure import MatrixProduct, assembled, factors, is_matrix_product, module_at
-from canonize.network import shell
+from canonize.graph.network import shell
+from canonize.twins.copying import eval_copy
 
 require("zennit")
 
@@ -102,7 +102,7 @@ class Canonizer(zennit_canonizers.Canonizer):
             One instance, whose ``remove`` restores the model.
         """
         model = without_hooks(root_module) if self.hooks == "ignore" else root_module
-        canonical = model if is_canonical(model) else canonize.canonize(model, self.example_inputs, **self.options)
+        canonical = model if is_canonical(model) else canonize(model, self.example_inputs, **self.options)
         instance = self.copy()
         instance.register(root_module, known_to_zennit(canonical, self.choices))
         return [instance]
@@ -145,7 +145,7 @@ def is_canonical(model: nn.Module) -> bool:
 
 def without_hooks(model: nn.Module) -> nn.Module:
     """A copy in eval mode that shares all tensors and carries no hooks but those that compute weights."""
-    from canonize.bake import is_weight_hook
+    from canonize.capture.baking import is_weight_hook
 
     duplicate = eval_copy(model)
     for module in duplicate.modules():

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from canonize._version import __version__
 from canonize.report import Report
 
 # Under this name in the extra files of a .pt2, the metadata of an .onnx, and so on.
@@ -26,8 +27,6 @@ def provenance_of(model: nn.Module) -> dict[str, Any]:
     """
     report = getattr(model, "report", None)
     if not isinstance(report, Report):
-        from canonize import __version__
-
         return {"versions": {"canonize": __version__, "torch": str(torch.__version__)}}
     return {
         "versions": {key: str(value) for key, value in report.versions.items()},

@@ -14,7 +14,7 @@ from canonize.export.atomic import is_disk_error
 from canonize.export.reload import check_reload
 from canonize.inputs import Inputs
 from canonize.loading import load
-from canonize.saved import NotDescribableError, Saved
+from canonize.loading.graph_as_data import GraphAsData, NotDescribableError
 
 
 def write(model: nn.Module, path: Path, inputs: Inputs | None, final: Path) -> list[str]:
@@ -54,7 +54,7 @@ def _as_data(model: nn.Module) -> tuple[Any, list[str]]:
     if not isinstance(model, fx.GraphModule):
         return model, []
     try:
-        return Saved(model), []
+        return GraphAsData(model), []
     except NotDescribableError as reason:
         return _without_annotations(model), [f"{reason}: canonize itself reads this file with --trust alone"]
 

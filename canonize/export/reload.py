@@ -12,9 +12,9 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from canonize.differences import largest_error
 from canonize.errors import ExportError
 from canonize.inputs import Inputs
+from canonize.loading.agreement import largest_error
 
 # What a reader's own lines do, and one forward. torchvision may need help to be imported beside this torch. A folder
 # must do without canonize and without pickle, so neither can be had there.

@@ -15,9 +15,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from canonize.affine import EXACT, Affine
+from canonize.algebra.affine import EXACT, Affine
 from canonize.flow.plan import RefusedError, Step, forward_rule
-from canonize.network import keep_exact
+from canonize.graph.network import keep_exact
 from canonize.nn import ThreshLeakyReLU, ThreshReLU
 
 

@@ -7,11 +7,11 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from canonize.affine import EXACT, Affine
-from canonize.bake import exact_parameter, exact_value
+from canonize.algebra.affine import EXACT, Affine
+from canonize.algebra.exact import exact_parameter, exact_value
 from canonize.flow.linear import channel_vectors
 from canonize.flow.plan import Step, forward_rule
-from canonize.network import Network
+from canonize.graph.network import Network
 
 
 @forward_rule(nn.MultiheadAttention)

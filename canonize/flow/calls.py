@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from canonize.affine import Affine
+from canonize.algebra.affine import Affine
 from canonize.flow.padding import is_constant_pad, pad_backward, pad_forward
 from canonize.flow.plan import RefusedError, Step, backward_rule, forward_rule
 from canonize.flow.pooling import only_input, same_everywhere

@@ -14,10 +14,10 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from canonize.affine import Affine
+from canonize.algebra.affine import Affine
+from canonize.algebra.weights import CONVOLUTION, TRANSPOSED
 from canonize.flow.plan import RefusedError, Step, backward_rule, forward_rule
-from canonize.linear import CONVOLUTION, TRANSPOSED
-from canonize.network import FrozenAffine, Network, keep_exact
+from canonize.graph.network import FrozenAffine, Network, keep_exact
 from canonize.nn import ChannelLinear, ChannelPad
 
 
@@ -189,7 +189,7 @@ def affine_takes_output(step: Step, affine: Affine) -> list[Affine | None]:
 
 def as_linear_layer(affine: Affine, shape: tuple[int, ...], dim: int, like: Tensor | None) -> nn.Module:
     """An explicit linear layer that computes the affine: a 1x1 depthwise convolution or its kin."""
-    from canonize.bake import exact_parameter
+    from canonize.algebra.exact import exact_parameter
 
     channels = shape[dim]
     scale, shift = affine.vectors(dim, channels)

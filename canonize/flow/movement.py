@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from canonize.affine import EXACT, Affine
+from canonize.algebra.affine import EXACT, Affine
 from canonize.flow.plan import RefusedError, Step, backward_rule, forward_rule
 from canonize.nn import Rearrange
 

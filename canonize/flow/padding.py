@@ -12,9 +12,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
-from canonize.affine import EXACT, Affine
+from canonize.algebra.affine import EXACT, Affine
 from canonize.flow.plan import RefusedError, Step, backward_rule, forward_rule
-from canonize.network import Network, keep_exact
+from canonize.graph.network import Network, keep_exact
 from canonize.nn import Call, ChannelPad, Slot
 
 CONSTANT_PADS = (nn.ConstantPad1d, nn.ConstantPad2d, nn.ConstantPad3d, nn.ZeroPad1d, nn.ZeroPad2d, nn.ZeroPad3d)

@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, fx, nn
 
-from canonize.affine import Affine
-from canonize.network import FrozenAffine, Network, keep_exact
+from canonize.algebra.affine import Affine
+from canonize.graph.network import FrozenAffine, Network, keep_exact
 from canonize.nn import Rearrange, ThreshLeakyReLU, ThreshReLU
 
 Edit = Callable[[Network, fx.Node], None]

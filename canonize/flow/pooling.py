@@ -10,9 +10,9 @@ from typing import Any
 
 from torch import fx, nn
 
-from canonize.affine import Affine
+from canonize.algebra.affine import Affine
 from canonize.flow.plan import RefusedError, Step, backward_rule, forward_rule
-from canonize.network import Network, keep_exact
+from canonize.graph.network import Network, keep_exact
 from canonize.nn import ChannelPad, Mean, SumOver
 
 AVERAGE = (nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d)

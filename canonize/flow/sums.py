@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from canonize.affine import Affine
+from canonize.algebra.affine import Affine
+from canonize.algebra.weights import LINEAR
 from canonize.flow.plan import RefusedError, Step, backward_rule, forward_rule
-from canonize.linear import LINEAR
 from canonize.nn import Call, Concat, Gate, Sum
 
 

@@ -10,9 +10,9 @@ from collections.abc import Sequence
 from canonize.errors import CanonizeError
 from canonize.forms.batch_norm_as_convolution import BatchNormAsConvolution
 from canonize.forms.dense_as_convolution import DenseAsConvolution
-from canonize.forms.form import Form
 from canonize.forms.open_attention import OpenAttention
 from canonize.forms.plain_pooling import PlainPooling
+from canonize.rewrite.form import Form
 
 FORMS: tuple[Form, ...] = (BatchNormAsConvolution(), DenseAsConvolution(), PlainPooling(), OpenAttention())
 

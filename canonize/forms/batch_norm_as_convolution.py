@@ -10,10 +10,11 @@ r"""Every BatchNorm as a depthwise 1x1 convolution: nothing is folded, each keep
 
 from __future__ import annotations
 
-from canonize.forms.form import Form
-from canonize.network import Network
+from canonize.graph.network import Network
 from canonize.patterns.last_resort import ExplicitLinearLayer
-from canonize.rewrite import Journal, apply_pattern
+from canonize.rewrite.driver import apply_pattern
+from canonize.rewrite.form import Form
+from canonize.rewrite.journal import Journal
 
 
 class BatchNormAsConvolution(Form):

@@ -15,13 +15,13 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from canonize.bake import exact_parameter
-from canonize.forms.form import Form, rewire_through
-from canonize.network import Network, keep_exact
+from canonize.algebra.exact import exact_parameter
+from canonize.graph.network import Network, keep_exact
+from canonize.graph.shapes import is_kept_exact, rounding_of
 from canonize.nn import ThreshReLU
-from canonize.report import Refusal, Rewrite
-from canonize.rewrite import Journal
-from canonize.shapes import is_kept_exact, rounding_of
+from canonize.report.data import Refusal, Rewrite
+from canonize.rewrite.form import Form, rewire_through
+from canonize.rewrite.journal import Journal
 
 _CONVOLUTIONS: dict[int, Any] = {3: nn.Conv1d, 4: nn.Conv2d, 5: nn.Conv3d}
 _ELEMENTWISE = (

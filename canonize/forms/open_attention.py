@@ -16,11 +16,11 @@ import torch
 from torch import Tensor, fx, nn
 
 from canonize import nn as cnn
-from canonize.affine import EXACT, Affine
-from canonize.bake import exact_parameter, exact_value
-from canonize.forms.form import Form
-from canonize.network import FrozenAffine, Network, Origin
-from canonize.rewrite import Journal
+from canonize.algebra.affine import EXACT, Affine
+from canonize.algebra.exact import exact_parameter, exact_value
+from canonize.graph.network import FrozenAffine, Network, Origin
+from canonize.rewrite.form import Form
+from canonize.rewrite.journal import Journal
 
 _PRODUCTS = (
     "torch.nn.functional.scaled_dot_product_attention",

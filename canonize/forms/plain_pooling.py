@@ -22,10 +22,10 @@ import torch
 from torch import fx, nn
 
 from canonize.capture.captured import GUARD
-from canonize.forms.form import Form
-from canonize.network import Network
-from canonize.report import Refusal, Rewrite
-from canonize.rewrite import Journal
+from canonize.graph.network import Network
+from canonize.report.data import Refusal, Rewrite
+from canonize.rewrite.form import Form
+from canonize.rewrite.journal import Journal
 
 _PLAIN: dict[type, Any] = {
     nn.AdaptiveAvgPool1d: nn.AvgPool1d,

@@ -13,7 +13,7 @@ from torch import nn
 from canonize.errors import InputError
 from canonize.inputs.shapes import Shape, parse_shape, random_inputs
 from canonize.inputs.values import Inputs, normalise
-from canonize.torchscript import constants, translated
+from canonize.twins.torchscript import constants, translated
 
 # Two samples, so that a statistic taken over the batch shows.
 BATCH = 2
@@ -54,7 +54,7 @@ def infer(model: nn.Module, candidates: Iterable[Any] | None = None) -> Inputs:
     InputError
         If none runs.
     """
-    from canonize.capture.copying import eval_twin  # which itself knows `Inputs`
+    from canonize.twins.copying import eval_twin  # which itself knows `Inputs`
 
     _refuse_lazy(model)
     trial = eval_twin(model)
@@ -214,7 +214,7 @@ def _refuse_lazy(model: nn.Module) -> None:
 
 def _runs(twin: nn.Module, inputs: Inputs) -> bool:
     """Whether a forward on `inputs` ends without an error; leaves the global random state as it was."""
-    from canonize.capture.writes import unharmed
+    from canonize.twins.writes import unharmed
 
     def forward() -> None:
         given = inputs.map(lambda tensor: tensor.clone())

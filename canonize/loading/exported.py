@@ -21,11 +21,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from canonize.callables import callable_named
 from canonize.errors import LoadError
 from canonize.loading.archive import check_archive, entries_of
 from canonize.loading.guards import guard
 from canonize.loading.opcodes import follow
+from canonize.vocabulary.callables import callable_named
 
 # What torch.export.save writes for a model, without the folder of the archive's own name in front.
 _ENTRIES = re.compile(

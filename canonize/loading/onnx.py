@@ -17,9 +17,9 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from canonize.differences import largest_error
 from canonize.errors import LoadError
 from canonize.inputs import Inputs, Shape, random_inputs
+from canonize.loading.agreement import largest_error
 from canonize.loading.guards import guard
 from canonize.nn import Slot, fill
 

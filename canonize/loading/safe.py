@@ -24,8 +24,8 @@ from torch.nn.utils.weight_norm import WeightNorm
 
 from canonize.compat import import_torchvision
 from canonize.errors import LoadError
+from canonize.loading.graph_as_data import rebuild
 from canonize.nn import Slot
-from canonize.saved import rebuild
 
 # As ``torch.serialization.safe_globals`` takes it.
 Allowed: TypeAlias = Callable[..., Any] | tuple[Callable[..., Any], str]

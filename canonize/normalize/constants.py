@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from canonize.affine import EXACT
-from canonize.bake import exact_value
-from canonize.precision import in_float64
+from canonize.algebra.affine import EXACT
+from canonize.algebra.exact import exact_value
+from canonize.twins.float64 import in_float64
 
 _RANDOM = ("rand", "dropout", "bernoulli", "normal", "multinomial", "uniform", "exponential", "cauchy", "geometric")
 

@@ -14,10 +14,10 @@ import torch
 from torch import fx, nn
 from torch.nn import functional as F
 
-from canonize.capture.writes import writes_its_state
 from canonize.errors import CaptureError
-from canonize.modules import named_modules
 from canonize.nn import assign
+from canonize.twins.modules import named_modules
+from canonize.twins.writes import writes_its_state
 
 _IN_PLACE_OPERATORS = {
     operator.iadd: operator.add,

@@ -14,8 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from canonize.affine import EXACT, Affine
-from canonize.bake import exact_value
+from canonize.algebra.affine import EXACT, Affine
+from canonize.algebra.exact import exact_value
 from canonize.capture.leaves import layer_class
 from canonize.normalize.constants import FixedValue
 from canonize.normalize.operations import Built, Context, Layer, is_node, operation, plain

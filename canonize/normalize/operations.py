@@ -21,11 +21,11 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
 from canonize import nn as cnn
-from canonize.affine import EXACT, Affine, batch_norm
-from canonize.bake import exact_parameter
-from canonize.network import FrozenAffine, Origin
+from canonize.algebra.affine import EXACT, Affine, batch_norm
+from canonize.algebra.exact import exact_parameter
+from canonize.graph.network import FrozenAffine, Origin
+from canonize.graph.shapes import Shapes
 from canonize.normalize.constants import FixedValue
-from canonize.shapes import Shapes
 
 
 @dataclass

@@ -12,23 +12,23 @@ import torch
 from torch import Tensor, fx, nn
 
 from canonize import nn as cnn
-from canonize.affine import Affine, Statistics, batch_norms
-from canonize.bake import exact_value
+from canonize.algebra.affine import Affine, Statistics, batch_norms
+from canonize.algebra.exact import exact_value
 from canonize.capture import Captured, is_leaf
 from canonize.capture.captured import GUARD
 from canonize.capture.leaves import layer_class
 from canonize.errors import CaptureError
+from canonize.graph.network import FrozenAffine, Network, Origin, keep_exact, shell
+from canonize.graph.shapes import Shapes, asks_for_sizes, gives_tensor
 from canonize.inputs import Inputs
-from canonize.modules import named_modules
-from canonize.network import FrozenAffine, Network, Origin, keep_exact, shell
 from canonize.normalize import layers as _layers  # noqa: F401  (fills OPERATIONS)
 from canonize.normalize.constants import FixedValue, fixed_values, lookup
 from canonize.normalize.functionalize import functionalize
 from canonize.normalize.naming import kind_of, operation_name, target_name
 from canonize.normalize.normalisations import INSTANCE_NORM, SPLIT, split
 from canonize.normalize.operations import OPERATIONS, Context, Layer, Same
-from canonize.shapes import Shapes, asks_for_sizes, gives_tensor
-from canonize.torchscript import Scripted
+from canonize.twins.modules import named_modules
+from canonize.twins.torchscript import Scripted
 
 BATCH_NORM = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 DROPOUT = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout)

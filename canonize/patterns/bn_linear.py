@@ -16,7 +16,7 @@ from __future__ import annotations
 from torch import fx
 
 from canonize.flow import Plan, Refused, plan_forward
-from canonize.network import Network
+from canonize.graph.network import Network
 from canonize.patterns.pattern import LINEAR_WAY, Pattern
 
 

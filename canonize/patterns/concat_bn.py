@@ -17,7 +17,7 @@ from torch import fx
 
 from canonize.flow import Plan, Refused, plan_backward
 from canonize.flow.plan import label
-from canonize.network import Network
+from canonize.graph.network import Network
 from canonize.nn import Concat, Rearrange
 from canonize.patterns.pattern import LINEAR_WAY, Pattern, must_pass
 

@@ -18,7 +18,7 @@ from torch import fx
 
 from canonize.flow.linear import as_linear_layer
 from canonize.flow.plan import Plan, Refused, label
-from canonize.network import FrozenAffine, Network, keep_exact, value_dtype
+from canonize.graph.network import FrozenAffine, Network, keep_exact, value_dtype
 from canonize.nn import Offset
 from canonize.patterns.pattern import Pattern
 

@@ -8,9 +8,9 @@ from typing import Any, ClassVar
 
 from torch import Tensor, fx, nn
 
+from canonize.algebra.weights import LINEAR, Kernel, PendingWeights
 from canonize.flow.plan import Refused
-from canonize.linear import LINEAR, Kernel, PendingWeights
-from canonize.network import Network
+from canonize.graph.network import Network
 from canonize.patterns.pattern import Strategy
 
 

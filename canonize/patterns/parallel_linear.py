@@ -21,10 +21,10 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from canonize.affine import Affine
+from canonize.algebra.affine import Affine
+from canonize.algebra.weights import CONVOLUTION, LINEAR, Kernel, PendingWeights
 from canonize.flow.plan import Refused, label
-from canonize.linear import CONVOLUTION, LINEAR, Kernel, PendingWeights
-from canonize.network import FrozenAffine, Network
+from canonize.graph.network import FrozenAffine, Network
 from canonize.nn import ChannelLinear, Sum
 from canonize.patterns.merge import Merge, MergePattern, fill, is_linear, like, pair
 

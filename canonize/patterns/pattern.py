@@ -8,7 +8,7 @@ from typing import ClassVar, Literal
 from torch import fx
 
 from canonize.flow.plan import Plan, Refused, commit
-from canonize.network import FrozenAffine, Network
+from canonize.graph.network import FrozenAffine, Network
 
 Strategy = Literal["always", "threshold", "untangle", "on request"]
 # What an affine may pass without changing what lies on the way.

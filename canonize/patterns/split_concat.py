@@ -14,7 +14,7 @@ from __future__ import annotations
 from torch import fx
 
 from canonize.flow import Plan, Refused, plan_backward
-from canonize.network import Network
+from canonize.graph.network import Network
 from canonize.patterns.pattern import LINEAR_WAY, Pattern, must_pass
 
 

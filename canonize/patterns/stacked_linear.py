@@ -18,9 +18,9 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
+from canonize.algebra.weights import CONVOLUTION, Kernel
 from canonize.flow.plan import Refused, label
-from canonize.linear import CONVOLUTION, Kernel
-from canonize.network import Network
+from canonize.graph.network import Network
 from canonize.nn import ChannelLinear
 from canonize.patterns.merge import Merge, MergePattern, fill, has_zero_padding, is_linear, like
 

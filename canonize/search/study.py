@@ -7,6 +7,7 @@ import json
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -345,3 +346,8 @@ def _watched(study: optuna.Study, wanted: Search, tell: Progress) -> Iterator[No
 
 def _optuna() -> Any:
     return require("optuna", "search")
+
+
+def default_storage(folder: Path) -> str:
+    """SQLite beside the results."""
+    return f"sqlite:///{folder.resolve() / 'study.db'}"

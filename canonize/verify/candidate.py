@@ -9,11 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from canonize.capture.captured import GUARD
-from canonize.capture.writes import has_own_parameters
 from canonize.inputs import Inputs
+from canonize.twins.twin import eval_twin, float64_twin, floating_dtype
+from canonize.twins.writes import has_own_parameters
 from canonize.verify import measure, run
 from canonize.verify.oracle import Memory, Oracle
-from canonize.verify.twin import eval_twin, float64_twin, floating_dtype
 
 # Draws of the signs with which weights are moved by one rounding step.
 _STEP_DRAWS = 3

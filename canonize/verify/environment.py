@@ -7,8 +7,8 @@ import platform
 import torch
 from torch import nn
 
+from canonize.twins.twin import device_of
 from canonize.verify.run import precision_switches
-from canonize.verify.twin import device_of
 
 
 def environment(model: nn.Module) -> dict[str, str]:

@@ -14,17 +14,18 @@ from torch import nn
 
 from canonize.errors import InputError, NotEquivalentError
 from canonize.inputs import Inputs, infer, normalise
-from canonize.report import Check, Verdict
+from canonize.report import Verdict
+from canonize.report.data import Check
+from canonize.twins.twin import device_of, floating_dtype, let_go
 from canonize.verify import regimes, run
-from canonize.verify.blame import Failure, find_divergence
 from canonize.verify.candidate import Candidate
 from canonize.verify.environment import environment
 from canonize.verify.gradients import ask_for_gradients, gradient_checks
 from canonize.verify.judge import Judge, failure
 from canonize.verify.oracle import Oracle, representable
 from canonize.verify.thresholds import straddle
-from canonize.verify.twin import device_of, floating_dtype, let_go
 from canonize.verify.weights import weight_check
+from canonize.verify.where.blame import Failure, find_divergence
 
 # Of normal inputs, to learn how noisy a model with few outputs is in its own precision.
 _DRAWS = 4

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from canonize.inputs import Inputs
-from canonize.report import Check
+from canonize.report.data import Check
 from canonize.verify import measure, regimes, run
 from canonize.verify.candidate import Candidate, declined
 from canonize.verify.judge import EXACT_TOLERANCE, LOOSEST_EXACT, exact_tolerance

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from canonize.inputs import Inputs
-from canonize.torchscript import narrow_cast
+from canonize.twins.torchscript import narrow_cast
+from canonize.twins.twin import eval_twin, float64_twin, floating_dtype, let_go
 from canonize.verify import measure, run
-from canonize.verify.twin import eval_twin, float64_twin, floating_dtype, let_go
 
 # Runs of a reference are slow, outputs are small: what one verdict asks for again is remembered.
 _REMEMBERED = 24

@@ -10,12 +10,12 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
+from canonize.algebra.weights import PendingWeights
 from canonize.errors import RewriteError
-from canonize.linear import PendingWeights
-from canonize.network import Network, shell
+from canonize.graph.network import Network, shell
+from canonize.graph.shapes import Unknown
 from canonize.nn import ThreshLeakyReLU, ThreshReLU
-from canonize.report import Rewrite
-from canonize.shapes import Unknown
+from canonize.report.data import Rewrite
 from canonize.verify import measure
 
 TOLERANCE = 1e-10

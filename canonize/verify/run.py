@@ -14,11 +14,11 @@ import torch
 from torch import Tensor, fx, nn
 from torch.utils._pytree import tree_map_only
 
-from canonize.capture.writes import WriteError, unharmed
 from canonize.inputs import Inputs
-from canonize.precision import in_float64
+from canonize.twins.float64 import in_float64
+from canonize.twins.twin import device_of
+from canonize.twins.writes import WriteError, unharmed
 from canonize.verify import measure
-from canonize.verify.twin import device_of
 
 
 class FailedRunError(RuntimeError):

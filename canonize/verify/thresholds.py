@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from canonize.inputs import Inputs
 from canonize.nn import ThreshLeakyReLU, ThreshReLU
+from canonize.twins.twin import device_of
 from canonize.verify import measure, run
-from canonize.verify.twin import device_of
 
 # Gradient steps towards thresholds that no input has crossed yet.
 STEPS = 8

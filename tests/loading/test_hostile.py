@@ -20,12 +20,12 @@ from torch import fx, nn
 
 import canonize
 from canonize import nn as cnn
-from canonize.callables import callable_named
 from canonize.cli import main
 from canonize.errors import LoadError
 from canonize.inputs import load_inputs
 from canonize.loading import load
-from canonize.saved import describe, rebuild
+from canonize.loading.graph_as_data import describe, rebuild
+from canonize.vocabulary.callables import callable_named
 from tests.test_export import graph
 
 

@@ -18,7 +18,7 @@ from canonize.cli import main
 from canonize.compat import import_torchvision
 from canonize.errors import CanonizeError, CaptureError, LoadError, NotEquivalentError
 from canonize.loading import load
-from canonize.torchscript import operators, translated
+from canonize.twins.torchscript import operators, translated
 from tests.statistics import harden
 
 models = import_torchvision("torchvision.models")

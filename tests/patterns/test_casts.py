@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 import canonize
-from canonize.api import Wishes, rewritten
 from canonize.inputs import normalise
+from canonize.pipeline import Wishes, rewritten
 from canonize.report import Report
 from tests import checks
 from tests.statistics import harden

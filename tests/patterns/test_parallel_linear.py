@@ -194,7 +194,7 @@ def test_leaves_alone_branches_of_different_inputs() -> None:
 @pytest.mark.parametrize("chunk", [1, 20, 45])
 def test_folds_piece_by_piece(groups: int, chunk: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Weights larger than one piece, with the smaller kernel, the affine and the identity in each of them."""
-    monkeypatch.setattr("canonize.linear._CHUNK", chunk)
+    monkeypatch.setattr("canonize.algebra.weights._CHUNK", chunk)
 
     def branches() -> nn.Module:
         return Branches(_conv(3, 1, groups=groups), _conv(1, 0, groups=groups), nn.BatchNorm2d(4), nn.Identity())

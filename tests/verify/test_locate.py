@@ -12,12 +12,12 @@ from torch import Tensor, fx, nn
 from torch.fx.experimental.optimization import fuse
 
 import canonize
-from canonize.network import Network
+from canonize.graph.network import Network
 from canonize.patterns.linear_bn import LinearThenBatchNorm
+from canonize.twins.twin import float64_twin
 from canonize.verify import check_equivalence
-from canonize.verify.locate import Reference, Side, compare_layers
 from canonize.verify.onnx_model import OnnxModel
-from canonize.verify.twin import float64_twin
+from canonize.verify.where.locate import Reference, Side, compare_layers
 from tests.verify.nets import FAULTS, X, make
 
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import canonize
-from canonize.network import Network
+from canonize.graph.network import Network
 from canonize.patterns.linear_bn import LinearThenBatchNorm
 from canonize.verify.paranoid import TOLERANCE
 from tests import checks, models

@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from canonize.twins.twin import eval_twin, float64_twin
 from canonize.verify import assert_equivalent, check_equivalence
-from canonize.verify.twin import eval_twin, float64_twin
 from tests.verify.nets import X, fold, make
 
 

@@ -1,0 +1,287 @@
+"""``canonize explain``: pictures in, heatmaps of the original and the canonical model out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from canonize.api import canonize
+from canonize.commands.common import DIFFERENT, GOOD, Feed, Screen, Source, given_inputs, load_model, told_different
+from canonize.errors import ExplainError, ExportError, InputError, NotEquivalentError
+from canonize.explain import hdf5, images, picture
+from canonize.explain.attribution import Attribution, attribute
+from canonize.explain.composites import ALLOWED, Choices
+from canonize.explain.libraries import require
+from canonize.explain.methods import Method, find
+from canonize.explain.zennit import is_canonical
+from canonize.export.atomic import check_destination, write_whole
+from canonize.inputs import Inputs, parse_shape
+
+PICTURES = (".png", ".jpg", ".jpeg", ".pdf", ".svg")
+ARRAYS = (".npy", ".h5", ".hdf5")
+ROWS = 16
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What the command line asks for.
+
+    Attributes
+    ----------
+    pictures : sequence of Path
+        Files and folders.
+    outputs : sequence of Path
+        Pictures, arrays, or a folder.
+    method, target, side, strategy : str
+    settings : sequence of str
+        ``NAME=VALUE``: hyperparameters of the method, and choices of rules.
+    normalise : str or None
+    batch : int
+    forms : sequence of str
+    resume : bool
+        Leave pictures that are in the folder already.
+    """
+
+    pictures: Sequence[Path]
+    outputs: Sequence[Path]
+    method: str
+    target: int | None
+    side: str
+    strategy: str
+    settings: Sequence[str]
+    normalise: str | None
+    batch: int
+    forms: Sequence[str]
+    resume: bool
+
+
+def explain(source: Source, feed: Feed, wish: Wish, screen: Screen) -> int:
+    """Explain pictures and write what is asked for. Nothing is written of a canonical model that is not equivalent."""
+    method = find(wish.method)
+    choices, hyperparameters = parse_settings(method, wish.settings)
+    files = images.find(wish.pictures)
+    for output in wish.outputs:
+        _check(output, len(files))
+    if wish.resume:
+        files = [file for file in files if not all(_done(output, file) for output in wish.outputs)]
+        if not files:
+            screen.say("everything is there already")
+            return GOOD
+    shapes = [parse_shape(s) for s in feed.shapes]
+    loaded = load_model(source)
+    model = loaded.model.eval()
+    sample = given_inputs(model, shapes, feed.file)
+    shape = _image_shape(sample)
+    normalisation = images.normalisation_of(model, shape[0], wish.normalise)
+    read = images.read(files, shape, normalisation)
+    for note in loaded.notes:
+        screen.say(f"note: {note}")
+    screen.say(f"{len(files)} picture{'s' * (len(files) > 1)}, {normalisation.describe()}")
+    if "low" in method.hyperparameters:
+        low, high = normalisation.bounds()
+        hyperparameters = {"low": low, "high": high} | hyperparameters
+    models, code = _models(model, sample, wish, screen)
+    if code != GOOD:
+        return code
+    found = _explained(models, read, wish, method, choices, hyperparameters, screen)
+    for title, attribution in found.items():
+        for note in attribution.notes:
+            screen.say(f"note: {title}: {note}")
+    for output in wish.outputs:
+        _write(output, read, found, method, source.name)
+        screen.say(f"written to {output}")
+    return GOOD
+
+
+def parse_settings(method: Method, settings: Sequence[str]) -> tuple[Choices | None, dict[str, Any]]:
+    """``NAME=VALUE`` as hyperparameters of a method and choices of rules.
+
+    Raises
+    ------
+    ExplainError
+        If one is neither, or its value cannot be read.
+    """
+    chosen: dict[str, str] = {}
+    hyperparameters: dict[str, Any] = {}
+    for setting in settings:
+        name, equals, value = setting.partition("=")
+        name = name.strip().replace("-", "_")
+        if not equals:
+            raise ExplainError(f"{setting!r} is no setting", hint="Write --set NAME=VALUE")
+        if name in ALLOWED and method.kind == "rules":
+            chosen[name] = value.strip()
+        elif name in method.hyperparameters:
+            hyperparameters[name] = _value(name, value.strip())
+        else:
+            known = [*method.hyperparameters, *(ALLOWED if method.kind == "rules" else ())]
+            raise ExplainError(f"{method.name} has no setting {name!r}", hint=f"Settings: {', '.join(known) or 'none'}")
+    return (Choices(**chosen) if chosen else None), hyperparameters
+
+
+def _value(name: str, text: str) -> Any:
+    if name == "zero_params":
+        return text
+    try:
+        return int(text) if name in ("samples", "steps", "seed") else float(text)
+    except ValueError as error:
+        raise ExplainError(f"{name}={text} is no number", hint=f"Write --set {name}=0.1, say") from error
+
+
+def _check(output: Path, count: int) -> None:
+    """Everything that can be known to be wrong about an output before the work."""
+    if _is_folder(output):
+        if output.exists() and not output.is_dir():
+            raise ExportError("is a file, not a folder", where=str(output))
+        return
+    if output.suffix.lower() not in (*PICTURES, *ARRAYS):
+        raise ExportError(
+            "ends in nothing that canonize explain writes",
+            where=str(output),
+            hint=f"Pictures: {' '.join(PICTURES)}; arrays: {' '.join(ARRAYS)}; a picture for each input: a folder",
+        )
+    check_destination(output)
+    if output.suffix.lower() in PICTURES and count > ROWS:
+        raise ExportError(
+            f"{count} pictures do not fit into one",
+            where=str(output),
+            hint="Give a folder (-o heatmaps/), or -o NAME.h5",
+        )
+
+
+def _is_folder(output: Path) -> bool:
+    return output.is_dir() or not output.suffix
+
+
+def _done(output: Path, file: Path) -> bool:
+    return _is_folder(output) and (output / f"{file.stem}.png").exists()
+
+
+def _image_shape(inputs: Inputs) -> tuple[int, int, int]:
+    tensors = inputs.tensors()
+    if len(tensors) != 1 or tensors[0].ndim != 4:
+        raise InputError(
+            f"the model takes {inputs.describe()}, which is no picture",
+            hint="Explain it in Python: canonize.explain.attribute(model, inputs)",
+        )
+    _, channels, height, width = tensors[0].shape
+    return channels, height, width
+
+
+def _models(model: nn.Module, sample: Inputs, wish: Wish, screen: Screen) -> tuple[dict[str, nn.Module], int]:
+    """What is explained: the original, its canonical form, or both."""
+    if is_canonical(model):
+        return {"canonical": model}, GOOD
+    models: dict[str, nn.Module] = {}
+    if wish.side in ("both", "original"):
+        models["original"] = model
+    if wish.side in ("both", "canonical"):
+        try:
+            with screen.progress() as progress:
+                strategy: Any = wish.strategy
+                models["canonical"] = canonize(model, sample, strategy=strategy, forms=wish.forms, progress=progress)
+        except NotEquivalentError as error:
+            told_different(error, None)
+            return {}, DIFFERENT
+    return models, GOOD
+
+
+def _explained(
+    models: dict[str, nn.Module],
+    read: images.Pictures,
+    wish: Wish,
+    method: Method,
+    choices: Choices | None,
+    hyperparameters: dict[str, Any],
+    screen: Screen,
+) -> dict[str, Attribution]:
+    found: dict[str, list[Attribution]] = {title: [] for title in models}
+    starts = range(0, len(read.inputs), wish.batch)
+    with screen.progress() as progress:
+        for done, first in enumerate(starts):
+            rows = slice(first, first + wish.batch)
+            target: Any = wish.target
+            for title, model in models.items():
+                part = attribute(
+                    model, read.inputs[rows], target, method=method.name, choices=choices, **hyperparameters
+                )
+                target = part.target  # both explain what the first decides
+                found[title].append(part)
+            if progress:
+                progress("explain", done + 1, len(starts))
+    return {title: _joined(parts) for title, parts in found.items()}
+
+
+def _joined(parts: list[Attribution]) -> Attribution:
+    first = parts[0]
+    tensors = [part.relevance for part in parts]
+    return Attribution(
+        torch.cat([t for t in tensors if isinstance(t, Tensor)]),
+        torch.cat([part.output for part in parts]),
+        torch.cat([part.target for part in parts]),
+        first.method,
+        first.hyperparameters,
+        first.notes,
+    )
+
+
+def _write(output: Path, read: images.Pictures, found: dict[str, Attribution], method: Method, model: str) -> None:
+    last = list(found.values())[-1]  # the canonical one, if there is one
+    if _is_folder(output):
+        output.mkdir(parents=True, exist_ok=True)
+        for row, name in enumerate(_distinct(read.names)):
+            _draw(output / f"{name}.png", read, found, method, [row])
+    elif output.suffix.lower() in PICTURES:
+        _draw(output, read, found, method, range(len(read.names)))
+    elif output.suffix.lower() == ".npy":
+        numpy = require("numpy")
+        assert isinstance(last.relevance, Tensor)
+        array = last.relevance.float().cpu().numpy()
+        write_whole(output, lambda path: numpy.save(path, array), lambda path: numpy.load(path))
+    else:
+        assert isinstance(last.relevance, Tensor)
+        about = {"method": method.name, "model": model, **{k: str(v) for k, v in last.hyperparameters.items()}}
+        hdf5.write(
+            output,
+            hdf5.Relevances(
+                last.relevance.float(),
+                last.output.float(),
+                last.target,
+                read.shown * 255,
+                names=read.names,
+                attributes=about,
+            ),
+        )
+
+
+def _distinct(names: Sequence[str]) -> list[str]:
+    """Stems of file names; whole names where two stems are alike."""
+    stems = [Path(name).stem for name in names]
+    return [stem if stems.count(stem) == 1 else f"{position}_{stem}" for position, stem in enumerate(stems)]
+
+
+def _draw(
+    output: Path, read: images.Pictures, found: dict[str, Attribution], method: Method, rows: Sequence[int]
+) -> None:
+    chosen = list(rows)
+    columns = [
+        picture.Column(
+            title,
+            attribution.heatmap()[chosen].float().cpu(),
+            [_caption(attribution, row) for row in chosen],
+        )
+        for title, attribution in found.items()
+    ]
+    shown, names = read.shown[chosen], [read.names[row] for row in chosen]
+    title = f"{method.name}: {method.summary}"
+    write_whole(output, lambda path: picture.draw(path, shown, names, columns, title), lambda path: None)
+
+
+def _caption(attribution: Attribution, row: int) -> str:
+    """Which class is explained, and the model's output for it."""
+    target = int(attribution.target[row])
+    return f"class {target}, output {float(attribution.output[row, target].sum()):.3g}"

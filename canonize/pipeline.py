@@ -1,0 +1,105 @@
+"""capture -> normalize -> rewrite: from a model to its canonical graph, without proof."""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import platform
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import nn
+
+from canonize._version import __version__
+from canonize.capture import capture
+from canonize.graph.network import Network
+from canonize.inputs import Inputs
+from canonize.normalize import normalize
+from canonize.report import Report
+from canonize.report.data import AffineFate, Rewrite
+from canonize.rewrite.driver import rewrite
+from canonize.rewrite.form import Form
+from canonize.rewrite.journal import Progress
+from canonize.twins.modules import class_name, named_modules
+
+
+class Watch(Protocol):
+    """Looks at a network after each of its rewrites."""
+
+    def check(self, rewrite: Rewrite) -> None:
+        """Raise if the rewrite has changed what the network computes."""
+
+    def note(self) -> str:
+        """What has been checked, in a line."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """How the canonical form is to look, where there is a choice."""
+
+    strategy: str = "threshold"
+    skip: tuple[str, ...] = ()
+    forms: tuple[Form, ...] = ()
+
+
+def rewritten(
+    model: nn.Module,
+    inputs: Inputs,
+    tracer: str,
+    options: Options,
+    tell: Progress | None = None,
+    limit: int | None = None,
+    watcher: Callable[[Network], Watch] | None = None,
+) -> tuple[Network, Report]:
+    """Capture, normalize and rewrite, with one tracer and without proof; at most ``limit`` rewrites."""
+    tell = tell or (lambda stage, done, total: None)
+    with collector_at_rest():
+        captured = capture(model, inputs, tracer)
+        network = normalize(captured, inputs, class_name(model))
+        tell("capture", 1, 1)
+        watch = watcher(network) if watcher is not None else None
+        watching = watch.check if watch is not None else None
+        journal = rewrite(network, options.strategy, options.skip, tell, options.forms, limit, watching)
+    if watch is not None:
+        network.notes.append(watch.note())
+    report = Report(
+        model=class_name(model),
+        strategy=options.strategy,
+        captured_by=captured.tracer,
+        inputs=inputs.describe(),
+        affines=[
+            *journal.fates(),
+            *(AffineFate(o.name, o.kind, "left", reason=why) for o, why in network.unread.items()),
+        ],
+        rewrites=journal.rewrites,
+        refusals=journal.refusals,
+        notes=list(network.notes),
+        versions=versions(),
+    )
+    report.names = _name_map(model, network)
+    return network, report
+
+
+@contextlib.contextmanager
+def collector_at_rest() -> Iterator[None]:
+    """Many small objects are made and none is garbage yet: passes of the collector over all of torch are in vain."""
+    running = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if running:
+            gc.enable()
+
+
+def versions() -> dict[str, str]:
+    """What a report says it was made with."""
+    return {"canonize": __version__, "torch": str(torch.__version__), "python": platform.python_version()}
+
+
+def _name_map(model: nn.Module, network: Network) -> dict[str, str | None]:
+    """Old qualified name to new one; None where the layer is gone."""
+    leaves = [name for name, module in named_modules(model) if name and not any(True for _ in module.children())]
+    return {name: name if name in network.modules else None for name in leaves}

@@ -1,0 +1,65 @@
+"""What happened to a model, as data (``data.py``), and its views: text, JSON, JUnit, Markdown."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import fx
+
+from canonize.report.data import (
+    AffineFate,
+    Check,
+    Divergence,
+    Finding,
+    Outcome,
+    OutputError,
+    Refusal,
+    ReportRecord,
+    Rewrite,
+    VerdictRecord,
+)
+from canonize.report.text import render
+from canonize.report.verdict import render_verdict
+
+
+@dataclass(frozen=True)
+class Verdict(VerdictRecord):
+    """Whether two models are the same function, and how that was found out; fields as in `VerdictRecord`."""
+
+    def __str__(self) -> str:
+        return render_verdict(self)
+
+
+@dataclass
+class Report(ReportRecord):
+    """Everything that happened to a model, printable and serialisable."""
+
+    verdict: Verdict | None = None
+
+    def __str__(self) -> str:
+        return render(self)
+
+
+def attach_report(module: fx.GraphModule, report: Report) -> None:
+    """Make ``module.report``, so that it survives copying and saving."""
+    module.report = report  # type: ignore[assignment]
+    module.meta["_user_preserved_attributes"] = {"report": report}
+
+
+# Written files name them so, wherever in this room they are defined.
+for _kind in (AffineFate, Check, Divergence, Finding, OutputError, Refusal, Rewrite):
+    _kind.__module__ = __name__
+
+__all__ = [
+    "AffineFate",
+    "Check",
+    "Divergence",
+    "Finding",
+    "Outcome",
+    "OutputError",
+    "Refusal",
+    "Report",
+    "Rewrite",
+    "Verdict",
+    "attach_report",
+]

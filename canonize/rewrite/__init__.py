@@ -1,0 +1,1 @@
+"""The driver, its journal, and what is tidied behind it."""

@@ -1,0 +1,1 @@
+"""Where two models part: the first layer, the rewrite that made it."""

@@ -1,0 +1,1 @@
+"""What an operator is, and which may be named by a file."""

@@ -1,0 +1,64 @@
+"""The house: who may import whom, how many files lie at the root, what stays private to a room."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import grimp
+import networkx
+import pytest
+from importlinter.cli import lint_imports
+
+ROOT = Path(__file__).resolve().parents[1]
+PACKAGE = ROOT / "canonize"
+MOST_AT_THE_ROOT = 12
+
+
+@pytest.fixture(scope="module")
+def imports() -> networkx.DiGraph:
+    """Every import of the package, those inside functions and those for type checkers included."""
+    found = grimp.build_graph("canonize", cache_dir=None, exclude_type_checking_imports=False)
+    edges = ((module, other) for module in found.modules for other in found.find_modules_directly_imported_by(module))
+    return networkx.DiGraph(edges)
+
+
+def test_no_import_circle(imports):
+    circles = [sorted(part) for part in networkx.strongly_connected_components(imports) if len(part) > 1]
+    assert circles == []
+
+
+def test_each_room_imports_only_from_those_below_it():
+    assert lint_imports(config_filename=str(ROOT / "pyproject.toml"), no_cache=True) == 0
+
+
+def test_nobody_inside_imports_the_face(imports):
+    """What imports ``canonize`` itself from inside makes a circle of the whole house."""
+    assert sorted(imports.predecessors("canonize")) == []
+
+
+def test_a_dozen_files_at_the_root():
+    names = sorted(path.name for path in PACKAGE.glob("*.py"))
+    assert len(names) <= MOST_AT_THE_ROOT, names
+
+
+def test_no_private_name_is_imported_across_rooms():
+    found = []
+    for path in sorted(PACKAGE.rglob("*.py")):
+        room = path.relative_to(PACKAGE).parts[0]
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("canonize."):
+                private = [
+                    alias.name for alias in node.names if alias.name.startswith("_") and alias.name != "__version__"
+                ]
+                other = (node.module or "").split(".")[1]
+                found += [f"{path.relative_to(ROOT)}: {node.module}.{name}" for name in private if other != room]
+    assert found == []
+
+
+def test_every_room_says_what_it_is():
+    folders = {path.parent for path in PACKAGE.rglob("*.py")}
+    silent = [
+        str(f.relative_to(ROOT)) for f in folders if not ast.get_docstring(ast.parse((f / "__init__.py").read_text()))
+    ]
+    assert silent == []
