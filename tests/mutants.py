@@ -1259,4 +1259,11 @@ MUTANTS: tuple[Mutant, ...] = (
         "verify/test_equivalence.py",
         ("weights alone are proof", "Verdict(answered and not failed", "Verdict(bool(checks) and not failed"),
     ),
+    *_many(
+        "extras",
+        "compat/extras.py",
+        "test_extras.py",
+        ("a name that nobody registered", "    if not url:\n", "    if True:\n"),
+        ("an extra that does not help", "if sys.version_info < first:", "if False:"),
+    ),
 )

@@ -12,6 +12,7 @@ from typing import Any, Literal, cast
 import torch
 
 from canonize.errors import ExportError, InputError
+from canonize.evaluate.libraries import need_all
 from canonize.evaluate.metrics.catalogue import METRICS, Settings
 from canonize.evaluate.plan import Experiment, ModelSource
 from canonize.evaluate.report import Section, write_page, write_results
@@ -38,6 +39,7 @@ class Where:
 
 def evaluate(experiment: Experiment, where: Where, *, correct_only: bool) -> int:
     """Carry one experiment out, write and print its results."""
+    need_all(experiment.data, experiment.metrics, experiment.methods)
     prepare(where.folder)
     check_device(experiment.device)
     start = time.monotonic()
@@ -55,6 +57,7 @@ def papers(where: Where, *, samples: int | None, seeds: int | None, trials: int 
     from canonize.search.report import write_search
     from canonize.search.study import default_storage, search
 
+    need_all(("digits",), (), (), extra="search")
     prepare(where.folder)
     start = time.monotonic()
     sections: list[Section] = []

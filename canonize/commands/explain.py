@@ -12,11 +12,11 @@ from torch import Tensor, nn
 
 from canonize.api import canonize
 from canonize.commands.common import DIFFERENT, GOOD, Feed, Screen, Source, given_inputs, load_model, told_different
+from canonize.compat import need
 from canonize.errors import ExplainError, ExportError, InputError, NotEquivalentError
 from canonize.explain import hdf5, images, picture
 from canonize.explain.attribution import Attribution, attribute
 from canonize.explain.composites import ALLOWED, Choices
-from canonize.explain.libraries import require
 from canonize.explain.methods import Method, find
 from canonize.explain.zennit import is_canonical
 from canonize.export.atomic import check_destination, write_whole
@@ -64,6 +64,7 @@ def explain(source: Source, feed: Feed, wish: Wish, screen: Screen) -> int:
     """Explain pictures and write what is asked for. Nothing is written of a canonical model that is not equivalent."""
     method = find(wish.method)
     choices, hyperparameters = parse_settings(method, wish.settings)
+    need(("PIL", *(("captum",) if method.kind == "captum" else ())), f"explaining pictures by {method.name}")
     files = images.find(wish.pictures)
     for output in wish.outputs:
         _check(output, len(files))
@@ -137,6 +138,7 @@ def _check(output: Path, count: int) -> None:
     if _is_folder(output):
         if output.exists() and not output.is_dir():
             raise ExportError("is a file, not a folder", where=str(output))
+        need(("matplotlib",), "drawing heatmaps", where=str(output))
         return
     if output.suffix.lower() not in (*PICTURES, *ARRAYS):
         raise ExportError(
@@ -145,7 +147,9 @@ def _check(output: Path, count: int) -> None:
             hint=f"Pictures: {' '.join(PICTURES)}; arrays: {' '.join(ARRAYS)}; a picture for each input: a folder",
         )
     check_destination(output)
-    if output.suffix.lower() in PICTURES and count > ROWS:
+    drawn = output.suffix.lower() in PICTURES
+    need(("matplotlib",) if drawn else ("h5py",) if output.suffix != ".npy" else (), "writing it", where=str(output))
+    if drawn and count > ROWS:
         raise ExportError(
             f"{count} pictures do not fit into one",
             where=str(output),
@@ -238,7 +242,8 @@ def _write(output: Path, read: images.Pictures, found: dict[str, Attribution], m
     elif output.suffix.lower() in PICTURES:
         _draw(output, read, found, method, range(len(read.names)))
     elif output.suffix.lower() == ".npy":
-        numpy = require("numpy")
+        import numpy
+
         assert isinstance(last.relevance, Tensor)
         array = last.relevance.float().cpu().numpy()
         write_whole(output, lambda path: numpy.save(path, array), lambda path: numpy.load(path))

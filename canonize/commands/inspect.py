@@ -7,6 +7,7 @@ from pathlib import Path
 from canonize import api
 from canonize.commands.common import DIFFERENT, GOOD, Feed, Screen, Source, given_inputs, load_model
 from canonize.commands.reports import check_model_report, write_model_report
+from canonize.compat import need
 from canonize.inputs import parse_shape
 from canonize.report import Report
 
@@ -16,6 +17,8 @@ def inspect(
 ) -> int:  # fmt: skip
     """Print what is not canonical in a model; or, for an explainer, what that has no rule for."""
     check_model_report(report_file)
+    if explainer in ("zennit", "captum"):
+        need((explainer,), f"asking for the rules of {explainer}")
     shapes = [parse_shape(s) for s in feed.shapes]
     loaded = load_model(source, shapes)
     if explainer is not None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 
 from canonize.commands.evaluate import GOOD, Where, check_device, prepare
+from canonize.evaluate.libraries import need_all
 from canonize.evaluate.report import write_page
 from canonize.evaluate.tables import as_text
 from canonize.search.report import write_search
@@ -14,6 +15,7 @@ from canonize.search.study import search as carry_out
 
 def search(wanted: Search, where: Where, storage: str | None) -> int:
     """Search, write and print what was found."""
+    need_all((wanted.data,), wanted.objectives, (), extra="search")
     prepare(where.folder)
     check_device(wanted.device)
     start = time.monotonic()

@@ -9,6 +9,8 @@ from torch import nn
 
 from canonize.commands.common import DIFFERENT, GOOD, Feed, Screen, Source, device_named, given_inputs, load_model
 from canonize.commands.reports import VERDICT_ENDINGS, check_report_path, write_verdict
+from canonize.compat import need
+from canonize.errors import LoadError
 from canonize.inputs import Inputs, Shape, parse_shape
 from canonize.loading import Loaded
 from canonize.report import Verdict
@@ -31,6 +33,9 @@ def verify(
     """Print whether two models are the same function."""
     for path in report_files:
         check_report_path(path, VERDICT_ENDINGS)
+    for source in (first, second):
+        if source.name.lower().endswith(".onnx"):
+            need(("onnx", "onnxruntime"), "running ONNX files", where=source.name, error=LoadError)
     shapes = [parse_shape(s) for s in feed.shapes]
     reference, candidate = _side(first, shapes), _side(second, shapes)
     for note in (*reference.notes, *candidate.notes):

@@ -7,7 +7,6 @@ run with one more method measures that method alone, and nothing that was measur
 from __future__ import annotations
 
 import contextlib
-import importlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -149,7 +148,7 @@ def _carried_out(tasks: list[Task], shards: Path, workers: Workers) -> Iterator[
 def _backend(workers: Workers) -> Iterator[None]:
     joblib = require("joblib")
     if workers.backend == "dask":
-        client = _cluster("dask.distributed").Client(workers.address)
+        client = require("dask.distributed").Client(workers.address)
         try:
             with joblib.parallel_config("dask"):
                 yield
@@ -157,20 +156,10 @@ def _backend(workers: Workers) -> Iterator[None]:
             client.close()
         return
     if workers.backend == "ray":
-        _cluster("ray").init(address=workers.address, ignore_reinit_error=True)
-        _cluster("ray.util.joblib").register_ray()
+        require("ray").init(address=workers.address, ignore_reinit_error=True)
+        require("ray.util.joblib").register_ray()
     with joblib.parallel_config(workers.backend, n_jobs=workers.jobs):
         yield
-
-
-def _cluster(module: str) -> Any:
-    try:
-        return importlib.import_module(module)
-    except ImportError as error:
-        name = module.split(".")[0]
-        raise InputError(
-            f"{name} is not installed", hint=f"pip install {'distributed' if name == 'dask' else name}"
-        ) from error
 
 
 def carry_out(task: Task, shards: Path) -> Failure | None:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import importlib.util
-from types import ModuleType
+from typing import Any
 
-from canonize.compat import import_torchvision
+from canonize.compat import require as require_extra
 from canonize.errors import ExplainError
 
 
-def require(name: str) -> ModuleType:
+def require(name: str) -> Any:
     """Import a library that only explaining needs.
 
     Parameters
@@ -26,7 +25,4 @@ def require(name: str) -> ModuleType:
     ExplainError
         If it is not installed.
     """
-    package = name.partition(".")[0]
-    if importlib.util.find_spec(package) is None:
-        raise ExplainError(f"{package} is not installed", hint="Run: pip install 'canonize[explain]'")
-    return import_torchvision(name)  # zennit imports torchvision
+    return require_extra(name, "explaining", error=ExplainError)

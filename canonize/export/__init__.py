@@ -88,6 +88,9 @@ def check_output(path: str | os.PathLike[str]) -> None:
             where=str(path),
             hint=f"End it in one of {', '.join(filter(None, FORMATS))}, or give a folder's name without a dot",
         )
+    require_libraries = getattr(FORMATS[final.suffix.lower()], "require_libraries", None)
+    if require_libraries is not None:
+        require_libraries(final)
     check_destination(final, whole_folder=not final.suffix)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import importlib
 import io
 import json
 import warnings
@@ -13,6 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from canonize.compat import need
 from canonize.errors import ExportError
 from canonize.export.atomic import is_disk_error
 from canonize.export.dynamic import tried_inputs
@@ -25,16 +25,24 @@ from canonize.inputs import Inputs
 LIMIT = 2 * 1024**3 - 1024**2
 
 
+def require_libraries(final: Path) -> None:
+    """Refuse where a library is missing that writing takes, or checking what was written.
+
+    Raises
+    ------
+    ExportError
+    """
+    need(("onnx", "onnxscript", "onnxruntime"), "writing ONNX", where=str(final), error=ExportError)
+
+
 def write(model: nn.Module, path: Path, inputs: Inputs | None, final: Path) -> list[str]:
     """Export `model` to `path`.
 
     Raises
     ------
     ExportError
-        If a package is missing, the model is too large for one file, or an operator has no ONNX counterpart.
+        If the model is too large for one file, or an operator has no ONNX counterpart.
     """
-    for package in ("onnx", "onnxscript", "onnxruntime"):
-        _need(package, final)
     size = sum(t.nbytes for t in (*model.parameters(), *model.buffers()))
     if size > LIMIT:
         raise ExportError(
@@ -62,9 +70,11 @@ def write(model: nn.Module, path: Path, inputs: Inputs | None, final: Path) -> l
 def check(model: nn.Module, path: Path, inputs: Inputs | None, final: Path, static: bool) -> None:
     """Check the file by its specification, then compare ONNX Runtime with `model`."""
     assert inputs is not None
-    _need("onnx", final).checker.check_model(str(path), full_check=True)
-    runtime = _need("onnxruntime", final)
-    session = runtime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    from onnx import checker
+    from onnxruntime import InferenceSession
+
+    checker.check_model(str(path), full_check=True)
+    session = InferenceSession(str(path), providers=["CPUExecutionProvider"])
     runs = [inputs] if static else [inputs, *tried_inputs(inputs)]
     found = [[torch.from_numpy(o) for o in session.run(None, _feed(session, run))] for run in runs]
     compare([outputs_of(model, run) for run in runs], found, final)
@@ -78,12 +88,3 @@ def snippet(path: str) -> str:
 def _feed(session: Any, inputs: Inputs) -> dict[str, Any]:
     names = [i.name for i in session.get_inputs()]
     return {n: t.detach().cpu().numpy() for n, t in zip(names, inputs.tensors(), strict=True)}
-
-
-def _need(package: str, final: Path) -> Any:
-    try:
-        return importlib.import_module(package)
-    except ModuleNotFoundError as error:
-        raise ExportError(
-            f"{package} is not installed", where=str(final), hint="Install it: pip install canonize[onnx]"
-        ) from error

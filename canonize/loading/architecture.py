@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import nn
 
-from canonize.compat import import_torchvision
+from canonize.compat import import_torchvision, require
 from canonize.errors import LoadError
 
 _ARCHITECTURE = re.compile(r"[A-Za-z_][\w.]*:[\w.\-]+")
@@ -54,7 +54,7 @@ def build(arch: str, **options: Any) -> nn.Module:
 
 
 def _from_torchvision(name: str, options: dict[str, Any]) -> nn.Module:
-    models = _zoo("torchvision.models")
+    models = _zoo("torchvision.models", f"torchvision:{name}")
     if name not in models.list_models():
         raise _unknown("torchvision", name, models.list_models())
     if name in ("googlenet", "inception_v3"):
@@ -75,20 +75,15 @@ def _parameters(function: Any) -> set[str]:
 
 
 def _from_timm(name: str, options: dict[str, Any]) -> nn.Module:
-    timm = _zoo("timm")
+    timm = _zoo("timm", f"timm:{name}")
     if name.split(".")[0] not in timm.list_models():
         raise _unknown("timm", name, timm.list_models())
     return _called(f"timm:{name}", lambda: timm.create_model(name, pretrained=False, **options))
 
 
-def _zoo(name: str) -> ModuleType:
-    try:
-        return import_torchvision(name)
-    except ModuleNotFoundError as error:
-        package = name.split(".")[0]
-        raise LoadError(
-            f"{package} is not installed", where=f"{package}:", hint="Install it: pip install canonize[zoo]"
-        ) from error
+def _zoo(module: str, where: str) -> ModuleType:
+    found: ModuleType = require(module, "building it", where=where, error=LoadError)
+    return found
 
 
 def _unknown(zoo: str, name: str, names: list[str]) -> LoadError:

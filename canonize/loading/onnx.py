@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
+from canonize.compat import need
 from canonize.errors import LoadError
 from canonize.inputs import Inputs, Shape, random_inputs
 from canonize.loading.agreement import largest_error
@@ -27,7 +28,6 @@ from canonize.nn import Slot, fill
 _OPTIONS = {"Resize", "Upsample", "Pad", "Clip", "Dropout", "OneHot", "Range", "Tile"}
 # Sizes to try for a dimension that the file leaves open.
 SIDES = (224, 64, 32, 28, 299, 16, 128, 256, 8, 512)
-EXTRA = "Install it: pip install canonize[onnx]"
 
 
 def read_onnx(path: Path, shapes: Sequence[Shape] = ()) -> tuple[nn.Module, tuple[str, ...]]:
@@ -51,8 +51,7 @@ def read_onnx(path: Path, shapes: Sequence[Shape] = ()) -> tuple[nn.Module, tupl
         If the file is damaged, an operator cannot be translated, or the translation computes something else than ONNX
         Runtime does.
     """
-    for package in ("onnx", "onnxruntime", "onnx2fx"):
-        _need(package, path)
+    need(("onnx", "onnxruntime", "onnx2fx"), "reading ONNX files", where=str(path), error=LoadError)
     from canonize.loading.onnx_file import read_proto, rename
     from canonize.loading.onnx_shapes import BATCHES, fold_shapes
 
@@ -327,13 +326,6 @@ def _prove(module: nn.Module, runs: list[tuple[Inputs, list[Tensor]]], path: Pat
                 where=str(path),
                 hint="Give the model it was exported from",
             )
-
-
-def _need(package: str, path: Path) -> Any:
-    try:
-        return importlib.import_module(package)
-    except ModuleNotFoundError as error:
-        raise LoadError(f"{package} is not installed, which reads it", where=str(path), hint=EXTRA) from error
 
 
 def _first_line(error: BaseException) -> str:

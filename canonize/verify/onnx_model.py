@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from canonize.capture.captured import GUARD
+from canonize.compat import require
 from canonize.errors import InputError, LoadError
 from canonize.inputs import Inputs
 
@@ -162,9 +163,4 @@ def _session(model: Any, providers: list[Any], path: Path) -> Any:
 
 
 def _runtime(path: Path) -> Any:
-    try:
-        return importlib.import_module("onnxruntime")
-    except ModuleNotFoundError as error:
-        raise LoadError(
-            "onnxruntime is not installed", where=str(path), hint="Install it: pip install canonize[onnx]"
-        ) from error
+    return require("onnxruntime", "running ONNX files", where=str(path), error=LoadError)

@@ -162,7 +162,7 @@ def test_without_the_packages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 
     path = written(bn_relu_conv().eval(), tmp_path / "m.onnx", False)
     monkeypatch.setitem(sys.modules, "onnx2fx", None)
-    with pytest.raises(LoadError, match=r"onnx2fx is not installed.*canonize\[onnx\]"):
+    with pytest.raises(LoadError, match=r"takes onnx2fx, which is not installed.*canonize\[onnx\]"):
         load(path)
 
 

@@ -7,17 +7,16 @@ sample is drawn from its own seed, so that any sample can be made anywhere, alon
 from __future__ import annotations
 
 import functools
-import importlib
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from canonize.errors import InputError
 from canonize.evaluate.data.samples import Samples, box_of
+from canonize.evaluate.libraries import require
 
 SIZE = 40
 DISTRACTORS = 2
@@ -128,7 +127,7 @@ def _paste(canvas: Image, alpha: Image, top: int, left: int, colour: Image) -> N
 
 def _scaled(image: Image, size: int) -> Image:
     """A square image in [0, 1] at another size."""
-    pil = _needed("PIL.Image")
+    pil = require("PIL.Image")
     scaled = np.asarray(pil.fromarray(image).resize((size, size), pil.Resampling.BILINEAR), dtype=np.float32)
     return np.clip(scaled, 0, 1)
 
@@ -148,8 +147,8 @@ def _crop(random: np.random.Generator, part: str) -> Image:
 @functools.lru_cache(maxsize=2)
 def _digits(part: str) -> tuple[Image, NDArray[np.int64]]:
     """Images (N, 8, 8) in [0, 1] and labels (N,): three quarters are for training, the rest is held out."""
-    images, labels = _needed("sklearn.datasets").load_digits(return_X_y=True)
-    chosen = _needed("sklearn.model_selection").train_test_split(
+    images, labels = require("sklearn.datasets").load_digits(return_X_y=True)
+    chosen = require("sklearn.model_selection").train_test_split(
         images, labels, test_size=0.25, random_state=0, stratify=labels
     )
     x, y = (chosen[0], chosen[2]) if part == "train" else (chosen[1], chosen[3])
@@ -159,8 +158,8 @@ def _digits(part: str) -> tuple[Image, NDArray[np.int64]]:
 @functools.lru_cache(maxsize=2)
 def _photos(part: str) -> tuple[Image, ...]:
     """The photographs (H, W, 3) in [0, 1], about 200 pixels high, without the part that is not for `part`."""
-    data, pil = _needed("skimage.data"), _needed("PIL.Image")
-    samples = _needed("sklearn.datasets").load_sample_images().images
+    data, pil = require("skimage.data"), require("PIL.Image")
+    samples = require("sklearn.datasets").load_sample_images().images
     found: list[Image] = []
     for photo in [*(getattr(data, name)() for name in PHOTOS), *samples]:
         image = pil.fromarray(photo).convert("RGB")
@@ -170,16 +169,6 @@ def _photos(part: str) -> tuple[Image, ...]:
         border = int(pixels.shape[1] * TRAINING_SHARE)
         found.append(np.asarray(pixels[:, :border] if part == "train" else pixels[:, border:], dtype=np.float32))
     return tuple(found)
-
-
-def _needed(module: str) -> Any:
-    try:
-        return importlib.import_module(module)
-    except ImportError as error:
-        raise InputError(
-            f"the generated digits need {module.split('.')[0]}, which is not installed",
-            hint="pip install 'canonize[evaluate]'",
-        ) from error
 
 
 def as_pixels(images: Tensor) -> Tensor:

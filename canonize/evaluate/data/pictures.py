@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from canonize.errors import InputError
+from canonize.evaluate.libraries import require
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 ENDINGS = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".JPEG", ".JPG", ".PNG")
@@ -121,7 +121,4 @@ def the_folder(root: Path, *candidates: str) -> Path:
 
 
 def _pil() -> Any:
-    try:
-        return importlib.import_module("PIL.Image")
-    except ImportError as error:
-        raise InputError("pillow is not installed", hint="pip install 'canonize[evaluate]'") from error
+    return require("PIL.Image")

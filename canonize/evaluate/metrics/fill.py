@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from canonize.errors import InputError
+from canonize.evaluate.libraries import require
 
 FillName = Literal["constant", "mean", "black", "noise", "blur", "inpainting"]
 FILLS: tuple[str, ...] = get_args(FillName)
@@ -96,7 +96,7 @@ def blurred(images: Tensor, kernel: int = 15, border: Literal["edge", "zero"] = 
 
 
 def _inpainting(grey: Tensor, low: Tensor, high: Tensor, radius: float) -> Fill:
-    cv2 = _opencv()
+    cv2 = require("cv2")
     # OpenCV adds a term of size one to every painted value: it wants pixels between 0 and 255.
     scale = 255 / (high - low)
 
@@ -113,15 +113,6 @@ def _inpainting(grey: Tensor, low: Tensor, high: Tensor, radius: float) -> Fill:
         return filled
 
     return fill
-
-
-def _opencv() -> Any:
-    try:
-        return importlib.import_module("cv2")
-    except ImportError as error:
-        raise InputError(
-            "inpainting needs OpenCV, which is not installed", hint="pip install 'canonize[evaluate]'"
-        ) from error
 
 
 def _as_tensor(value: Tensor | float, images: Tensor) -> Tensor:
