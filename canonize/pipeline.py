@@ -19,6 +19,7 @@ from canonize.inputs import Inputs
 from canonize.normalize import normalize
 from canonize.report import Report
 from canonize.report.data import AffineFate, Rewrite
+from canonize.rewrite.contracts import ensure
 from canonize.rewrite.driver import rewrite
 from canonize.rewrite.form import Form
 from canonize.rewrite.journal import Progress
@@ -58,10 +59,12 @@ def rewritten(
     with collector_at_rest():
         captured = capture(model, inputs, tracer)
         network = normalize(captured, inputs, class_name(model))
+        ensure("normalize", network)
         tell("capture", 1, 1)
         watch = watcher(network) if watcher is not None else None
         watching = watch.check if watch is not None else None
         journal = rewrite(network, options.strategy, options.skip, tell, options.forms, limit, watching)
+        ensure("rewrite", network, journal)
     if watch is not None:
         network.notes.append(watch.note())
     report = Report(

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import hypothesis
 import pytest
 import torch
 
 from canonize.compat import import_torchvision
+from canonize.rewrite.contracts import thorough
 
 # Two workers on two cores: more threads than that only wait for each other.
 torch.set_num_threads(1)
@@ -23,3 +26,9 @@ hypothesis.settings.load_profile("canonize")
 @pytest.fixture(autouse=True)
 def _fixed_seed() -> None:
     torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def _every_contract() -> Iterator[None]:
+    with thorough():
+        yield

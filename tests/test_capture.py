@@ -20,7 +20,7 @@ from canonize.capture import capture, eval_copy, is_leaf
 from canonize.compat import import_torchvision
 from canonize.errors import CaptureError
 from canonize.inputs import normalise
-from canonize.pipeline import Wishes, rewritten
+from canonize.pipeline import Options, rewritten
 from tests import checks, models
 from tests.statistics import calibrate, harden
 from tests.zoo.case import Case, conv, image, norm, wired
@@ -30,7 +30,7 @@ TRACERS = ("symbolic_trace", "torch.export")
 
 def _canonized_by(tracer: str, model: nn.Module, inputs: Any) -> fx.GraphModule:
     example = normalise(checks.draw(inputs, 2))
-    network, report = rewritten(model, example, tracer, Wishes())
+    network, report = rewritten(model, example, tracer, Options())
     assert report.captured_by == tracer
     return _finish(network.build(), report, copy=False)
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from canonize.inputs import Inputs
-from canonize.pipeline import Wishes, rewritten
+from canonize.pipeline import Options, rewritten
 from tests.checks import float64_bytes
 from tests.statistics import harden
 
@@ -57,7 +57,7 @@ def test_no_weight_waits_in_float64(make: type[nn.Module], shape: tuple[int, ...
     weights = sum(p.numel() * 8 for p in model.parameters())
     gc.collect()
     before = float64_bytes()
-    network, report = rewritten(model, Inputs((torch.randn(shape),), {}), "symbolic_trace", Wishes())
+    network, report = rewritten(model, Inputs((torch.randn(shape),), {}), "symbolic_trace", Options())
     waiting = float64_bytes() - before
     assert report.rewrites
     assert waiting < 0.1 * weights

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 import canonize
 from canonize.inputs import normalise
-from canonize.pipeline import Wishes, rewritten
+from canonize.pipeline import Options, rewritten
 from canonize.report import Report
 from tests import checks
 from tests.statistics import harden
@@ -61,7 +61,7 @@ def _canonized(cast: Cast, front: bool, tracer: str) -> Report:
         return (3 * torch.randn(batch, 4, 6, 6, dtype=torch.float64),)
 
     before = checks.snapshot(model)
-    network, report = rewritten(model, normalise(inputs(2)), tracer, Wishes())
+    network, report = rewritten(model, normalise(inputs(2)), tracer, Options())
     found = network.build()
     checks.assert_untouched(model, before)
     for batch in (1, 2, 5):
