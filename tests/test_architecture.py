@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import ast
+import sys
 from pathlib import Path
 
 import grimp
 import networkx
 import pytest
 from importlinter.cli import lint_imports
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "canonize"
@@ -62,3 +68,20 @@ def test_every_room_says_what_it_is():
         str(f.relative_to(ROOT)) for f in folders if not ast.get_docstring(ast.parse((f / "__init__.py").read_text()))
     ]
     assert silent == []
+
+
+def _layers() -> list[set[str]]:
+    contracts = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["importlinter"][
+        "contracts"
+    ]
+    stated = next(contract["layers"] for contract in contracts if contract["type"] == "layers")
+    return [set(layer.replace("|", " ").replace(":", " ").split()) - {"__main__", "_version"} for layer in stated]
+
+
+def test_the_picture_of_the_house_is_the_house():
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    lines = text.split("```text\n")[1].split("```")[0].splitlines()
+    drawn = [set(line[:22].split()) for line in lines]
+    assert drawn == [layer for layer in _layers() if layer]
+    there = {path.stem for path in PACKAGE.iterdir() if path.suffix == ".py" or (path / "__init__.py").exists()}
+    assert there - set().union(*drawn) == {"__init__", "__main__", "_version", "saved"}
