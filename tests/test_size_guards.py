@@ -13,6 +13,7 @@ import canonize
 from canonize.capture import capture
 from canonize.capture.captured import GUARD
 from canonize.capture.size_guards import _Condition, _telling, _UnreadableError
+from canonize.compat import guards_of
 from canonize.inputs import Inputs, normalise
 from tests.statistics import harden
 
@@ -175,6 +176,9 @@ FIXED = {(0, 1): 3}
         ("not (L['x'].size()[2] == 3 or -L['x'].size()[2] // 2 == -2)", {(0, 2): 5}, True),
         ("max(1, L['x'].size()[2]) != 1", {(0, 2): 1}, False),
         ("L['x'].size()[2] // 2 == 2", {(0, 2): 5}, True),
+        ("torch.sym_max(1, (-2) + L['x'].size()[2]) > 1", {(0, 2): 3}, False),
+        ("torch.sym_min(4, math.floor(L['x'].size()[2] / 2)) == 2", {(0, 2): 5}, True),
+        ("math.trunc(torch.sym_float(L['x'].size()[2])) == 5", {(0, 2): 5}, True),
         ("20 < L['x'].size()[2] <= 30", {(0, 2): 31}, False),
     ],
 )
@@ -186,12 +190,35 @@ def test_a_condition_is_worked_out(source: str, sizes: dict[tuple[int, int], int
 
 @pytest.mark.parametrize(
     "source",
-    ["L['z'].size()[0] > 1", "L['x'].stride()[0] == 4", "f(L['x'].size()[0])", "L['more'][5].size()[0] == 1", "x ="],
+    [
+        "L['z'].size()[0] > 1",
+        "L['x'].stride()[0] == 4",
+        "f(L['x'].size()[0], L['x'])",
+        "L['more'][5].size()[0] == 1",
+        "x =",
+    ],
+        "L['z'].size()[0] > 1",
+        "L['x'].stride()[0] == 4",
+        "f(L['x'].size()[0], L['x'])",
+        "L['more'][5].size()[0] == 1",
+        "x =",
+    ],
 )
 def test_a_condition_that_cannot_be_read_fixes_every_size(source: str) -> None:
     with pytest.raises(_UnreadableError):
         _Condition(source, STRUCTURE)
     assert _telling([source], STRUCTURE, FREE, BATCH, FIXED) == ([], set(FREE))
+
+
+def test_a_condition_that_cannot_be_read_fixes_the_sizes_that_it_is_about() -> None:
+    unread, telling = "f(L['x'].size()[0] + L['x'].size()[2]) > 1", "L['more'][1]['y'].size()[1] == 8"
+    kept, released = _telling([unread, telling], STRUCTURE, FREE, BATCH, FIXED)
+    assert released == {(0, 0), (0, 2)} and [condition.source for condition in kept] == [telling]
+
+
+def test_without_any_conditions_told_every_size_is_fixed() -> None:
+    assert _telling(None, STRUCTURE, FREE, BATCH, FIXED) == ([], set(FREE))
+    assert guards_of(object()) is None
 
 
 def test_conditions_that_hold_for_all_sizes_are_left_out() -> None:

@@ -18,6 +18,7 @@ from torch.utils._pytree import tree_leaves
 
 from canonize.capture.captured import Captured, defaults, input_names, path_of, plain_output_notes
 from canonize.capture.size_guards import Leaf, guard_inputs
+from canonize.compat import guards_of
 from canonize.errors import CaptureError
 from canonize.inputs import Inputs
 from canonize.twins.copying import eval_twin
@@ -57,7 +58,7 @@ def export_trace(root: nn.Module, inputs: Inputs) -> Captured:
         graph.erase_node(node)
     leaves = _restore_input_structure(graph, root, inputs, user_inputs)
     notes = _restore_output_structure(graph, signature, program.call_spec.out_spec)
-    conditions = list(program._guards_code or ())
+    conditions = guards_of(program)
     guard_inputs(
         graph, leaves, conditions, type(root).forward, inputs, lambda: _holds_for_one(root, copy.copy(graph), inputs)
     )

@@ -10,12 +10,13 @@ from __future__ import annotations
 import ast
 import inspect
 import itertools
+import math
 import operator
 import random
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor, fx
@@ -30,7 +31,13 @@ _OPERATORS: dict[type, Callable[..., Any]] = {
     ast.Not: operator.not_, ast.And: operator.and_, ast.Or: operator.or_, ast.Eq: operator.eq, ast.NotEq: operator.ne,
     ast.Lt: operator.lt, ast.LtE: operator.le, ast.Gt: operator.gt, ast.GtE: operator.ge,
 }  # fmt: skip
-_FUNCTIONS: dict[str, Callable[..., Any]] = {"max": max, "min": min, "abs": abs, "bool": bool, "int": int}
+# As torch writes them in its guards: the same function has other names in other versions.
+_FUNCTIONS: dict[str, Callable[..., Any]] = {
+    "max": max, "torch.sym_max": max, "min": min, "torch.sym_min": min, "abs": abs, "bool": bool, "round": round,
+    "int": int, "torch.sym_int": int, "float": float, "torch.sym_float": float, "torch.sym_not": operator.not_,
+    "math.floor": math.floor, "math.ceil": math.ceil, "math.trunc": math.trunc,
+    "math.sqrt": math.sqrt, "torch._sym_sqrt": math.sqrt, "torch.sym_sqrt": math.sqrt,
+}  # fmt: skip
 # Sizes that a condition is tried with: one that holds for all of them tells no sizes apart.
 _TRIED = (2, 3, 4, 5, 6, 7, 8, 9, 12, 16, 31, 32, 33, 64, 100, 224, 1000, 4096, 1_000_003)
 _MOST_TRIALS = 4000
@@ -63,13 +70,17 @@ class Leaf:
 
 
 class _UnreadableError(ValueError):
-    """A condition that is not about sizes, or not written with what is known here."""
+    """A condition that is not about sizes, or not written with what is known here; and the sizes that it is about."""
+
+    def __init__(self, source: str, places: Iterable[Place] = ()) -> None:
+        super().__init__(source)
+        self.places = set(places)
 
 
 def guard_inputs(
     graph: fx.Graph,
     leaves: list[Leaf],
-    conditions: list[str],
+    conditions: list[str] | None,
     forward: Callable[..., Any],
     inputs: Inputs,
     holds_for_one: Callable[[], bool],
@@ -82,7 +93,7 @@ def guard_inputs(
     leaves : list of Leaf
         In the order of the inputs.
     conditions : list of str
-        As torch.export writes them, over ``L['name'].size()[d]``.
+        As torch.export writes them, over ``L['name'].size()[d]``; None where this torch does not tell them.
     forward : callable
         The model's, whose signature names the inputs.
     inputs : Inputs
@@ -160,7 +171,20 @@ class _Condition:
             self.places.add(place)
             return 2
 
-        self.interpret(note, lambda function, *arguments: 2)
+        try:
+            self.interpret(note, lambda function, *arguments: 2)
+        except _UnreadableError as error:
+            raise _UnreadableError(source, self._mentioned()) from error
+
+    def _mentioned(self) -> set[Place]:
+        """Sizes anywhere in it; none where it also reads something else of an input than its sizes."""
+        inputs = [part for part in ast.walk(self._tree) if isinstance(part, ast.Name) and part.id == "L"]
+        sizes = [part for part in ast.walk(self._tree) if _is_size(part)]
+        whole = [part for part in ast.walk(self._tree) if isinstance(part, ast.Subscript) and _is_size(part.value)]
+        try:
+            return {self._place(part) for part in whole} if len(whole) == len(sizes) == len(inputs) else set()
+        except _UnreadableError:
+            return set()
 
     def told(self) -> str:
         """As a reader would write it."""
@@ -190,8 +214,8 @@ class _Condition:
                 pairs = zip(tree.ops, itertools.pairwise(values), strict=True)
                 parts = [apply(_operator(op), left, right) for op, (left, right) in pairs]
                 return _joined(operator.and_, parts, apply)
-            if isinstance(tree, ast.Call) and isinstance(tree.func, ast.Name) and tree.func.id in _FUNCTIONS:
-                return apply(_FUNCTIONS[tree.func.id], *map(visit, tree.args))
+            if isinstance(tree, ast.Call) and ast.unparse(tree.func) in _FUNCTIONS:
+                return apply(_FUNCTIONS[ast.unparse(tree.func)], *map(visit, tree.args))
             return size_of(self._place(tree))
 
         return visit(self._tree)
@@ -219,6 +243,11 @@ class _Condition:
         raise _UnreadableError(self.source)
 
 
+def _is_size(tree: ast.AST) -> TypeGuard[ast.Call]:
+    """``L['x'].size()``."""
+    return isinstance(tree, ast.Call) and isinstance(tree.func, ast.Attribute) and tree.func.attr == "size"
+
+
 def _operator(kind: ast.AST) -> Callable[..., Any]:
     if type(kind) not in _OPERATORS:
         raise _UnreadableError(ast.dump(kind))
@@ -233,23 +262,23 @@ def _joined(function: Callable[..., Any], parts: list[Any], apply: Callable[...,
 
 
 def _telling(
-    sources: list[str],
+    sources: list[str] | None,
     structure: Mapping[str, Any],
     free: Mapping[Place, int],
     batch: set[Place],
     fixed: Mapping[Place, int],
 ) -> tuple[list[_Condition], set[Place]]:
     """The conditions that tell sizes apart, and sizes that have to be fixed because conditions cannot be checked."""
+    if sources is None:
+        return [], set(free)
     conditions: list[_Condition] = []
-    unreadable = False
+    unread: set[Place] = set()  # sizes in conditions that cannot be written down
     for source in sources:
         try:
             conditions.append(_Condition(source, structure))
-        except _UnreadableError:
-            unreadable = True
-    if unreadable:
-        return [], set(free)
-    for released in (set(), set(free) - batch, set(free)):
+        except _UnreadableError as error:
+            unread |= error.places & set(free) or set(free)
+    for released in (unread, unread | (set(free) - batch), set(free)):
         settled = {**fixed, **{place: free[place] for place in released}}
         kept = [condition for condition in conditions if _tells_apart(condition, free, settled)]
         if len(kept) <= _MOST_CONDITIONS:

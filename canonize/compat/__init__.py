@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from canonize.compat.extras import EXTRA_OF, install_command, need, require
+from canonize.compat.private import guards_of
 from canonize.compat.torchvision import declare_missing_torchvision_ops, import_torchvision
 
 __all__ = [
     "EXTRA_OF",
     "declare_missing_torchvision_ops",
+    "guards_of",
     "import_torchvision",
     "install_command",
     "need",
