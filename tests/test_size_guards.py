@@ -197,12 +197,6 @@ def test_a_condition_is_worked_out(source: str, sizes: dict[tuple[int, int], int
         "L['more'][5].size()[0] == 1",
         "x =",
     ],
-        "L['z'].size()[0] > 1",
-        "L['x'].stride()[0] == 4",
-        "f(L['x'].size()[0], L['x'])",
-        "L['more'][5].size()[0] == 1",
-        "x =",
-    ],
 )
 def test_a_condition_that_cannot_be_read_fixes_every_size(source: str) -> None:
     with pytest.raises(_UnreadableError):
