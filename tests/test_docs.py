@@ -67,7 +67,7 @@ def run_command(command: str, folder: Path) -> tuple[int, str]:
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     variables = {**os.environ, "PATH": path, "COLUMNS": "120", "OMP_NUM_THREADS": "1", "NO_COLOR": "1"}
     done = subprocess.run(
-        ["bash", "-c", command], cwd=folder, env=variables, capture_output=True, text=True, timeout=240, check=False
+        ["bash", "-c", command], cwd=folder, env=variables, capture_output=True, text=True, timeout=3600, check=False
     )
     return done.returncode, done.stdout + done.stderr
 

