@@ -17,7 +17,7 @@ from canonize.evaluate.metrics.catalogue import METRICS, Settings
 from canonize.evaluate.plan import Experiment, ModelSource
 from canonize.evaluate.report import Section, write_page, write_results
 from canonize.evaluate.runner import Progress, Results, Workers, run
-from canonize.evaluate.tables import LEGEND, as_text
+from canonize.evaluate.tables import as_text
 
 GOOD = 0
 METHODS = ("excitation-backprop", "alpha2-beta1", "epsilon-plus")
@@ -46,7 +46,7 @@ def evaluate(experiment: Experiment, where: Where, *, correct_only: bool) -> int
     results = carried_out(experiment, where)
     section = write_results(results, where.folder, correct_only=correct_only)
     write_page(where.folder / "report.html", experiment.title, [section], time.monotonic() - start)
-    tell(section, results, where.say)
+    tell(section, where.say)
     where.say(f"\nwritten to {where.folder}: report.html, table.txt, summary.csv, results.parquet, pictures")
     return GOOD
 
@@ -66,7 +66,7 @@ def papers(where: Where, *, samples: int | None, seeds: int | None, trials: int 
         results = carried_out(experiment, where)
         sections.append(write_results(results, where.folder, stem))
         where.say(f"\n{experiment.title}\n")
-        tell(sections[-1], results, where.say)
+        tell(sections[-1], where.say)
     wanted = gamma_search(samples=min(samples or 32, 32), trials=trials or TRIALS)
     with where.show() as progress:
         found = search(wanted, default_storage(where.folder), where.workers.jobs, progress)
@@ -82,6 +82,7 @@ def papers(where: Where, *, samples: int | None, seeds: int | None, trials: int 
 def listing(say: Say) -> int:
     """Print what there is to choose from."""
     from canonize.evaluate.data import GENERATED, READ
+    from canonize.evaluate.networks import NETWORKS
     from canonize.explain.methods import METHODS as EXPLAINED
 
     say("Metrics (arrow: which way is better)\n")
@@ -90,7 +91,8 @@ def listing(say: Say) -> int:
     say("\nData\n")
     say("  " + ", ".join([*GENERATED, *(f"{name}:FOLDER" for name in READ)]))
     say("\nModels that are shipped\n")
-    say("  shipped:vgg, shipped:resnet, shipped:densenet (digits), shipped:relation_network (sort-of-clevr)")
+    for name in NETWORKS:
+        say(f"  shipped:{name:18} {'sort-of-clevr' if name == 'relation_network' else 'digits'}")
     say("\nMethods\n")
     for method in EXPLAINED:
         say(f"  {method.name:22} {method.summary}")
@@ -166,14 +168,14 @@ def carried_out(experiment: Experiment, where: Where) -> Results:
         return run(experiment, where.folder, where.workers, progress)
 
 
-def tell(section: Section, results: Results, say: Say) -> None:
+def tell(section: Section, say: Say) -> None:
     """Print a table, its legend, and what could not be measured."""
     if section.table is not None:
         say(as_text(section.table))
-    say(f"\n{LEGEND}")
+    say(f"\n{section.legend}")
     for line in section.lines:
         say(line)
-    for failure in results.failures:
+    for failure in section.failures:
         say(f"not measured: {failure.task}: {failure.reason}")
 
 

@@ -23,7 +23,9 @@ def search(wanted: Search, where: Where, storage: str | None) -> int:
         found = carry_out(wanted, storage or default_storage(where.folder), where.workers.jobs, progress)
     section = write_search(found, where.folder)
     write_page(where.folder / "report.html", section.title, [section], time.monotonic() - start)
-    where.say(f"{section.lines[0]}\n")
+    for line in section.lines:
+        where.say(line)
+    where.say("")
     if section.table is not None:
         where.say(as_text(section.table))
     where.say(f"\nwritten to {where.folder}: report.html, trials.csv, best.json, pictures")

@@ -1,4 +1,4 @@
-"""The four small networks that are shipped with weights, one for each family of the papers.
+"""The five small networks that are shipped with weights, one for each family of the papers.
 
 They are as their big kin in every way that matters to canonization: where the BatchNorms stand, what they are followed
 by, what is concatenated and what is summed.
@@ -84,6 +84,64 @@ class ResNet(nn.Module):
         x = self.relu(self.bn1(self.conv1(x)))
         x = self.layer4(self.layer3(self.layer2(self.layer1(x))))
         output: Tensor = self.fc(torch.flatten(self.avgpool(x), 1))
+        return output
+
+
+class SqueezeExcitation(nn.Module):
+    """A weight in (0, 1) for each channel, worked out from the means of all of them, times that channel."""
+
+    def __init__(self, width: int, squeezed: int) -> None:
+        super().__init__()
+        self.avgpool = nn.AdaptiveAvgPool2d(1)
+        self.fc1, self.activation = nn.Conv2d(width, squeezed, 1), nn.SiLU()
+        self.fc2, self.scale_activation = nn.Conv2d(squeezed, width, 1), nn.Sigmoid()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Every channel by its weight."""
+        weight: Tensor = self.scale_activation(self.fc2(self.activation(self.fc1(self.avgpool(x)))))
+        return weight * x
+
+
+class InvertedBottleneck(nn.Module):
+    """1x1 convolution to more channels, depthwise convolution, squeeze-excitation, 1x1 convolution back (MBConv)."""
+
+    def __init__(self, before: int, width: int, expansion: int, kernel: int, stride: int) -> None:
+        super().__init__()
+        inner = before * expansion
+        layers: list[nn.Module] = []
+        if expansion > 1:
+            layers += [nn.Conv2d(before, inner, 1, bias=False), nn.BatchNorm2d(inner), nn.SiLU()]
+        layers += [
+            nn.Conv2d(inner, inner, kernel, stride, padding=kernel // 2, groups=inner, bias=False),
+            *(nn.BatchNorm2d(inner), nn.SiLU(), SqueezeExcitation(inner, max(4, before // 4))),
+            *(nn.Conv2d(inner, width, 1, bias=False), nn.BatchNorm2d(width)),
+        ]
+        self.block = nn.Sequential(*layers)
+        self.residual = stride == 1 and before == width
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The block, and its input where it fits."""
+        branch: Tensor = self.block(x)
+        return branch + x if self.residual else branch
+
+
+class EfficientNet(nn.Module):
+    """A stem, six inverted bottlenecks with squeeze-excitation, a 1x1 convolution; 40x40 images, 10 classes."""
+
+    def __init__(self, classes: int = 10) -> None:
+        super().__init__()
+        blocks = ((16, 16, 1, 3, 1), (16, 24, 2, 3, 1), (24, 24, 2, 3, 1), (24, 32, 2, 5, 2), (32, 32, 2, 5, 1))
+        self.features = nn.Sequential(
+            *(nn.Conv2d(3, 16, 5, stride=2, padding=2, bias=False), nn.BatchNorm2d(16), nn.SiLU()),
+            *(InvertedBottleneck(*block) for block in (*blocks, (32, 48, 2, 3, 2))),
+            *(nn.Conv2d(48, 96, 1, bias=False), nn.BatchNorm2d(96), nn.SiLU()),
+        )
+        self.avgpool = nn.AdaptiveAvgPool2d(1)
+        self.classifier = nn.Linear(96, classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits (N, 10) of images (N, 3, H, W)."""
+        output: Tensor = self.classifier(torch.flatten(self.avgpool(self.features(x)), 1))
         return output
 
 
@@ -198,6 +256,7 @@ class RelationNetwork(nn.Module):
 NETWORKS: dict[str, Callable[[], nn.Module]] = {
     "vgg": Vgg,
     "resnet": ResNet,
+    "efficientnet": EfficientNet,
     "densenet": DenseNet,
     "relation_network": RelationNetwork,
 }
@@ -208,7 +267,7 @@ def shipped(name: str) -> nn.Module:
 
     Parameters
     ----------
-    name : {"vgg", "resnet", "densenet", "relation_network"}
+    name : {"vgg", "resnet", "efficientnet", "densenet", "relation_network"}
 
     Returns
     -------
@@ -237,6 +296,11 @@ def vgg() -> nn.Module:
 def resnet() -> nn.Module:
     """The shipped ResNet."""
     return shipped("resnet")
+
+
+def efficientnet() -> nn.Module:
+    """The shipped EfficientNet."""
+    return shipped("efficientnet")
 
 
 def densenet() -> nn.Module:

@@ -16,7 +16,7 @@ from canonize.evaluate.metrics.catalogue import Settings, metric
 from canonize.explain.methods import find
 
 # Raised whenever numbers change, so that nothing measured before is taken for what would be measured now.
-FORMAT = 1
+FORMAT = 2
 STRATEGIES = ("threshold", "untangle")
 
 

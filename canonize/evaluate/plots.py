@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
 DPI = 100
-COLOURS = {"better": "#1a7f37", "worse": "#c62828", "unclear": "#888888", "": "#888888"}
+COLOURS = {"better": "#1a7f37", "worse": "#c62828", "control differs": "#b8860b"}
+GREY = "#888888"
 
 
 def figure(**options: Any) -> Any:
@@ -37,7 +38,8 @@ def png(drawn: Any) -> bytes:
 def differences(summary: pd.DataFrame) -> Any | None:
     """One panel a metric: the paired difference of each cell from the first canonization, with 95 % intervals.
 
-    Differences are turned so that right is better. None where there is nothing to compare.
+    Differences are turned so that right is better; what rounding alone may do is shaded. None where there is nothing
+    to compare.
     """
     compared = summary[summary["verdict"] != ""]
     names = list(dict.fromkeys(compared["metric"]))
@@ -57,10 +59,12 @@ def differences(summary: pd.DataFrame) -> Any | None:
     for axis, name in zip(axes, names, strict=False):
         rows = compared[compared["metric"] == name].iloc[::-1]
         sign = 1 if metric(name).better == "higher" else -1
-        for place, (difference, error, verdict) in enumerate(
-            zip(sign * rows["difference"], rows["difference_error"], rows["verdict"], strict=True)
+        for place, (difference, error, verdict, floor) in enumerate(
+            zip(sign * rows["difference"], rows["difference_error"], rows["verdict"], rows["floor"], strict=True)
         ):
-            axis.errorbar(difference, place, xerr=LIMIT * error, fmt="o", ms=4, capsize=2, color=COLOURS[verdict])
+            axis.barh(place, 2 * floor, left=-floor, height=0.8, color="#f2e2b3")
+            colour = COLOURS.get(verdict, GREY)
+            axis.errorbar(difference, place, xerr=LIMIT * error, fmt="o", ms=4, capsize=2, color=colour)
         axis.axvline(0, color="black", lw=0.8)
         axis.set_yticks(range(len(rows)), rows["label"], fontsize=7)
         axis.tick_params(axis="x", labelsize=7)

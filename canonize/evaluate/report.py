@@ -13,11 +13,12 @@ from typing import Any
 import torch
 
 from canonize._version import __version__
+from canonize.errors import InputError
 from canonize.evaluate import plots
 from canonize.evaluate.libraries import require
 from canonize.evaluate.runner import Failure, Results
-from canonize.evaluate.summary import accuracies, summarise
-from canonize.evaluate.tables import LEGEND, Table, as_text, make_table
+from canonize.evaluate.summary import accuracies, summarise, uncounted
+from canonize.evaluate.tables import Table, as_text, legend, make_table
 from canonize.export.atomic import write_whole
 
 
@@ -81,13 +82,24 @@ def write_results(results: Results, folder: Path, stem: str = "", *, correct_onl
     -------
     Section
         For the page.
+
+    Raises
+    ------
+    InputError
+        If nothing that was measured counts; with why. What was measured stays in ``shards``.
     """
     summary = summarise(results, correct_only=correct_only)
-    table = make_table(summary)
+    unsaid = uncounted(results, correct_only)
+    if summary.empty:
+        reasons = "; ".join(dict.fromkeys(f"{failure.task}: {failure.reason}" for failure in unsaid))
+        wrong = correct_only and not results.frame["right"].astype(bool).any()
+        hint = "Give trained weights, or --all-samples" if wrong else "Choose other metrics or data"
+        raise InputError(f"nothing is left to compare ({reasons or 'there is no sample'})", hint=hint)
+    table, means = make_table(summary), legend(summary)
     write(folder / f"{stem}results.parquet", results.frame.to_parquet)
     write(folder / f"{stem}results.csv", lambda path: results.frame.to_csv(path, index=False))
     write(folder / f"{stem}summary.csv", lambda path: summary.to_csv(path, index=False))
-    write_text(folder / f"{stem}table.txt", f"{as_text(table)}\n\n{LEGEND}\n")
+    write_text(folder / f"{stem}table.txt", f"{as_text(table)}\n\n{means}\n")
     pictures = []
     drawn = plots.differences(summary)
     if drawn is not None:
@@ -106,9 +118,9 @@ def write_results(results: Results, folder: Path, stem: str = "", *, correct_onl
     return Section(
         title=results.experiment.title,
         table=table,
-        legend=LEGEND,
+        legend=means,
         lines=_sentences(results, correct_only),
-        failures=results.failures,
+        failures=(*results.failures, *unsaid),
         pictures=tuple(pictures),
         gallery=tuple(gallery),
         details=json.dumps(dataclasses.asdict(results.experiment), indent=1, ensure_ascii=False),

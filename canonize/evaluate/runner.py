@@ -17,14 +17,16 @@ import torch
 from canonize.errors import CanonizeError, InputError
 from canonize.evaluate.libraries import require
 from canonize.evaluate.metrics.catalogue import metric, seed_of
+from canonize.evaluate.noise import MEASURED_TWICE, is_control, noise_of
 from canonize.evaluate.plan import Experiment, MethodSpec, Task
-from canonize.evaluate.subject import Subject, chosen_indices, data_set, load_model, model_in
+from canonize.evaluate.subject import Subject, chosen_indices, data_set, load_model, model_in, model_rounded_otherwise
 from canonize.export.atomic import write_whole
 
 if TYPE_CHECKING:
     import pandas as pd
 
 Progress = Callable[[str, int, int], None]
+MEASURED = ("control", "sample", "name", "label", "predicted", "right", "metric", "value", "noise")
 BACKENDS = ("loky", "threading", "sequential", "dask", "ray")
 
 
@@ -62,7 +64,9 @@ class Results:
     Attributes
     ----------
     frame : DataFrame
-        One row a measurement: model, canonization, data, method, seed, sample, name, label, predicted, metric, value.
+        One row a measurement: model, canonization, data, method, seed, control (whether canonizing cannot change the
+        method), sample, name, label, predicted, right (whether the model answers rightly), metric, value, noise (how
+        far rounding alone moves the value; NaN where that was not measured).
     failures : tuple of Failure
     experiment : Experiment
     """
@@ -192,23 +196,35 @@ def measure(task: Task) -> pd.DataFrame:
     columns: dict[str, Any] = {"model": task.model.name, "canonization": task.canonization, "data": task.data}
     columns |= {"method": task.method, "seed": task.seed}
     if not indices:
-        return pandas.DataFrame(columns=[*columns, "sample", "name", "label", "predicted", "metric", "value"])
-    model = model_in(task.model, task.canonization, experiment.device, task.data, experiment.size)
-    subject = Subject(model, MethodSpec.parse(task.method), data.low, data.high)
+        return pandas.DataFrame(columns=[*columns, *MEASURED])
+    where = (task.model, task.canonization, experiment.device, task.data, experiment.size)
+    model, method = model_in(*where), MethodSpec.parse(task.method)
     samples = data.take(indices)
     seeds = tuple(seed_of(task.data, task.seed, index) for index in indices)
-    case = subject.case(samples, experiment.target, seeds, experiment.settings)
-    assert case.predicted is not None
+    case = Subject(model, method, data.low, data.high).case(samples, experiment.target, seeds, experiment.settings)
+    assert case.predicted is not None and case.right is not None
     columns |= {
+        "control": is_control(method.name, model),
         "sample": indices,
         "name": list(samples.names),
         "label": samples.labels.tolist(),
         "predicted": case.predicted.tolist(),
+        "right": case.right.tolist(),
     }
+    again = None
+    if task.first == 0 and task.seed == experiment.seeds[0]:
+        few = min(MEASURED_TWICE, len(indices))
+        subject = Subject(model_rounded_otherwise(*where), method, data.low, data.high)
+        again = subject.case(data.take(indices[:few]), experiment.target, seeds[:few], experiment.settings)
     parts = []
     for name in experiment.metrics:
-        values = metric(name).measure(case).detach().double().cpu()
-        parts.append(pandas.DataFrame({**columns, "metric": name, "value": values.numpy()}))
+        measured = metric(name).measure(case).detach()
+        noise = torch.full_like(measured, torch.nan)
+        if again is not None:
+            second = metric(name).measure(again).detach()
+            noise[: len(second)] = noise_of(measured[: len(second)], second)
+        values, noises = measured.double().cpu().numpy(), noise.double().cpu().numpy()
+        parts.append(pandas.DataFrame({**columns, "metric": name, "value": values, "noise": noises}))
     return pandas.concat(parts, ignore_index=True)
 
 

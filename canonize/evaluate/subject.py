@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 from typing import Any, Literal, cast
 
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 from canonize.errors import InputError
 from canonize.evaluate.data import DataSet, Samples, Transform, open_data
 from canonize.evaluate.metrics.catalogue import Case, Settings, seed_of
+from canonize.evaluate.noise import rounded_otherwise
 from canonize.evaluate.plan import MethodSpec, ModelSource, parse_canonization
 
 _KEPT = 8  # models and data sets that a process keeps; tasks come model by model
@@ -51,9 +53,23 @@ def model_in(source: ModelSource, canonization: str, device: str, data: str, siz
     if wanted.strategy is None:
         return model
     example = data_set(data, 0, 2, size).take([0, min(1, 1)])
-    example = example.to(torch.device(device), next(model.parameters()).dtype)
+    example = example.to(torch.device(device), any_tensor(model).dtype)
+    with torch.no_grad():
+        outputs_of(model, example.inputs)  # what does not fit is said in terms of the data
     strategy = cast(Literal["threshold", "untangle"], wanted.strategy)
     return canonize(model, example.inputs, strategy=strategy, skip=wanted.skip)
+
+
+@functools.lru_cache(maxsize=1)
+def model_rounded_otherwise(source: ModelSource, canonization: str, device: str, data: str, size: int) -> nn.Module:
+    """The same model once more, its weights moved by one unit of their last place; see `canonize.evaluate.noise`."""
+    return rounded_otherwise(model_in(source, canonization, device, data, size))
+
+
+def any_tensor(model: nn.Module) -> Tensor:
+    """A tensor on the device and of the dtype that a model computes in."""
+    held = (value for value in itertools.chain(model.parameters(), model.buffers()) if value.is_floating_point())
+    return next(held, torch.empty(0))
 
 
 def load_model(source: ModelSource) -> nn.Module:
@@ -83,7 +99,7 @@ class Subject:
     def __init__(self, model: nn.Module, method: MethodSpec, low: Tensor, high: Tensor, layers: Any = None) -> None:
         from canonize.explain.methods import find
 
-        parameter = next(model.parameters())
+        parameter = any_tensor(model)
         self.model, self.method, self.layers = model, method, layers
         self.low, self.high = low.to(parameter), high.to(parameter)
         self.device, self.dtype = parameter.device, parameter.dtype
@@ -111,16 +127,15 @@ class Subject:
     def logits(self, inputs: tuple[Tensor, ...]) -> Tensor:
         """Outputs (N, K)."""
         with torch.no_grad():
-            outputs = self.model(*inputs)
-        if not isinstance(outputs, Tensor) or outputs.ndim != 2:
-            raise InputError("the model's output is no table of classes", hint="Evaluation needs a classifier")
-        return outputs
+            return outputs_of(self.model, inputs)
 
     def case(self, samples: Samples, target: str, seeds: tuple[int, ...], settings: Settings) -> Case:
         """All that the metrics may ask for, on one batch."""
         samples = samples.to(self.device, self.dtype)
         others = samples.inputs[1:]
-        predicted = self.logits(samples.inputs).argmax(1)
+        outputs = self.logits(samples.inputs)
+        check_classes(outputs, samples)
+        predicted = outputs.argmax(1)
         targets = samples.labels if target == "label" else predicted
         return Case(
             samples,
@@ -133,4 +148,66 @@ class Subject:
             high=self.high,
             settings=settings,
             predicted=predicted,
+            right=samples.right(outputs),
         )
+
+
+def check_classes(outputs: Tensor, samples: Samples) -> None:
+    """Refuse labels that are none of a model's classes.
+
+    Raises
+    ------
+    InputError
+        With both numbers.
+    """
+    largest = int(samples.labels.max())
+    if largest >= outputs.shape[1]:
+        raise InputError(
+            f"the model has {outputs.shape[1]} outputs, and there are samples of class number {largest}",
+            hint="Give a model of the data's classes",
+        )
+
+
+def outputs_of(model: nn.Module, inputs: tuple[Tensor, ...]) -> Tensor:
+    """What a classifier makes of some inputs, (N, K).
+
+    Raises
+    ------
+    InputError
+        If it cannot be called with them, or its output is no table of classes; with what does not fit.
+    """
+    try:
+        outputs = model(*inputs)
+    except torch.cuda.OutOfMemoryError:
+        raise
+    except (RuntimeError, TypeError, ValueError, IndexError, AttributeError) as error:
+        raise InputError(_misfit(model, inputs, error), hint=_advice(model, inputs)) from error
+    if not isinstance(outputs, Tensor) or outputs.ndim != 2:
+        raise InputError("the model's output is no table of classes", hint="Evaluation needs a classifier")
+    return outputs
+
+
+def _misfit(model: nn.Module, inputs: tuple[Tensor, ...], error: Exception) -> str:
+    channels = _channels(model)
+    if channels is not None and channels != inputs[0].shape[1]:
+        return (
+            f"the model takes images of {channels} channel{'s' * (channels > 1)}, the data's have {inputs[0].shape[1]}"
+        )
+    given = " and ".join("x".join(map(str, value.shape)) for value in inputs)
+    said = (str(error).strip() or type(error).__name__).splitlines()[0]
+    return f"the model cannot be called with the data's inputs, {given} ({said})"
+
+
+def _advice(model: nn.Module, inputs: tuple[Tensor, ...]) -> str:
+    channels = _channels(model)
+    if channels is not None and channels != inputs[0].shape[1]:
+        return f"Give a model that takes {inputs[0].shape[1]}, or wrap it in one that makes {channels} of them"
+    if len(inputs) > 1:
+        return "These data hold an image and a question: give a model that takes both"
+    return "Pictures from files are brought to another size by --size; the model must take what the data hold"
+
+
+def _channels(model: nn.Module) -> int | None:
+    """How many channels the first convolution takes."""
+    kinds = (nn.Conv2d, nn.ConvTranspose2d)
+    return next((module.in_channels for module in model.modules() if isinstance(module, kinds)), None)

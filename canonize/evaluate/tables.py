@@ -7,15 +7,28 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from canonize.evaluate.metrics.catalogue import METRICS, Metric
+from canonize.evaluate.summary import comparisons
 
 if TYPE_CHECKING:
     import pandas as pd
 
-MARKS = {"better": "▲", "worse": "▼", "unclear": "", "": ""}
+MARKS = {"better": "▲", "worse": "▼", "rounding": "=", "control": "=", "control differs": "!"}
 LEGEND = (
     "mean ± standard error over samples; arrows say which way is better; bold is the best canonization; "
-    "▲ better and ▼ worse than the first canonization by more than 1.96 standard errors of the paired difference"
+    "▲ better and ▼ worse than the first canonization: the paired difference is beyond rounding, and beyond chance at "
+    "5 % for all comparisons together (Holm); = the difference is rounding"
 )
+CONTROLS = (
+    "; controls are methods that canonizing cannot change: they get no verdict, and ! would mean that they differ by "
+    "more than rounding"
+)
+
+
+def legend(summary: pd.DataFrame) -> str:
+    """What the marks of a summary's table mean, and how many comparisons there are."""
+    number = comparisons(summary)
+    counted = f"; {number} comparison{'s' * (number != 1)}" if number else ""
+    return LEGEND + counted + (CONTROLS if summary["control"].any() else "")
 
 
 @dataclass(frozen=True)
@@ -89,10 +102,12 @@ def make_table(summary: pd.DataFrame) -> Table:
             best = [_best([found[c][i] for c in canonizations], m) for i, (_, m) in enumerate(columns)]
             for canonization in canonizations:
                 entries = tuple(
-                    _entry(cell, cell is not None and cell["mean"] == best[i])
+                    _entry(cell, cell is not None and not cell["control"] and cell["mean"] == best[i])
                     for i, cell in enumerate(found[canonization])
                 )
-                rows.append(Row((model, method, canonization), entries, canonization == canonizations[0]))
+                controlled = all(cell["control"] for cells_ in found.values() for cell in cells_ if cell is not None)
+                named = f"{method} (control)" if controlled else method
+                rows.append(Row((model, named, canonization), entries, canonization == canonizations[0]))
     headings = tuple(f"{m.title} {m.arrow}".strip() for _, m in columns)
     over = [data for data, _ in columns] if len(datas) > 1 else [m.group for _, m in columns]
     return Table(("model", "method", "canonization"), headings, _runs(over), tuple(rows), len(datas) > 1)
@@ -103,8 +118,12 @@ def _entry(cell: dict[str, Any] | None, best: bool) -> Entry:
         return Entry("–")
     note = f"{cell['count']} samples"
     if cell["verdict"]:
-        note += f"; paired difference {cell['difference']:+.3g} ± {cell['difference_error']:.2g}"
-    return Entry(f"{_figures(cell['mean'])} ± {_figures(cell['error'])}", MARKS[cell["verdict"]], best, note)
+        note += (
+            f"; paired difference {cell['difference']:+.3g} ± {cell['difference_error']:.2g}, "
+            f"p = {cell['p_corrected']:.2g} (Holm); rounding: {cell['floor']:.1g}; {cell['verdict']}"
+        )
+    mark = MARKS.get(cell["verdict"], "")
+    return Entry(f"{_figures(cell['mean'])} ± {_figures(cell['error'])}", mark, best, note)
 
 
 def _figures(value: float) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import textwrap
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,11 @@ from canonize.search.study import Found
 HUES = ("#1f6fb4", "#d1495b", "#2e8b57", "#8456a8", "#b8860b", "#555555")
 
 
+# Configurations that share a value before their mean is drawn as a point on a line.
+ENOUGH = 4
+FEW = "few configurations: each is a dot"
+
+
 def numeric(found: Found) -> list[str]:
     """Parameters that are numbers and were given at least two of them."""
     names = [name for name in found.search.space.parameters if name.partition(".")[0] in ("gamma", "epsilon", "alpha")]
@@ -24,7 +30,9 @@ def numeric(found: Found) -> list[str]:
 def lines(found: Found) -> Any | None:
     """Mean of each objective over the values of each parameter, a line for each canonization (Pahde et al., Fig. 2).
 
-    Whatever else varied is averaged over; bars are standard errors of that mean. Ranges are cut into fifths.
+    Whatever else varied is averaged over; bars are standard errors of that mean. Ranges are cut into fifths. Where
+    fewer than `ENOUGH` configurations share a value on average, the means are of unlike things: each configuration is a
+    dot, no line joins them, and the panel says so.
     """
     names, objectives = numeric(found), found.search.objectives
     if not names:
@@ -42,7 +50,12 @@ def lines(found: Found) -> Any | None:
                 if part.empty:
                     continue
                 places, labels = _places(found, name, part[name])
-                grouped = part.groupby(places)[objective].agg(["mean", "sem"])
+                grouped = part.groupby(np.asarray(places))[objective].agg(["mean", "sem"])
+                if len(part) < ENOUGH * len(grouped):
+                    axis.scatter(places, part[objective], s=8, color=hue, label=form)
+                    axis.set_title(FEW, fontsize=6)
+                    axis.set_xticks(range(len(labels)), labels, fontsize=6)
+                    continue
                 axis.errorbar(
                     grouped.index, grouped["mean"], yerr=grouped["sem"].fillna(0), marker="o", ms=3, capsize=2,
                     color=hue, label=form,
@@ -95,19 +108,26 @@ def contours(found: Found, objective: str) -> Any | None:
         (across_places, x_labels), (down_places, y_labels) = (_places(found, name, part[name]) for name in (x, y))
         means = part.groupby([np.asarray(across_places), np.asarray(down_places)])[objective].mean()
         xs, ys = (means.index.get_level_values(level).to_numpy() for level in (0, 1))
-        if len(set(xs)) > 1 and len(set(ys)) > 1 and len(means) > 3:
+        # Half of the cells at least: between what was tried far apart, nothing is known.
+        if len(set(xs)) > 1 and len(set(ys)) > 1 and len(means) >= max(4, len(x_labels) * len(y_labels) / 2):
             image = axis.tricontourf(xs, ys, means.to_numpy(), levels=12, cmap="viridis")
             axis.scatter(xs, ys, s=5, color="white")  # where a configuration was tried; between them is interpolated
         else:
             image = axis.scatter(xs, ys, c=means.to_numpy(), cmap="viridis")
+            axis.set_title(FEW, fontsize=6)
         axis.set_xticks(range(len(x_labels)), x_labels, fontsize=6)
         axis.set_yticks(range(len(y_labels)), y_labels, fontsize=6)
         axis.set_xlabel(x, fontsize=8)
         axis.set_ylabel(y, fontsize=8)
         drawn.colorbar(image, ax=axis).ax.tick_params(labelsize=6)
     title = f"{metric(objective).title} {metric(objective).arrow}, mean over all other parameters, dots were tried"
-    drawn.suptitle(f"{title}; {form}" if form else title, fontsize=9)
+    drawn.suptitle(fitted(f"{title}; {form}" if form else title, 3.4 * across), fontsize=9)
     return drawn
+
+
+def fitted(text: str, inches: float, points: float = 9) -> str:
+    """A title in as many lines as a picture of this width needs; a letter is about half as wide as it is high."""
+    return "\n".join(textwrap.wrap(text, max(12, int(inches * 72 / (0.55 * points)))))
 
 
 def pareto(found: Found) -> Any | None:

@@ -47,6 +47,7 @@ def write_search(found: Found, folder: Path, stem: str = "") -> Section:
     for picture in pictures:
         write(folder / picture.name, lambda path, data=picture.png: path.write_bytes(data))
     failed = f"; {found.failed} could not be measured" if found.failed else ""
+    why = tuple(f"Not measured ({count} time{'s' * (count > 1)}): {reason}" for reason, count in found.reasons)
     several = "on the Pareto front" if len(found.search.objectives) > 1 else "best"
     return Section(
         title=f"Search: {found.search.model.name} on {found.search.data}",
@@ -54,6 +55,7 @@ def write_search(found: Found, folder: Path, stem: str = "") -> Section:
         lines=(
             f"{len(found.trials)} configurations of {found.search.space.size or 'infinitely many'}, chosen by "
             f"{found.search.sampler}{failed}; {len(found.front)} {several}.",
+            *why,
         ),
         pictures=pictures,
         details=json.dumps(found.search.space.to_json(), indent=1),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import contextlib
 import json
 import warnings
@@ -11,12 +12,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
+import torch
 
 from canonize.errors import CanonizeError, InputError
 from canonize.evaluate.libraries import require
 from canonize.evaluate.metrics.catalogue import Settings, metric, seed_of
 from canonize.evaluate.plan import FORMAT, ModelSource
-from canonize.evaluate.subject import chosen_indices, data_set, load_model, model_in
+from canonize.evaluate.subject import any_tensor, check_classes, chosen_indices, data_set, model_in, outputs_of
 from canonize.search.configure import Configuration
 from canonize.search.space import Choice, Space
 
@@ -24,6 +26,8 @@ if TYPE_CHECKING:
     import optuna
     import pandas as pd
 
+# A configuration that ends so takes nothing from the others.
+CAUGHT = (CanonizeError, RuntimeError, ValueError, TypeError, NotImplementedError)
 Progress = Callable[[str, int, int], None]
 SAMPLERS = ("tpe", "random", "grid", "nsga2", "qmc")
 # Seconds after which a process that says nothing any more is taken for dead, and its trial is tried again.
@@ -112,12 +116,15 @@ class Found:
     failed : int
         Configurations that could not be measured.
     search : Search
+    reasons : tuple of (str, int)
+        Why not, and how many for each reason, the commonest first.
     """
 
     trials: pd.DataFrame
     front: pd.DataFrame
     failed: int
     search: Search
+    reasons: tuple[tuple[str, int], ...] = ()
 
 
 def search(wanted: Search, storage: str, jobs: int = 1, progress: Progress | None = None) -> Found:
@@ -144,7 +151,7 @@ def search(wanted: Search, storage: str, jobs: int = 1, progress: Progress | Non
         If the search makes no sense, its storage holds another one under its name, or nothing could be measured.
     """
     wanted.check()
-    load_model(wanted.model)
+    check_answers(wanted)
     study = open_study(wanted, storage, create=True)
     tell = progress or (lambda stage, done, total: None)
     left = wanted.trials - tried(study)
@@ -174,7 +181,7 @@ def work(
             lambda trial: objective(wanted, trial),
             n_trials=trials,
             callbacks=callbacks,
-            catch=(CanonizeError, RuntimeError, ValueError),
+            catch=CAUGHT,
         )
 
 
@@ -193,9 +200,44 @@ def objective(wanted: Search, trial: optuna.Trial) -> tuple[float, ...]:
             if isinstance(dimension, Choice)
             else trial.suggest_float(name, dimension.low, dimension.high, log=dimension.log)
         )
-    means, errors = measured(wanted, Configuration(values))
+    try:
+        means, errors = measured(wanted, Configuration(values))
+    except CAUGHT as error:
+        # Read where the search is told: Optuna itself keeps no reason.
+        said = str(error).strip().splitlines() or [type(error).__name__]
+        trial.set_user_attr(
+            "reason", said[0] if isinstance(error, CanonizeError) else f"{type(error).__name__}: {said[0]}"
+        )
+        raise
     trial.set_user_attr("errors", errors)
     return means
+
+
+def check_answers(wanted: Search) -> None:
+    """Refuse a search in which no configuration could be measured, since none of the model's answers count.
+
+    Raises
+    ------
+    CanonizeError
+        If model and data do not fit, or no sample is answered rightly.
+    """
+    data = data_set(wanted.data, wanted.seed, wanted.samples, wanted.size)
+    model = model_in(wanted.model, "none", wanted.device, wanted.data, wanted.size)
+    example = any_tensor(model)
+    indices = chosen_indices(data, wanted.data, wanted.seed, wanted.samples)
+    right = 0
+    for first in range(0, len(indices), wanted.batch):
+        samples = data.take(indices[first : first + wanted.batch]).to(example.device, example.dtype)
+        with torch.no_grad():
+            outputs = outputs_of(model, samples.inputs)
+        check_classes(outputs, samples)
+        right += int(samples.right(outputs).sum())
+    if not right:
+        raise InputError(
+            f"the model answers none of {len(indices)} samples rightly, and wrong answers do not count",
+            where=wanted.model.name,
+            hint="Give trained weights, or more samples",
+        )
 
 
 def measured(wanted: Search, configuration: Configuration) -> tuple[tuple[float, ...], list[float]]:
@@ -215,17 +257,23 @@ def measured(wanted: Search, configuration: Configuration) -> tuple[tuple[float,
         part = indices[first : first + wanted.batch]
         seeds = tuple(seed_of(wanted.data, wanted.seed, index) for index in part)
         case = subject.case(data.take(part), "label", seeds, wanted.settings)
-        assert case.predicted is not None
-        right = (case.predicted == case.targets).cpu()
+        assert case.right is not None
+        right = case.right.cpu()
         for name in wanted.objectives:
             found[name] += metric(name).measure(case).detach().double().cpu()[right].tolist()
-    arrays = [np.asarray(found[name]) for name in wanted.objectives]
-    for name, array in zip(wanted.objectives, arrays, strict=True):
-        if not len(array) or not np.isfinite(array).all():
+    means, errors = [], []
+    for name in wanted.objectives:
+        # What is unknown (a picture without a mask, an empty heatmap) does not count.
+        values = np.asarray(found[name])[np.isfinite(found[name])]
+        if not len(values):
+            needs = metric(name).needs
             raise InputError(
-                f"{name} is not finite here", hint="The heatmap is empty, or no sample is answered rightly"
+                f"{name} is a number for no sample",
+                hint=f"The heatmap is zero throughout{f', or the data have no {needs}' if needs else ''}",
             )
-    return tuple(float(a.mean()) for a in arrays), [float(a.std(ddof=1) / len(a) ** 0.5) for a in arrays]
+        means.append(float(values.mean()))
+        errors.append(float(values.std(ddof=1) / len(values) ** 0.5) if len(values) > 1 else float("nan"))
+    return tuple(means), errors
 
 
 def open_study(wanted: Search, storage: str, *, create: bool = False, number: int = 0) -> optuna.Study:
@@ -303,10 +351,15 @@ def collect(wanted: Search, study: optuna.Study) -> Found:
     pandas = require("pandas")
     states = _optuna().trial.TrialState
     complete = study.get_trials(deepcopy=False, states=(states.COMPLETE,))
-    failed = len(study.get_trials(deepcopy=False, states=(states.FAIL,)))
+    failed = study.get_trials(deepcopy=False, states=(states.FAIL,))
+    counts = collections.Counter(str(trial.user_attrs.get("reason", "its process was stopped")) for trial in failed)
+    reasons = tuple(counts.most_common())
     if not complete:
+        told = "; ".join(reason for reason, _ in reasons[:3])
         raise InputError(
-            "no configuration could be measured", where=wanted.model.name, hint="Try another space or metric"
+            f"no configuration could be measured ({told})",
+            where=wanted.model.name,
+            hint="Try another space or metric",
         )
     rows = []
     for trial in complete:
@@ -321,7 +374,13 @@ def collect(wanted: Search, study: optuna.Study) -> Found:
     table = table[["number", *order, *wanted.objectives, *errors]].sort_values("number", ignore_index=True)
     front = table[table["number"].isin(best)]
     ascending = metric(wanted.objectives[0]).better == "lower"
-    return Found(table, front.sort_values(wanted.objectives[0], ascending=ascending, ignore_index=True), failed, wanted)
+    return Found(
+        table,
+        front.sort_values(wanted.objectives[0], ascending=ascending, ignore_index=True),
+        len(failed),
+        wanted,
+        reasons,
+    )
 
 
 @contextlib.contextmanager

@@ -1,8 +1,8 @@
-"""Train the four small networks that are shipped with canonize (one to three minutes each, on one core).
+"""Train the five small networks that are shipped with canonize (one to three minutes each, on one core).
 
     python examples/evaluation/train.py [NAME ...] [-o FOLDER]
 
-VGG, ResNet and DenseNet learn digits pasted on photographs, the Relation Network learns Sort-of-CLEVR; all that is
+VGG, ResNet, EfficientNet and DenseNet learn digits pasted on photographs, the Relation Network learns Sort-of-CLEVR; all that is
 drawn has the seed 0. Writes ``NAME.safetensors`` and prints the accuracy on samples that training did not see.
 """
 

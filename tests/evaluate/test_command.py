@@ -70,6 +70,70 @@ def test_wrong_arguments_are_one_line_and_2(tmp_path, capsys, arguments, said):
     assert said in error and error.count("\n") == 1 and "Traceback" not in error
 
 
+def grey() -> torch.nn.Module:
+    return torch.nn.Sequential(
+        torch.nn.Conv2d(1, 4, 3), torch.nn.BatchNorm2d(4), torch.nn.ReLU(), torch.nn.AdaptiveAvgPool2d(1),
+        torch.nn.Flatten(), torch.nn.Linear(4, 10),
+    )  # fmt: skip
+
+
+def never_right() -> torch.nn.Module:
+    """Says the eleventh class of ten."""
+    model = torch.nn.Sequential(
+        torch.nn.Conv2d(3, 4, 3), torch.nn.BatchNorm2d(4), torch.nn.ReLU(), torch.nn.AdaptiveAvgPool2d(1),
+        torch.nn.Flatten(), torch.nn.Linear(4, 11),
+    )  # fmt: skip
+    torch.nn.init.constant_(model[-1].bias[10:], 100.0)
+    return model
+
+
+def two_classes() -> torch.nn.Module:
+    model = never_right()
+    model[-1] = torch.nn.Linear(4, 2)
+    return model
+
+
+def wrong_size() -> torch.nn.Module:
+    return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(7, 10))
+
+
+@pytest.mark.parametrize("command", ["evaluate", "search"])
+@pytest.mark.parametrize(
+    ("factory", "said"),
+    [
+        ("grey", "images of 1 channel, the data's have 3"),
+        ("never_right", "answers none of 3 samples rightly"),
+        ("two_classes", "2 outputs"),
+        ("wrong_size", "cannot be called with the data's inputs, 2x3x40x40"),
+    ],
+)
+def test_what_measures_nothing_is_2_and_says_why(tmp_path, capsys, command, factory, said):
+    arguments = {
+        "evaluate": ["--seeds", "1", "-m", "epsilon-plus", "--metric", "sparseness"],
+        "search": ["--trials", "2", "--objective", "sparseness"],
+    }[command]
+    model = f"tests.evaluate.test_command:{factory}"
+    code = main([command, model, "--data", "digits", "--samples", "3", *arguments, "-o", str(tmp_path / "out")])
+    error = capsys.readouterr().err
+    assert code == 2 and (said in error or said.replace("2x3", "3x3") in error)
+    assert error.count("\n") == 1 and not (tmp_path / "out" / "report.html").exists()
+
+
+def test_a_metric_without_its_truth_is_2_and_says_which(tmp_path, capsys):
+    """No mask of all objects in the digits; beside a metric that can be measured it is a line of the report."""
+    arguments = ["shipped:vgg", *SMALL, "--metric", "mass-accuracy-all"]
+    assert main(["evaluate", *arguments, "-o", str(tmp_path / "a")]) == 2
+    assert "digits has no such mask" in capsys.readouterr().err
+    assert main(["evaluate", *arguments, "--metric", "sparseness", "-o", str(tmp_path / "b")]) == 0
+    assert "mass-accuracy-all on digits: it is a number for no sample" in capsys.readouterr().out
+
+
+def test_wrong_answers_can_be_counted_after_all(tmp_path, capsys):
+    arguments = ["tests.evaluate.test_command:never_right", *SMALL, "--metric", "sparseness", "-o", str(tmp_path / "o")]
+    assert main(["evaluate", *arguments]) == 2 and "--all-samples" in capsys.readouterr().err
+    assert main(["evaluate", *arguments, "--all-samples"]) == 0
+
+
 def test_a_folder_that_cannot_be_is_refused(tmp_path, capsys):
     assert main(["evaluate", "shipped:vgg", *SMALL, "-o", str(tmp_path / "a" / "b")]) == 2
     (tmp_path / "file").write_text("")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import subprocess
@@ -15,7 +16,7 @@ from canonize.errors import InputError
 from canonize.evaluate.metrics.catalogue import Settings
 from canonize.evaluate.plan import ModelSource
 from canonize.evaluate.subject import data_set, model_in
-from canonize.search import SPACES, Choice, Configuration, Range, Search, Space, read_space, search, study
+from canonize.search import SPACES, Choice, Configuration, Range, Search, Space, plots, read_space, search, study
 from canonize.search.report import best, write_search
 
 VGG = ModelSource("vgg", "shipped:vgg")
@@ -215,10 +216,34 @@ def test_configurations_that_cannot_be_measured_are_counted(tmp_path, monkeypatc
 
     monkeypatch.setattr(study, "measured", measured)
     found = search(wanted(trials=8), storage(tmp_path))
+    assert found.reasons == (("it is not finite here", 4),)
+    assert "Not measured (4 times): it is not finite here" in write_search(found, tmp_path).lines
     assert found.failed == 4 and set(found.trials["canonization"]) == {"threshold"}
     monkeypatch.setattr(study, "measured", lambda *_: (_ for _ in ()).throw(InputError("never")))
-    with pytest.raises(InputError, match="no configuration could be measured"):
+    with pytest.raises(InputError, match=r"no configuration could be measured \(never\)"):
         search(wanted(trials=2), storage(tmp_path).replace("study.db", "other.db"))
+
+
+def test_pictures_of_few_configurations_say_so_and_of_many_do_not(tmp_path):
+    few = search(wanted(trials=4), storage(tmp_path))
+    many = search(wanted(trials=8), storage(tmp_path))
+    import pandas
+
+    def titles(figure):
+        return {axis.get_title() for axis in figure.axes}
+
+    assert titles(plots.lines(few)) == {plots.FEW} and titles(plots.contours(few, "mass-accuracy")) == {"", plots.FEW}
+    # The same configurations four times over: enough for each mean.
+    whole = dataclasses.replace(many, trials=pandas.concat([many.trials] * 4, ignore_index=True))
+    assert titles(plots.lines(whole)) == {""} and titles(plots.contours(whole, "mass-accuracy")) == {""}
+
+
+def test_titles_are_not_clipped(tmp_path):
+    """Of the narrowest picture, two parameters and one canonical form."""
+    figure = plots.contours(search(wanted(trials=8), storage(tmp_path)), "mass-accuracy")
+    figure.canvas.draw()
+    box = figure._suptitle.get_window_extent()
+    assert box.x0 >= 0 and box.x1 <= figure.bbox.width and box.y1 <= figure.bbox.height
 
 
 @pytest.mark.parametrize(

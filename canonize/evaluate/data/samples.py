@@ -27,6 +27,9 @@ class Samples:
         The bounding boxes of the same objects, filled.
     names : tuple of str
         What to call the samples: file names, question numbers, indices.
+    present : Tensor, shape (N,), int64, or None
+        How many classes are in the picture, where that may be more than the one of the label: the answer is right if
+        the label is among as many largest outputs.
     """
 
     inputs: tuple[Tensor, ...]
@@ -34,6 +37,7 @@ class Samples:
     masks: dict[str, Tensor] = field(default_factory=dict)
     boxes: Tensor | None = None
     names: tuple[str, ...] = ()
+    present: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -51,7 +55,15 @@ class Samples:
             {name: mask.to(device) for name, mask in self.masks.items()},
             None if self.boxes is None else self.boxes.to(device),
             self.names,
+            None if self.present is None else self.present.to(device),
         )
+
+    def right(self, outputs: Tensor) -> Tensor:
+        """Whether each row of outputs (N, K) answers rightly, (N,) bool."""
+        if self.present is None:
+            return outputs.argmax(1) == self.labels
+        own = outputs.gather(1, self.labels[:, None])
+        return (outputs > own).sum(1) < self.present
 
 
 @runtime_checkable
@@ -83,12 +95,14 @@ def collate(parts: Sequence[Samples]) -> Samples:
     """One batch out of several; every part must know the same masks."""
     first = parts[0]
     boxes = [part.boxes for part in parts if part.boxes is not None]
+    present = [part.present for part in parts if part.present is not None]
     return Samples(
         tuple(torch.cat([part.inputs[i] for part in parts]) for i in range(len(first.inputs))),
         torch.cat([part.labels for part in parts]),
         {name: torch.cat([part.masks[name] for part in parts]) for name in first.masks},
         torch.cat(boxes) if len(boxes) == len(parts) else None,
         tuple(name for part in parts for name in part.names),
+        torch.cat(present) if len(present) == len(parts) else None,
     )
 
 

@@ -79,6 +79,8 @@ class Case:
     settings : Settings
     predicted : Tensor, shape (N,), optional
         What the model decides.
+    right : Tensor, shape (N,), bool, optional
+        Whether that is right.
     """
 
     samples: Samples
@@ -91,6 +93,7 @@ class Case:
     high: Tensor
     settings: Settings = Settings()
     predicted: Tensor | None = None
+    right: Tensor | None = None
 
     def score(self, images: Tensor) -> Tensor:
         """The target's softmax probability or logit, (N,)."""
