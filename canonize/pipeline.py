@@ -70,10 +70,12 @@ def rewritten(
     report = Report(
         model=class_name(model),
         strategy=options.strategy,
+        skip=list(options.skip),
+        forms=[form.name for form in options.forms],
         captured_by=captured.tracer,
         inputs=inputs.describe(),
         affines=[
-            *journal.fates(),
+            *journal.affines(),
             *(AffineFate(o.name, o.kind, "left", reason=why) for o, why in network.unread.items()),
         ],
         rewrites=journal.rewrites,

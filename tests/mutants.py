@@ -124,19 +124,14 @@ MUTANTS: tuple[Mutant, ...] = (
         (
             "a convolution loses the shift",
             "scale, shift = channel_vectors(step, affine, 1, step.node, step.network.weights(step.node).out_channels)\n"
-            "    step.absorbed(lambda net, node: net.weights(node).absorb_output(scale, shift))",
+            "    step.absorbed(TakeOutput(scale, shift))",
             "scale, shift = channel_vectors(step, affine, 1, step.node, step.network.weights(step.node).out_channels)\n"
-            "    step.absorbed(lambda net, node: net.weights(node).absorb_output(scale, shift * 0))",
+            "    step.absorbed(TakeOutput(scale, shift * 0))",
         ),
         (
             "a missing batch dimension goes unnoticed",
             'step.require(affine.ndim == rank, f"{step.label()} is called without a batch dimension")',
             "pass",
-        ),
-        (
-            "two affines in a row are composed the wrong way round",
-            "affine.after(first.affine)",
-            "first.affine.after(affine)",
         ),
         (
             "an affine that differs along other dimensions passes",
@@ -146,9 +141,9 @@ MUTANTS: tuple[Mutant, ...] = (
         (
             "an explicit layer takes dimension 1 whatever its own",
             "scale, shift = channel_vectors(step, affine, module.dim, step.node, module.out_channels)\n"
-            "    step.absorbed(lambda net, node: net.weights(node).absorb_output(scale, shift))",
+            "    step.absorbed(TakeOutput(scale, shift))",
             "scale, shift = channel_vectors(step, affine, module.dim, step.node, module.out_channels)\n"
-            "    step.absorbed(lambda net, node: net.weights(node).absorb_output(scale * 1.0, shift * 2.0))",
+            "    step.absorbed(TakeOutput(scale * 1.0, shift * 2.0))",
         ),
     ),
     *_many(
@@ -158,9 +153,9 @@ MUTANTS: tuple[Mutant, ...] = (
         (
             "a dense layer loses the shift",
             "scale, shift = channel_vectors(step, affine, -1, step.node, step.network.weights(step.node).in_channels)\n"
-            "    step.absorbed(lambda net, node: net.weights(node).absorb_input(scale, shift))",
+            "    step.absorbed(TakeInput(scale, shift))",
             "scale, shift = channel_vectors(step, affine, -1, step.node, step.network.weights(step.node).in_channels)\n"
-            "    step.absorbed(lambda net, node: net.weights(node).absorb_input(scale, shift * 0))",
+            "    step.absorbed(TakeInput(scale, shift * 0))",
         ),
         (
             "the border stays zero",
@@ -174,8 +169,8 @@ MUTANTS: tuple[Mutant, ...] = (
         ),
         (
             "the convolution goes on padding",
-            "            conv.padding = (0,) * len(conv.kernel_size)\n",
-            "",
+            '("padding", (0,) * len(module.kernel_size)),',
+            '("padding", module.padding),',
         ),
         (
             "a stride of a transposed convolution is overlooked",
@@ -199,25 +194,15 @@ MUTANTS: tuple[Mutant, ...] = (
         ),
         (
             "the rim is not cropped again",
-            "conv.padding = tuple(p + rim for p, rim in zip(conv.padding, rims, strict=True))",
-            "conv.padding = tuple(conv.padding)",
-        ),
-        (
-            "two affines in a row are composed the wrong way round",
-            "second.affine.after(first)",
-            "first.after(second.affine)",
-        ),
-        (
-            "an affine disappears into the next",
-            "second.affine = second.affine.after(first)",
-            "second.affine = second.affine",
+            "cropped = tuple(p + rim for p, rim in zip(module.padding, rims, strict=True))",
+            "cropped = tuple(module.padding)",
         ),
         (
             "an explicit layer behind takes twice the shift",
             "scale, shift = channel_vectors(step, affine, module.dim, step.node, module.out_channels)\n"
-            "    step.absorbed(lambda net, node: net.weights(node).absorb_input(scale, shift))",
+            "    step.absorbed(TakeInput(scale, shift))",
             "scale, shift = channel_vectors(step, affine, module.dim, step.node, module.out_channels)\n"
-            "    step.absorbed(lambda net, node: net.weights(node).absorb_input(scale, 2 * shift))",
+            "    step.absorbed(TakeInput(scale, 2 * shift))",
         ),
     ),
     # ------------------------------------------------------------------------------------------ flow: movement
@@ -316,8 +301,8 @@ MUTANTS: tuple[Mutant, ...] = (
         ),
         (
             "the padding is on one side only",
-            "around = [side for p in reversed(padding) for side in (p, p)]",
-            "around = [side for p in reversed(padding) for side in (2 * p, 0)]",
+            "around = tuple(side for p in reversed(padding) for side in (p, p))",
+            "around = tuple(side for p in reversed(padding) for side in (2 * p, 0))",
         ),
         (
             "negative scales pass a maximum",
@@ -370,10 +355,33 @@ MUTANTS: tuple[Mutant, ...] = (
     ),
     *_many(
         "attention",
-        "flow/attention.py",
+        "flow/edits.py",
         "test_zoo.py",
         ("the shift is forgotten", "                bias[rows] += weight[rows] @ shift\n", ""),
         ("every input is taken for the query", "rows = slice(i * width, (i + 1) * width)", "rows = slice(0, width)"),
+    ),
+    *_many(
+        "edits",
+        "flow/edits.py",
+        f"{_LINEAR_BN} {_BN_LINEAR} {_ACTIVATION}",
+        (
+            "two affines in a row are composed the wrong way round",
+            "self.affine.after(own.affine) if self.behind else own.affine.after(self.affine)",
+            "own.affine.after(self.affine) if self.behind else self.affine.after(own.affine)",
+        ),
+        (
+            "an affine disappears into the next",
+            "self.affine.after(own.affine) if self.behind else own.affine.after(self.affine)",
+            "own.affine",
+        ),
+        ("a layer goes on padding", "            network.configure(node, **dict(self.settings))\n", ""),
+        ("edits of one kind are all alike", "return all(_equal(a, b)", "return True or all(_equal(a, b)"),
+    ),
+    *_many(
+        "plans walked once",
+        "graph/network.py",
+        f"{_ACTIVATION} {_CONCAT_BN}",
+        ("an answer outlives a change", "self._answers.pop(question, None)", "pass"),
     ),
     *_many(
         "matrix products",
@@ -620,12 +628,12 @@ MUTANTS: tuple[Mutant, ...] = (
         ),
         (
             "the clamp of dead channels is forgotten",
-            '    network.insert_after(anchor, f"{anchor.target}_constant", clamp)\n',
-            "    return\n",
+            "        plan.edits.append((anchor, clamp))\n",
+            "",
         ),
         (
             "the kinds that a pattern may pass are ignored",
-            "        if kind not in self.allowed:\n",
+            "        if kind not in allowed and kind != _CONSTANT:\n",
             "        if False:\n",
         ),
     ),
@@ -694,7 +702,7 @@ MUTANTS: tuple[Mutant, ...] = (
             "copies[argument] if argument in copies and node in readers_of[argument] else argument",
             "argument",
         ),
-        ("the original takes the affine", "change(network, copies.get(node, node))", "change(network, node)"),
+        ("the original takes the affine", "edit.apply(network, copies.get(node, node))", "edit.apply(network, node)"),
     ),
     *_many(
         "untangle",
@@ -816,7 +824,7 @@ MUTANTS: tuple[Mutant, ...] = (
             "found if isinstance(found, str) else (found[0], None)",
             "found if isinstance(found, str) else (0 * found[0], None)",
         ),
-        ("what the layer reads goes with the sum", "if merge.first is not merge.second.args[0]:", "if True:"),
+        ("what the layer reads goes with the sum", "if plan.anchor is not plan.second.args[0]:", "if True:"),
     ),
     # -------------------------------------------------------------------------------------------------- forms
     *_many(
@@ -890,7 +898,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "rewrite/idle.py",
         "test_tidy.py",
         ("whatever it came from", "if source is not like or not", "if not"),
-        ("nothing is idle", "        node.replace_all_uses_with(like)\n", "        continue\n"),
+        ("nothing is idle", "        network.rewire_readers(node, like)\n", "        continue\n"),
         ("any rearrangement keeps the order", '.rpartition(".")[2] in names', '.rpartition(".")[2] is not None'),
     ),
     # -------------------------------------------------------------------------- writes into what the model holds
@@ -1198,7 +1206,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "precision",
         "graph/network.py",
         "patterns/test_casts.py",
-        ("all is rounded to the model's precision", "rounding_of(tensor) or own", "own"),
+        ("all is rounded to the model's precision", "tensor.rounding or own", "own"),
     ),
     *_many(
         "shapes",

@@ -16,8 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from canonize.algebra.affine import EXACT, Affine
+from canonize.flow.edits import Kink, Threshold
 from canonize.flow.plan import RefusedError, Step, forward_rule
-from canonize.graph.network import keep_exact
 from canonize.nn import ThreshLeakyReLU, ThreshReLU
 
 
@@ -67,10 +67,7 @@ def _bounded(step: Step, incoming: list[Affine | None], low: float, high: float)
     affine = _behind(scale, shift, dead)
     if low == 0 and not has_upper and not bool(lower.any()):
         return affine  # no shift, no negative scale: the kink stays at zero
-    module = ThreshReLU(
-        keep_exact(_tight(lower)) if has_lower else None, keep_exact(_tight(upper)) if has_upper else None
-    )
-    step.edit(lambda net, node: net.replace(node, module))
+    step.edit(Threshold(_tight(lower) if has_lower else None, _tight(upper) if has_upper else None))
     return affine
 
 
@@ -93,8 +90,7 @@ def thresholds_pass(step: Step, incoming: list[Affine | None]) -> Affine:
     if dead is not None:
         constant = torch.minimum(torch.maximum(shift, low), high)
         lower, upper = torch.where(dead, constant, lower), torch.where(dead, constant, upper)
-    moved = ThreshReLU(keep_exact(_tight(lower)), keep_exact(_tight(upper)))
-    step.edit(lambda net, node: net.replace(node, moved))
+    step.edit(Threshold(_tight(lower), _tight(upper)))
     return _behind(scale, shift, dead)
 
 
@@ -131,8 +127,7 @@ def leaky_rectifier_passes(step: Step, incoming: list[Affine | None]) -> Affine:
         zero = torch.zeros_like(scale)
         kink = torch.where(dead, torch.where(shift > 0, shift, slope * shift), kink)
         left, right = torch.where(dead, zero, left), torch.where(dead, zero, right)
-    moved = ThreshLeakyReLU(*(keep_exact(_tight(part)) for part in (kink, left, right)))
-    step.edit(lambda net, node: net.replace(node, moved))
+    step.edit(Kink(_tight(kink), _tight(left), _tight(right)))
     return affine
 
 

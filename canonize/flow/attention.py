@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
-from torch import Tensor, fx, nn
+from torch import Tensor, nn
 
-from canonize.algebra.affine import EXACT, Affine
-from canonize.algebra.exact import exact_parameter, exact_value
+from canonize.algebra.affine import Affine
+from canonize.flow.edits import TakeProjections
 from canonize.flow.linear import channel_vectors
 from canonize.flow.plan import Step, forward_rule
-from canonize.graph.network import Network
 
 
 @forward_rule(nn.MultiheadAttention)
@@ -27,20 +25,4 @@ def attention_takes_input(step: Step, incoming: list[Affine | None]) -> None:
         for affine, node in zip(incoming[:3], inputs[:3], strict=True)
     ]
 
-    def absorb(net: Network, node: fx.Node) -> None:
-        attention: Any = net.module(node)
-        old_weight, old_bias = attention.in_proj_weight, attention.in_proj_bias
-        weight = exact_value(old_weight).to(EXACT).clone()
-        bias = torch.zeros(3 * width, dtype=EXACT, device=weight.device)
-        if old_bias is not None:
-            bias = exact_value(old_bias).to(EXACT).clone()
-        for i, part in enumerate(parts):
-            if part is not None:
-                rows = slice(i * width, (i + 1) * width)
-                scale, shift = part
-                bias[rows] += weight[rows] @ shift
-                weight[rows] *= scale
-        attention.in_proj_weight = exact_parameter(weight, old_weight)
-        attention.in_proj_bias = exact_parameter(bias, old_weight)
-
-    step.absorbed(absorb)
+    step.absorbed(TakeProjections(tuple(parts)))

@@ -15,10 +15,12 @@ import torch
 from torch import Tensor, fx, nn
 
 from canonize.algebra.affine import Affine
+from canonize.algebra.exact import exact_parameter
 from canonize.algebra.weights import CONVOLUTION, TRANSPOSED
+from canonize.flow.edits import Compose, PadBefore, TakeInput, TakeOutput
 from canonize.flow.plan import RefusedError, Step, backward_rule, forward_rule
-from canonize.graph.network import FrozenAffine, Network, keep_exact
-from canonize.nn import ChannelLinear, ChannelPad
+from canonize.graph.affine import FrozenAffine
+from canonize.nn import ChannelLinear
 
 
 def channel_vectors(step: Step, affine: Affine, dim: int, node: fx.Node, size: int) -> tuple[Tensor, Tensor]:
@@ -45,14 +47,14 @@ def linear_takes_input(step: Step, incoming: list[Affine | None]) -> None:
     """Dense layer: the last dimension holds its inputs."""
     affine = _only(incoming, step)
     scale, shift = channel_vectors(step, affine, -1, step.node, step.network.weights(step.node).in_channels)
-    step.absorbed(lambda net, node: net.weights(node).absorb_input(scale, shift))
+    step.absorbed(TakeInput(scale, shift))
 
 
 @backward_rule(nn.Linear)
 def linear_takes_output(step: Step, affine: Affine) -> list[Affine | None]:
     """Dense layer: the last dimension holds its outputs."""
     scale, shift = channel_vectors(step, affine, -1, step.node, step.network.weights(step.node).out_channels)
-    step.absorbed(lambda net, node: net.weights(node).absorb_output(scale, shift))
+    step.absorbed(TakeOutput(scale, shift))
     return [None]
 
 
@@ -65,7 +67,7 @@ def channel_linear_takes_input(step: Step, incoming: list[Affine | None]) -> Non
     affine = _only(incoming, step)
     module: Any = step.module
     scale, shift = channel_vectors(step, affine, module.dim, step.node, module.out_channels)
-    step.absorbed(lambda net, node: net.weights(node).absorb_input(scale, shift))
+    step.absorbed(TakeInput(scale, shift))
 
 
 @backward_rule(ChannelLinear)
@@ -73,7 +75,7 @@ def channel_linear_takes_output(step: Step, affine: Affine) -> list[Affine | Non
     """An explicit linear layer per channel."""
     module: Any = step.module
     scale, shift = channel_vectors(step, affine, module.dim, step.node, module.out_channels)
-    step.absorbed(lambda net, node: net.weights(node).absorb_output(scale, shift))
+    step.absorbed(TakeOutput(scale, shift))
     return [None]
 
 
@@ -85,7 +87,7 @@ def convolution_takes_output(step: Step, affine: Affine) -> list[Affine | None]:
     """Any convolution: dimension 1 holds its outputs."""
     _require_batched(step, affine)
     scale, shift = channel_vectors(step, affine, 1, step.node, step.network.weights(step.node).out_channels)
-    step.absorbed(lambda net, node: net.weights(node).absorb_output(scale, shift))
+    step.absorbed(TakeOutput(scale, shift))
     return [None]
 
 
@@ -99,16 +101,12 @@ def convolution_takes_input(step: Step, incoming: list[Affine | None]) -> None:
     module: Any = step.module
     padding = list(module._reversed_padding_repeated_twice)
     if any(padding) and module.padding_mode == "zeros" and bool(shift.any()):
-        value = step.living_zero(affine)
-
-        def pad(net: Network, node: fx.Node) -> None:
-            conv: Any = net.module(node)
-            net.insert_before(node, 0, f"{node.target}_pad", ChannelPad(padding, keep_exact(value)))
-            conv.padding = (0,) * len(conv.kernel_size)
-            conv._reversed_padding_repeated_twice = [0] * len(padding)
-
-        step.edit(pad)
-    step.absorbed(lambda net, node: net.weights(node).absorb_input(scale, shift))
+        settings = (
+            ("padding", (0,) * len(module.kernel_size)),
+            ("_reversed_padding_repeated_twice", [0] * len(padding)),
+        )
+        step.edit(PadBefore(tuple(padding), step.living_zero(affine), settings))
+    step.absorbed(TakeInput(scale, shift))
 
 
 @forward_rule(*TRANSPOSED)
@@ -125,28 +123,21 @@ def transposed_convolution_takes_input(step: Step, incoming: list[Affine | None]
     scale, shift = channel_vectors(step, affine, 1, source, weights.in_channels)
     module: Any = step.module
     if not bool(shift.any()):
-        step.absorbed(lambda net, node: net.weights(node).absorb_input(scale, shift))
+        step.absorbed(TakeInput(scale, shift))
         return
     step.require(
         all(s == 1 for s in module.stride),
         f"{step.label()} is a transposed convolution with a stride: "
         "what a shift adds to its output differs from position to position",
     )
-    value = step.living_zero(affine)
     rims = [
         max(0, d * (k - 1) - p, d * (k - 1) - p + o)
         for d, k, p, o in zip(module.dilation, module.kernel_size, module.padding, module.output_padding, strict=True)
     ]
-
-    def pad(net: Network, node: fx.Node) -> None:
-        conv: Any = net.module(node)
-        around = [side for rim in reversed(rims) for side in (rim, rim)]
-        if any(around):
-            net.insert_before(node, 0, f"{node.target}_pad", ChannelPad(around, keep_exact(value)))
-            conv.padding = tuple(p + rim for p, rim in zip(conv.padding, rims, strict=True))
-
-    step.edit(pad)
-    step.absorbed(lambda net, node: net.weights(node).absorb_input(scale, shift))
+    around = tuple(side for rim in reversed(rims) for side in (rim, rim))
+    cropped = tuple(p + rim for p, rim in zip(module.padding, rims, strict=True))
+    step.edit(PadBefore(around, step.living_zero(affine), (("padding", cropped),)))
+    step.absorbed(TakeInput(scale, shift))
 
 
 def _require_batched(step: Step, affine: Affine) -> None:
@@ -163,13 +154,7 @@ def affine_takes_input(step: Step, incoming: list[Affine | None]) -> None:
     first = _only(incoming, step)
     anchor = step.network.affine(step.plan.anchor)
     step.plan.merged.append(step.node)
-
-    def compose(net: Network, node: fx.Node) -> None:
-        second = net.affine(node)
-        second.affine = second.affine.after(first)
-        second.origins = (*anchor.origins, *(o for o in second.origins if o not in anchor.origins))
-
-    step.edit(compose)
+    step.edit(Compose(first, anchor.origins, behind=False))
 
 
 @backward_rule(FrozenAffine)
@@ -177,20 +162,12 @@ def affine_takes_output(step: Step, affine: Affine) -> list[Affine | None]:
     """Two affines in a row are one."""
     anchor = step.network.affine(step.plan.anchor)
     step.plan.merged.append(step.node)
-
-    def compose(net: Network, node: fx.Node) -> None:
-        first = net.affine(node)
-        first.affine = affine.after(first.affine)
-        first.origins = (*first.origins, *(o for o in anchor.origins if o not in first.origins))
-
-    step.edit(compose)
+    step.edit(Compose(affine, anchor.origins, behind=True))
     return [None]
 
 
 def as_linear_layer(affine: Affine, shape: tuple[int, ...], dim: int, like: Tensor | None) -> nn.Module:
     """An explicit linear layer that computes the affine: a 1x1 depthwise convolution or its kin."""
-    from canonize.algebra.exact import exact_parameter
-
     channels = shape[dim]
     scale, shift = affine.vectors(dim, channels)
     sample = like if like is not None else torch.empty(0)

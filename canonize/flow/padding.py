@@ -10,11 +10,11 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, fx, nn
+from torch import Tensor, nn
 
 from canonize.algebra.affine import EXACT, Affine
+from canonize.flow.edits import PadWith
 from canonize.flow.plan import RefusedError, Step, backward_rule, forward_rule
-from canonize.graph.network import Network, keep_exact
 from canonize.nn import Call, ChannelPad, Slot
 
 CONSTANT_PADS = (nn.ConstantPad1d, nn.ConstantPad2d, nn.ConstantPad3d, nn.ZeroPad1d, nn.ZeroPad2d, nn.ZeroPad3d)
@@ -97,8 +97,5 @@ def pad_backward(step: Step, affine: Affine) -> list[Affine | None]:
 
 
 def _replace(step: Step, padding: Padding, old: Tensor, value: Tensor) -> None:
-    def change(net: Network, node: fx.Node) -> None:
-        net.replace(node, ChannelPad(padding, keep_exact(Affine(value, value).compress().scale)))
-
     if not torch.equal(value.expand_as(value), old.expand_as(value)):
-        step.edit(change)
+        step.edit(PadWith(padding, Affine(value, value).compress().scale))

@@ -10,10 +10,12 @@ import torch
 from torch import Tensor, fx, nn
 
 from canonize.algebra.affine import Affine
-from canonize.graph.network import FrozenAffine, Network, keep_exact
-from canonize.nn import Rearrange, ThreshLeakyReLU, ThreshReLU
+from canonize.flow.edits import Edit, HoldConstant
+from canonize.graph.affine import FrozenAffine
+from canonize.graph.network import Network
+from canonize.nn import Concat, Rearrange, ThreshLeakyReLU, ThreshReLU
 
-Edit = Callable[[Network, fx.Node], None]
+_CONSTANT = "constant channels"
 ELEMENTWISE = (nn.ReLU, nn.ReLU6, nn.Hardtanh, nn.LeakyReLU, nn.PReLU, ThreshReLU, ThreshLeakyReLU)
 
 
@@ -38,10 +40,13 @@ class Refused:
     reason : str
     nodes : tuple of str
         Qualified names of the layers concerned.
+    passed : dict
+        What the walk had passed until then, as in a plan.
     """
 
     reason: str
     nodes: tuple[str, ...] = ()
+    passed: dict[str, str] = field(default_factory=dict, compare=False, repr=False)
 
 
 @dataclass
@@ -52,12 +57,16 @@ class Plan:
     ----------
     anchor : fx.Node
         The node that holds the affine.
+    forward : bool
+        Whether it goes to the readers, or to the producers.
     edits : list
-        (node, change) pairs, in execution order of the walk.
+        Nodes and what is done to each, in the order of the walk.
     into : list of str
         Qualified names of the layers that take it.
-    passed : set of str
-        Kinds of operations on the way: ``activation``, ``concat``, ...
+    passed : dict
+        Kinds of operations on the way (``activation``, ``concat``, ...), and the first of each kind.
+    carried : dict
+        The affine between a value before the rewrite and after it, for each node on the way.
     merged : list of fx.Node
         Other affines that take it.
     path : list
@@ -69,9 +78,11 @@ class Plan:
     """
 
     anchor: fx.Node
+    forward: bool = True
     edits: list[tuple[fx.Node, Edit]] = field(default_factory=list)
     into: list[str] = field(default_factory=list)
-    passed: set[str] = field(default_factory=set)
+    passed: dict[str, str] = field(default_factory=dict)
+    carried: dict[fx.Node, Affine] = field(default_factory=dict)
     merged: list[fx.Node] = field(default_factory=list)
     path: list[tuple[fx.Node, frozenset[fx.Node]]] = field(default_factory=list)
     clones: list[fx.Node] = field(default_factory=list)
@@ -85,7 +96,6 @@ class Step:
     network: Network
     node: fx.Node
     plan: Plan
-    allowed: frozenset[str]
 
     @property
     def module(self) -> nn.Module:
@@ -116,10 +126,8 @@ class Step:
             raise RefusedError(reason)
 
     def pass_through(self, kind: str) -> None:
-        """Say what kind of operation is passed; refuse where the pattern does not pass it."""
-        self.plan.passed.add(kind)
-        if kind not in self.allowed:
-            raise RefusedError(f"it would have to pass {self.label()} ({type(self.module).__name__})")
+        """Say what kind of operation is passed; a pattern that does not pass it has no use for the plan."""
+        self.plan.passed.setdefault(kind, f"{self.label()} ({type(self.module).__name__})")
 
     def edit(self, change: Edit) -> None:
         """Note a change to this node."""
@@ -181,48 +189,65 @@ def label(network: Network, node: fx.Node) -> str:
 
 
 def plan_forward(network: Network, anchor: fx.Node, allowed: frozenset[str]) -> Plan | Refused:
-    """Plan to move the affine at ``anchor`` into everything that reads it, at the far end of what it may pass."""
+    """Plan to move the affine at ``anchor`` into everything that reads it, at the far end of what it may pass.
+
+    The way is walked once for all patterns that ask; each is told whether it passes what it may pass.
+    """
+    seen: set[fx.Node] = {anchor}
+    found = network.remembered(("forward", anchor), lambda: (_plan_forward(network, anchor, seen), seen))
+    return _within(found, allowed)
+
+
+def _within(found: Plan | Refused, allowed: frozenset[str]) -> Plan | Refused:
+    """A plan, or a refusal, for a pattern that passes certain kinds of operations only."""
+    for kind, first in found.passed.items():
+        if kind not in allowed and kind != _CONSTANT:
+            return Refused(f"it would have to pass {first}", (first.rpartition(" (")[0],))
+    return found
+
+
+def _plan_forward(network: Network, anchor: fx.Node, seen: set[fx.Node]) -> Plan | Refused:
     affine = network.affine(anchor).affine
     try:
-        return _walk_forward(network, anchor, affine, allowed, None)
+        return _walk_forward(network, anchor, affine, None, seen)
     except DeadChannelError:
         living, clamp = revive(affine, network.dtype)
         try:
-            return _walk_forward(network, anchor, living, allowed, clamp)
+            return _walk_forward(network, anchor, living, clamp, seen)
         except DeadChannelError:
             return Refused("a scale became zero on the way", (label(network, anchor),))
 
 
-def revive(affine: Affine, dtype: torch.dtype) -> tuple[Affine, ThreshReLU]:
+def revive(affine: Affine, dtype: torch.dtype) -> tuple[Affine, HoldConstant]:
     """Make dead channels constants before the affine: a clamp with equal bounds, then scale 1 and shift 0."""
     dead = affine.dead(dtype)
     scale, shift = torch.broadcast_tensors(affine.scale, affine.shift)
     infinite = torch.full_like(shift, float("inf"))
-    clamp = ThreshReLU(keep_exact(torch.where(dead, shift, -infinite)), keep_exact(torch.where(dead, shift, infinite)))
+    clamp = HoldConstant(torch.where(dead, shift, -infinite), torch.where(dead, shift, infinite))
     living = Affine(torch.where(dead, torch.ones_like(scale), scale), torch.where(dead, torch.zeros_like(shift), shift))
     return living.compress(), clamp
 
 
 def _walk_forward(
-    network: Network, anchor: fx.Node, affine: Affine, allowed: frozenset[str], clamp: ThreshReLU | None
+    network: Network, anchor: fx.Node, affine: Affine, clamp: HoldConstant | None, seen: set[fx.Node]
 ) -> Plan | Refused:
     plan = Plan(anchor)
     if clamp is not None:
-        constants = clamp
-        plan.edits.append((anchor, lambda net, node: _insert_clamp(net, node, constants)))
-        plan.passed.add("constant channels")
+        plan.edits.append((anchor, clamp))
+        plan.passed[_CONSTANT] = label(network, anchor)
     pending: dict[fx.Node, Affine] = {anchor: affine.compress()}
     queue = list(network.readers(anchor))
     heapq.heapify(queue)
-    seen = set(queue)
+    waiting = set(queue)
+    seen |= waiting
     while queue:
         node = heapq.heappop(queue)
-        step = Step(network, node, plan, allowed)
+        step = Step(network, node, plan)
         incoming = [pending.get(source) for source in network.data_inputs(node)]
         try:
             outgoing = _forward(step, incoming)
         except RefusedError as refusal:
-            return Refused(refusal.reason, (step.label(),))
+            return Refused(refusal.reason, (step.label(),), plan.passed)
         if outgoing is None:
             continue
         outgoing = outgoing.compress()
@@ -231,10 +256,12 @@ def _walk_forward(
             return Refused(
                 f"behind {step.label()} it differs along dimension {min(loose)}, which has no fixed size",
                 (step.label(),),
+                plan.passed,
             )
-        pending[node] = outgoing
+        pending[node] = plan.carried[node] = outgoing
         for reader in network.readers(node):
-            if reader not in seen:
+            if reader not in waiting:
+                waiting.add(reader)
                 seen.add(reader)
                 heapq.heappush(queue, reader)
     return plan
@@ -247,10 +274,6 @@ def _newly_varying(step: Step, incoming: list[Affine | None], outgoing: Affine) 
     """
     first = incoming[0]
     return first is None or not isinstance(step.module, ELEMENTWISE) or not outgoing.varying() <= first.varying()
-
-
-def _insert_clamp(network: Network, anchor: fx.Node, clamp: ThreshReLU) -> None:
-    network.insert_after(anchor, f"{anchor.target}_constant", clamp)
 
 
 def _forward(step: Step, incoming: list[Affine | None]) -> Affine | None:
@@ -280,18 +303,47 @@ def plan_backward(
     stay : bool
         Where a branch cannot take its part, leave it on that branch, instead of refusing.
     """
-    plan = Plan(anchor)
+    question = ("backward", anchor, duplicate, stay)
+    seen: set[fx.Node] = {anchor}
+    found = network.remembered(question, lambda: (_walk_backward(network, anchor, duplicate, stay, seen), seen))
+    return _within(found, allowed)
+
+
+def _shared_branch(network: Network, source: fx.Node, affine: Affine) -> Refused | None:
+    """See without a walk that a branch is read elsewhere: in a DenseNet every concatenation has dozens."""
+    if not isinstance(network.module(source), Concat):
+        return None
+    if bool(((affine.scale == 1) & (affine.shift == 0)).any()):
+        return None  # a branch whose slice is the identity may be read by anybody
+    for branch in reversed(network.data_inputs(source)):
+        for reader in network.readers(branch):
+            if reader is not source and not isinstance(network.module(reader), Rearrange):
+                name = label(network, branch)
+                passed = {"concat": f"{label(network, source)} (Concat)"}
+                return Refused(f"{name} is also read by {label(network, reader)}", (name,), passed)
+    return None
+
+
+def _walk_backward(
+    network: Network, anchor: fx.Node, duplicate: bool, stay: bool, seen: set[fx.Node]
+) -> Plan | Refused:
+    plan = Plan(anchor, forward=False)
     source = anchor.args[0]
     assert isinstance(source, fx.Node)
+    seen.add(source)
+    shared = None if duplicate or stay else _shared_branch(network, source, network.affine(anchor).affine)
+    if shared is not None:
+        return shared
     wanted: dict[fx.Node, dict[fx.Node, list[Affine]]] = {source: {anchor: [network.affine(anchor).affine.compress()]}}
     queue = [_Latest(source)]
     while queue:
         node = heapq.heappop(queue).node
-        step = Step(network, node, plan, allowed)
+        seen.update((node, *network.readers(node)))
+        step = Step(network, node, plan)
         affine = next(iter(wanted[node].values()))[0]
         edits, into, merged = len(plan.edits), len(plan.into), len(plan.merged)
         if not _agree(wanted[node]):
-            return Refused(f"{step.label()} would need two different affines", (step.label(),))
+            return Refused(f"{step.label()} would need two different affines", (step.label(),), plan.passed)
         try:
             others = [
                 reader
@@ -304,13 +356,14 @@ def plan_backward(
             _fixed_sizes(step, inputs)
         except RefusedError as refusal:
             if not stay or node is source:
-                return Refused(refusal.reason, (step.label(),))
+                return Refused(refusal.reason, (step.label(),), plan.passed)
             del plan.edits[edits:], plan.into[into:], plan.merged[merged:]
             plan.staying[node] = affine
             plan.path.append((node, frozenset(wanted[node])))
             continue
         if others:
             plan.clones.append(node)
+        plan.carried[node] = affine
         plan.path.append((node, frozenset(wanted[node])))
         for argument, needed in zip(network.data_inputs(node), inputs, strict=True):
             if needed is None:
@@ -327,7 +380,7 @@ def _notices(step: Step, reader: fx.Node, affine: Affine) -> bool:
     network = step.network
     if not isinstance(network.module(reader), Rearrange) or network.data_inputs(reader) != [step.node]:
         return True
-    look = Step(network, reader, Plan(step.plan.anchor), step.allowed | {"movement"})
+    look = Step(network, reader, Plan(step.plan.anchor))
     try:
         seen = _forward(look, [affine])
     except (RefusedError, DeadChannelError):
@@ -380,8 +433,10 @@ def _backward(step: Step, affine: Affine) -> list[Affine | None]:
 def commit(network: Network, plan: Plan) -> None:
     """Carry out a plan and take its anchor out of the graph."""
     copies = _copy_shared_producers(network, plan)
-    for node, change in plan.edits:
-        change(network, copies.get(node, node))
+    for node, affine in plan.carried.items():
+        network.values.move(copies.get(node, node), affine, forward=plan.forward)
+    for node, edit in plan.edits:
+        edit.apply(network, copies.get(node, node))
     network.bypass(plan.anchor)
 
 
@@ -410,5 +465,5 @@ def _copy_shared_producers(network: Network, plan: Plan) -> dict[fx.Node, fx.Nod
                 plan.into[plan.into.index(str(node.target))] = str(copies[node].target)
         if node in copies:
             for reader in readers - set(plan.clones):
-                reader.replace_input_with(node, copies[node])
+                network.rewire(reader, node, copies[node])
     return copies

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from torch import fx, nn
+from torch import nn
 
 from canonize.algebra.affine import Affine
+from canonize.flow.edits import PadBefore
 from canonize.flow.plan import RefusedError, Step, backward_rule, forward_rule
-from canonize.graph.network import Network, keep_exact
-from canonize.nn import ChannelPad, Mean, SumOver
+from canonize.nn import Mean, SumOver
 
 AVERAGE = (nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d)
 WEIGHTED = (
@@ -120,15 +120,8 @@ def _explicit_padding(step: Step, affine: Affine, value_of: Any) -> None:
         not module.ceil_mode,
         f"{step.label()} counts its padding and rounds its size up, which explicit padding cannot do",
     )
-    value = value_of()
-
-    def pad(net: Network, node: fx.Node) -> None:
-        pool: Any = net.module(node)
-        around = [side for p in reversed(padding) for side in (p, p)]
-        net.insert_before(node, 0, f"{node.target}_pad", ChannelPad(around, keep_exact(value)))
-        pool.padding = (0,) * dims
-
-    step.edit(pad)
+    around = tuple(side for p in reversed(padding) for side in (p, p))
+    step.edit(PadBefore(around, value_of(), (("padding", (0,) * dims),)))
 
 
 def _tuple(value: Any, dims: int) -> tuple[int, ...]:

@@ -29,5 +29,5 @@ class BatchNormAsConvolution(Form):
         for node in network.affines():
             kinds = [origin.kind.lower().replace("_", "") for origin in network.affine(node).origins]
             if any("batchnorm" in kind for kind in kinds) and apply_pattern(network, pattern, node, journal):
-                for origin in (o for o in journal.courses if o.name == str(node.target)):
-                    journal.courses[origin].reasons[pattern.name] = f"asked for by the form {self.name}"
+                for origin in (o for o in journal.histories if o.name == str(node.target)):
+                    journal.histories[origin].reasons[pattern.name] = f"asked for by the form {self.name}"

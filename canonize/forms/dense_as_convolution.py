@@ -15,12 +15,11 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from canonize.algebra.exact import exact_parameter
+from canonize.algebra.exact import ExactTensor, exact_parameter
 from canonize.graph.network import Network, keep_exact
-from canonize.graph.shapes import is_kept_exact, rounding_of
 from canonize.nn import ThreshReLU
 from canonize.report.data import Refusal, Rewrite
-from canonize.rewrite.form import Form, rewire_through
+from canonize.rewrite.form import Form
 from canonize.rewrite.journal import Journal
 
 _CONVOLUTIONS: dict[int, Any] = {3: nn.Conv1d, 4: nn.Conv2d, 5: nn.Conv3d}
@@ -63,7 +62,7 @@ class DenseAsConvolution(Form):
         image = network.insert_before(dense, 0, f"{dense.target}_image", nn.Unflatten(1, (shape[1], 1, 1)))
         with network.graph.inserting_after(image):
             flat = network.call(f"{dense.target}_flatten", nn.Flatten(1), (image,), dense)
-        dense.replace_input_with(image, flat)
+        network.rewire(dense, image, flat)
 
     def _push(self, network: Network, flatten: fx.Node, journal: Journal) -> None:
         while True:
@@ -80,14 +79,15 @@ class DenseAsConvolution(Form):
                 return
             (reader,) = readers
             layer = network.module(reader)
+            if journal.full or not isinstance(layer, (nn.Linear, ThreshReLU, *_ELEMENTWISE)):
+                return
             if isinstance(layer, nn.Linear):
                 self._as_convolution(network, reader, shape)
-                journal.rewrites.append(Rewrite(self.name, str(reader.target), (str(reader.target),)))
             elif isinstance(layer, ThreshReLU):
                 network.replace(reader, _reshaped(layer, shape))
-            elif not isinstance(layer, _ELEMENTWISE):
-                return
-            rewire_through(network, flatten, reader)
+            network.exchange(flatten, reader)
+            if isinstance(layer, nn.Linear):
+                journal.add(Rewrite(self.name, str(reader.target), (str(reader.target),)))
 
     def _is_plain(self, network: Network, flatten: fx.Node) -> bool:
         module: Any = network.module(flatten)
@@ -118,6 +118,6 @@ def _reshaped(layer: ThreshReLU, shape: tuple[int, ...]) -> ThreshReLU:
         if bound is None or bound.numel() == 1:
             return bound
         full = torch.broadcast_to(bound, (1, bound.shape[-1])).reshape(1, *shape[1:])
-        return keep_exact(full, rounding_of(bound)) if is_kept_exact(bound) else full
+        return keep_exact(full, bound.rounding) if isinstance(bound, ExactTensor) else full
 
     return ThreshReLU(reshaped(layer.lower), reshaped(layer.upper))

@@ -19,6 +19,7 @@ from canonize import nn as cnn
 from canonize.algebra.affine import EXACT, Affine
 from canonize.algebra.exact import exact_parameter, exact_value
 from canonize.graph.network import FrozenAffine, Network, Origin
+from canonize.report.data import Rewrite
 from canonize.rewrite.form import Form
 from canonize.rewrite.journal import Journal
 
@@ -42,6 +43,8 @@ class OpenAttention(Form):
     def before(self, network: Network, journal: Journal) -> None:
         """Open every attention that can be; its projections then absorb what a LayerNorm hands on."""
         for node in list(network.graph.nodes):
+            if journal.full:
+                return
             module = network.module(node)
             if isinstance(module, nn.MultiheadAttention):
                 reason = _open_multihead(network, node, module)
@@ -49,7 +52,9 @@ class OpenAttention(Form):
                 reason = _open_product(network, node, module)
             else:
                 continue
-            if reason:
+            if not reason:
+                journal.add(Rewrite(self.name, str(node.target)))
+            else:
                 network.notes.append(f"the attention {node.target} was not opened: {reason}")
 
 
@@ -88,10 +93,9 @@ def _open_multihead(network: Network, node: fx.Node, module: nn.MultiheadAttenti
         if not module.batch_first:
             output = _moved(network, f"{name}.sequence_first", output, ".transpose", 0, 1)
     for user in list(node.users):
-        user.replace_all_uses_with(output)
+        network.rewire_readers(user, output)
         network.remove(user)
-    network.graph.erase_node(node)
-    network.shapes.forget(node)
+    network.remove(node)
     return ""
 
 
@@ -154,7 +158,7 @@ def _open_product(network: Network, node: fx.Node, module: cnn.Call) -> str:
     with network.graph.inserting_before(node):
         scale = float(given.get("scale") or shape[-1] ** -0.5)
         mixed = _attention(network, node, f"{owner}." if owner else "", query, key, value, held, scale)
-    node.replace_all_uses_with(mixed)
+    network.rewire_readers(node, mixed)
     network.remove(node)
     return ""
 

@@ -56,10 +56,11 @@ class PlainPooling(Form):
                 reason = f"its windows over {'x'.join(map(str, sizes))} positions are not all alike"
                 journal.refuse(Refusal(self.name, str(node.target), reason))
                 continue
+            if journal.full:
+                return
             self._check_size(network, node, source, sizes)
             network.replace(node, _PLAIN[type(module)](windows, stride=windows))
-            network.shapes.forget(node)
-            journal.rewrites.append(Rewrite(self.name, str(node.target), (str(node.target),)))
+            journal.add(Rewrite(self.name, str(node.target), (str(node.target),)))
 
     def _windows(
         self, network: Network, source: fx.Node, module: Any

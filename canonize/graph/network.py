@@ -6,53 +6,27 @@ import copy
 import functools
 import keyword
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, fx, nn
 
 from canonize.algebra.affine import Affine
-from canonize.algebra.weights import LINEAR, PendingWeights, rounded
+from canonize.algebra.exact import ExactTensor, RoundedParameter, exact_value
+from canonize.algebra.weights import LINEAR, Kernel, PendingWeights, rounded
 from canonize.errors import RewriteError
-from canonize.graph.shapes import Shapes, is_kept_exact, rounding_of
+from canonize.graph.affine import FrozenAffine as FrozenAffine
+from canonize.graph.affine import Origin as Origin
+from canonize.graph.correspondence import Correspondence
+from canonize.graph.shapes import Shapes
 from canonize.nn import Call, Rearrange
 from canonize.twins.copying import is_plain
 
+Answer = TypeVar("Answer")
 # Make a tensor of the same kind as their first argument, whose values they do not look at.
 _MAKE_ALIKE = {"new_zeros", "new_ones", "new_full", "new_empty", "zeros_like", "ones_like", "full_like", "empty_like"}
-
-
-@dataclass(frozen=True)
-class Origin:
-    """A frozen affine of the original model: its qualified name and what it was."""
-
-    name: str
-    kind: str
-
-
-class FrozenAffine(nn.Module):
-    """An affine that still waits for a layer to absorb it; none is left in a finished model.
-
-    Attributes
-    ----------
-    affine : Affine
-    origins : tuple of Origin
-        What it was in the original model; several where affines have been composed.
-    last_resort_only : bool
-        Whether it is what a rewrite has left, to become an explicit layer.
-    """
-
-    def __init__(self, affine: Affine, origins: Sequence[Origin]) -> None:
-        super().__init__()
-        self.affine = affine
-        self.origins = tuple(origins)
-        self.last_resort_only = False
-
-    def forward(self, input: Tensor) -> Tensor:
-        """Apply the affine in the input's own dtype."""
-        return input * self.affine.scale.to(input) + self.affine.shift.to(input)
 
 
 @dataclass
@@ -69,8 +43,14 @@ class Network:
         What shape each node has, asked for only where a pattern needs it.
     dtype : torch.dtype
         The model's own floating dtype.
+    values : Correspondence
+        What each value stands for, since the network was made.
     unread : dict
         Normalisations by running statistics that could not be read as affines, and why; they stay what they are.
+
+    Notes
+    -----
+    Whatever changes the network goes through its methods, which drop what is known about the nodes concerned.
     """
 
     graph: fx.Graph
@@ -83,8 +63,34 @@ class Network:
     notes: list[str] = field(default_factory=list)
     unread: dict[Origin, str] = field(default_factory=dict)
     containers: set[str] = field(default_factory=set)
+    values: Correspondence = field(default_factory=Correspondence)
+    _answers: dict[Hashable, Any] = field(default_factory=dict)
+    _asked_about: dict[fx.Node, set[Hashable]] = field(default_factory=dict)
 
     # ------------------------------------------------------------------ reading
+
+    def remembered(self, question: Hashable, answer: Callable[[], tuple[Answer, Iterable[fx.Node]]]) -> Answer:
+        """An answer about a part of the network, worked out once until that part changes.
+
+        Parameters
+        ----------
+        question : hashable
+        answer : callable
+            Gives the answer, and the nodes that were looked at: their layers, inputs and readers.
+        """
+        if question not in self._answers:
+            found, nodes = answer()
+            self._answers[question] = found
+            for near in {part for node in nodes for part in (node, *node.all_input_nodes, *node.users)}:
+                self._asked_about.setdefault(near, set()).add(question)
+        known: Answer = self._answers[question]
+        return known
+
+    def _changed(self, *nodes: fx.Node) -> None:
+        """Drop every answer about nodes that have another layer, other inputs or other readers now."""
+        for node in nodes:
+            for question in self._asked_about.pop(node, ()):
+                self._answers.pop(question, None)
 
     def module(self, node: fx.Node) -> nn.Module | None:
         """The module that a node calls."""
@@ -157,6 +163,8 @@ class Network:
         node = self.graph.create_node("call_module", name)
         node.args = tuple(inputs)  # given at once they would be searched for symbolic numbers
         node.meta["path"] = like.meta.get("path", "")
+        self.values.insert(node)
+        self._changed(*node.all_input_nodes)
         return node
 
     def insert_after(
@@ -168,6 +176,7 @@ class Network:
             new = self.call(name, module, (node,), node)
         for reader in chosen:
             reader.replace_input_with(node, new)
+        self._changed(*chosen)
         return new
 
     def insert_before(self, reader: fx.Node, position: int, name: str, module: nn.Module) -> fx.Node:
@@ -177,20 +186,96 @@ class Network:
         with self.graph.inserting_before(reader):
             new = self.call(name, module, (source,), reader)
         reader.update_arg(position, new)
+        self._changed(reader)
         return new
 
     def replace(self, node: fx.Node, module: nn.Module) -> None:
         """Exchange the module behind a node; the name stays."""
         self.modules[str(node.target)] = module
         self.pending.pop(str(node.target), None)
+        self.shapes.forget(node)
+        self._changed(node)
+
+    def configure(self, node: fx.Node, **settings: Any) -> None:
+        """Give a node's layer other settings (its padding, say); its weights, and what is pending on them, stay.
+
+        The layer is a new one: whoever holds the old one sees no difference.
+        """
+        name = str(node.target)
+        module = shell(self.modules[name])
+        vars(module).update(settings)
+        self.modules[name] = module
+        self.shapes.forget(node)
+        self._changed(node)
+
+    def set_parameters(self, node: fx.Node, **parameters: nn.Parameter) -> None:
+        """Give a node's layer other parameters. The layer is a new one, as in `configure`."""
+        module = shell(self.modules[str(node.target)])
+        module._parameters.update(parameters)
+        self.modules[str(node.target)] = module
+        self._changed(node)
+
+    def set_affine(self, node: fx.Node, affine: Affine, origins: Sequence[Origin]) -> None:
+        """Give a node another affine."""
+        made = FrozenAffine(affine, origins)
+        made.last_resort_only = self.affine(node).last_resort_only
+        self.modules[str(node.target)] = made
+        self._changed(node)
+
+    def absorb_output(self, node: fx.Node, scale: Tensor, shift: Tensor) -> None:
+        """Let a linear layer take an affine behind it."""
+        self.weights(node).absorb_output(scale, shift)
+        self._changed(node)
+
+    def absorb_input(self, node: fx.Node, scale: Tensor, shift: Tensor) -> None:
+        """Let a linear layer take an affine before it."""
+        self.weights(node).absorb_input(scale, shift)
+        self._changed(node)
+
+    def fill(self, node: fx.Node, module: nn.Module, weight: Kernel, bias: Tensor | None) -> None:
+        """Make a node call a linear layer whose weight is worked out when it is written."""
+        self.replace(node, module)
+        self.pending[str(node.target)] = PendingWeights(module)
+        self.pending[str(node.target)].set(weight, bias)
+
+    def rewire(self, reader: fx.Node, old: fx.Node, new: fx.Node) -> None:
+        """Let a node read another value."""
+        reader.replace_input_with(old, new)
+        self.shapes.forget(reader)
+        self._changed(reader, old, new)
+
+    def rewire_readers(self, node: fx.Node, new: fx.Node) -> None:
+        """Let everybody who reads a node read another value."""
+        readers = list(node.users)
+        node.replace_all_uses_with(new)
+        for reader in readers:
+            self.shapes.forget(reader)
+        self._changed(node, new, *readers)
+
+    def exchange(self, node: fx.Node, layer: fx.Node) -> None:
+        """Put ``node`` behind ``layer``, its only reader: ``A -> layer -> node -> B``."""
+        source = node.args[0]
+        assert isinstance(source, fx.Node)
+        layer.replace_input_with(node, source)
+        readers = list(layer.users)
+        layer.append(node)
+        node.replace_input_with(source, layer)
+        for reader in readers:
+            reader.replace_input_with(layer, node)
+        self.shapes.forget(layer)
+        self.shapes.forget(node)
+        self._changed(source, layer, node, *readers)
 
     def bypass(self, node: fx.Node) -> None:
         """Take a node out: its readers read its (first) input."""
+        readers = list(node.users)
         node.replace_all_uses_with(node.args[0])  # type: ignore[arg-type]
+        self._changed(*readers)
         self.remove(node)
 
     def remove(self, node: fx.Node) -> None:
         """Erase a node that nobody reads, and its module."""
+        self._changed(node, *node.all_input_nodes)
         self.graph.erase_node(node)
         self.shapes.forget(node)
         if node.op == "call_module":
@@ -204,6 +289,7 @@ class Network:
         name = f"{node.target}_{suffix}"
         with self.graph.inserting_after(_last([node, *inputs])):
             new = self.call(name, module, inputs, node)
+        self.values.copy(node, new)
         if str(node.target) in self.pending:
             self.pending[str(new.target)] = self.pending[str(node.target)].clone(module)
         return new
@@ -298,8 +384,10 @@ def cast(module: nn.Module, dtype: torch.dtype | None, own: torch.dtype) -> None
 
     def convert(tensor: Tensor) -> Tensor:
         if dtype is not None:
-            return getattr(tensor, "exact", tensor).detach().to(dtype)
-        return rounded(tensor, rounding_of(tensor) or own)
+            return exact_value(tensor).to(dtype)
+        if isinstance(tensor, ExactTensor):
+            return rounded(exact_value(tensor), tensor.rounding or own)
+        return tensor.data  # rounded already; what it was rounded from is of no use any more
 
     for part in module.modules():
         for name, parameter in part._parameters.items():
@@ -311,7 +399,7 @@ def cast(module: nn.Module, dtype: torch.dtype | None, own: torch.dtype) -> None
 
 
 def _to_cast(tensor: Tensor, dtype: torch.dtype | None) -> bool:
-    return tensor.is_floating_point() and (dtype is not None or is_kept_exact(tensor))
+    return tensor.is_floating_point() and (dtype is not None or isinstance(tensor, ExactTensor | RoundedParameter))
 
 
 def keep_exact(tensor: Tensor, dtype: torch.dtype | None = None) -> Tensor:
@@ -319,10 +407,7 @@ def keep_exact(tensor: Tensor, dtype: torch.dtype | None = None) -> Tensor:
 
     Parts of a model may compute in another precision than its weights have.
     """
-    tensor = tensor.detach().clone()
-    tensor.kept_exact = True  # type: ignore[attr-defined]
-    tensor.rounding = dtype  # type: ignore[attr-defined]
-    return tensor
+    return ExactTensor.of(tensor, dtype)
 
 
 def value_dtype(network: Network, node: fx.Node) -> torch.dtype | None:

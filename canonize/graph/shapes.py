@@ -15,6 +15,8 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 
+from canonize.algebra.exact import ExactTensor
+from canonize.graph.affine import FrozenAffine
 from canonize.graph.shape_rules import KEEP_SHAPE, fixed_dims, output_of
 from canonize.inputs import Inputs
 
@@ -31,11 +33,6 @@ _GIVE_TENSORS: frozenset[Any] = frozenset(
         F.linear, F.batch_norm, F.layer_norm, F.adaptive_avg_pool2d, F.avg_pool2d, F.max_pool2d, F.interpolate, F.pad,
     }
 )  # fmt: skip
-
-
-def is_affine(module: Any) -> bool:
-    """Whether a module is an affine that waits to be absorbed (`canonize.network`, which imports this module)."""
-    return type(module).__name__ == "FrozenAffine"
 
 
 def gives_tensor(node: fx.Node) -> bool:
@@ -146,9 +143,8 @@ class Shapes:
         if shape is None or node.op != "call_module" or not node.args or not isinstance(node.args[0], fx.Node):
             return set()
         module, source = self.lookup(str(node.target)), node.args[0]
-        if is_affine(module):
-            varying: set[int] = module.affine.varying()
-            return varying | self._fixed_dims(source)
+        if isinstance(module, FrozenAffine):
+            return module.affine.varying() | self._fixed_dims(source)
         given = self.shape(source)
         return set() if given is None else fixed_dims(module, given, shape, lambda: self._fixed_dims(source))
 
@@ -264,7 +260,7 @@ class Shapes:
             return None
         values = tuple([known[argument] for argument in node.args])  # type: ignore[index]
         module = self.lookup(str(node.target))
-        if values and (isinstance(module, KEEP_SHAPE) or is_affine(module)):
+        if values and isinstance(module, (*KEEP_SHAPE, FrozenAffine)):
             return values[0]
         return output_of(module, values, {})
 
@@ -305,20 +301,9 @@ def _state(module: nn.Module, args: Any, convert: Callable[[Any], Any]) -> dict[
     state = {}
     for name, tensor in (*module.named_parameters(), *module.named_buffers()):
         value = convert(tensor)
-        rounding = (rounding_of(tensor) or own) if is_kept_exact(tensor) else None
+        rounding = (tensor.rounding or own) if isinstance(tensor, ExactTensor) else None
         state[name] = value if rounding is None else value.to(rounding)
     return state
-
-
-def is_kept_exact(tensor: Tensor) -> bool:
-    """Whether a tensor was made by canonize, and waits in float64 to be rounded (`graph.network.keep_exact`)."""
-    return bool(getattr(tensor, "kept_exact", False))
-
-
-def rounding_of(tensor: Tensor) -> torch.dtype | None:
-    """What such a tensor will be rounded to, where that was noted."""
-    dtype: torch.dtype | None = getattr(tensor, "rounding", None)
-    return dtype
 
 
 def _as_it_is(value: Any) -> Any:

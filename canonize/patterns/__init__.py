@@ -1,10 +1,12 @@
 """The catalogue: one file a pattern, one ordered list.
 
 The order is the order in which patterns are tried around each affine: backward first, because it adds nothing; forward
-next; with a threshold after that; an explicit layer last.
+next; with a threshold after that; two linear layers that meet become one; an explicit layer last (`Stage`).
 """
 
 from __future__ import annotations
+
+from typing import Any
 
 from canonize.patterns.bn_activation_linear import BatchNormThenActivationThenLinear
 from canonize.patterns.bn_linear import BatchNormThenLinear
@@ -12,14 +14,13 @@ from canonize.patterns.concat_bn import BatchNormOverConcat
 from canonize.patterns.concat_linear import BranchThenConcatThenLinear
 from canonize.patterns.last_resort import ExplicitLinearLayer
 from canonize.patterns.linear_bn import LinearThenBatchNorm
-from canonize.patterns.merge import MergePattern
 from canonize.patterns.parallel_linear import ParallelLinear
-from canonize.patterns.pattern import Pattern
+from canonize.patterns.pattern import Pattern, Stage
 from canonize.patterns.split_concat import SplitOverConcat
 from canonize.patterns.stacked_linear import StackedLinear
 from canonize.patterns.untangle import Untangle
 
-PATTERNS: tuple[Pattern, ...] = (
+PATTERNS: tuple[Pattern[Any], ...] = (
     LinearThenBatchNorm(),
     BatchNormOverConcat(),
     BatchNormThenLinear(),
@@ -27,25 +28,20 @@ PATTERNS: tuple[Pattern, ...] = (
     Untangle(),
     BatchNormThenActivationThenLinear(),
     SplitOverConcat(),
+    ParallelLinear(),
+    StackedLinear(),
     ExplicitLinearLayer(),
 )
-# Tried between the affine's patterns: each makes one linear layer of two.
-MERGES: tuple[MergePattern, ...] = (ParallelLinear(), StackedLinear())
 
 
-def catalogue() -> tuple[Pattern | MergePattern, ...]:
+def catalogue() -> tuple[Pattern[Any], ...]:
     """Every pattern, in the order in which they are tried."""
-    return (*PATTERNS[:-1], *MERGES, PATTERNS[-1])
+    return PATTERNS
 
 
-def chosen_merges(skip: tuple[str, ...] = ()) -> tuple[MergePattern, ...]:
-    """The patterns that make one linear layer of two, without those to skip."""
-    return tuple(p for p in MERGES if p.name not in skip)
-
-
-def chosen(strategy: str, skip: tuple[str, ...] = ()) -> tuple[Pattern, ...]:
+def chosen(strategy: str, skip: tuple[str, ...] = ()) -> tuple[Pattern[Any], ...]:
     """The patterns of a strategy, without those to skip."""
     return tuple(p for p in PATTERNS if p.name not in skip and p.strategy in ("always", strategy))
 
 
-__all__ = ["MERGES", "PATTERNS", "MergePattern", "Pattern", "catalogue", "chosen", "chosen_merges"]
+__all__ = ["PATTERNS", "Pattern", "Stage", "catalogue", "chosen"]

@@ -18,14 +18,15 @@ from torch import fx
 
 from canonize.flow import Plan, Refused, plan_forward
 from canonize.graph.network import Network
-from canonize.patterns.pattern import LINEAR_WAY, Pattern, must_pass
+from canonize.patterns.pattern import LINEAR_WAY, AffinePattern, Stage, must_pass
 
 
-class BatchNormThenActivationThenLinear(Pattern):
+class BatchNormThenActivationThenLinear(AffinePattern):
     """Move an affine through piecewise-linear activations into the linear layers behind."""
 
     name = "bn_activation_linear"
     summary = "BN -> ReLU/ReLU6/LeakyReLU/PReLU -> (pool, flatten) -> Linear: threshold, then fold behind"
+    stage = Stage.THRESHOLD
     strategy = "threshold"
 
     def check(self, network: Network, node: fx.Node) -> Plan | Refused:

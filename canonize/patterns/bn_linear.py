@@ -17,14 +17,15 @@ from torch import fx
 
 from canonize.flow import Plan, Refused, plan_forward
 from canonize.graph.network import Network
-from canonize.patterns.pattern import LINEAR_WAY, Pattern
+from canonize.patterns.pattern import LINEAR_WAY, AffinePattern, Stage
 
 
-class BatchNormThenLinear(Pattern):
+class BatchNormThenLinear(AffinePattern):
     """Fold an affine into every linear layer behind it."""
 
     name = "bn_linear"
     summary = "BN -> Linear/Conv: fold into every layer behind, borders exact"
+    stage = Stage.FORWARD
 
     def check(self, network: Network, node: fx.Node) -> Plan | Refused:
         """Walk towards the readers."""

@@ -16,14 +16,15 @@ from torch import fx
 
 from canonize.flow import Plan, Refused, plan_forward
 from canonize.graph.network import Network
-from canonize.patterns.pattern import LINEAR_WAY, Pattern, must_pass
+from canonize.patterns.pattern import LINEAR_WAY, AffinePattern, Stage, must_pass
 
 
-class BranchThenConcatThenLinear(Pattern):
+class BranchThenConcatThenLinear(AffinePattern):
     """Fold the affine of one branch into the linear layer behind a concatenation."""
 
     name = "concat_linear"
     summary = "BN -> Concat -> Linear: fold into the columns that this branch feeds"
+    stage = Stage.FORWARD
 
     def check(self, network: Network, node: fx.Node) -> Plan | Refused:
         """Walk towards the readers, through concatenations."""

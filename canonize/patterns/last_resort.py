@@ -20,14 +20,15 @@ from canonize.flow.linear import as_linear_layer
 from canonize.flow.plan import Plan, Refused, label
 from canonize.graph.network import FrozenAffine, Network, keep_exact, value_dtype
 from canonize.nn import Offset
-from canonize.patterns.pattern import Pattern
+from canonize.patterns.pattern import AffinePattern, Stage
 
 
-class ExplicitLinearLayer(Pattern):
+class ExplicitLinearLayer(AffinePattern):
     """Turn an affine into a depthwise linear layer."""
 
     name = "last_resort"
     summary = "nothing can take it: an explicit 1x1 depthwise linear layer"
+    stage = Stage.LAST_RESORT
 
     def match(self, network: Network, node: fx.Node) -> bool:
         """Any affine that is left."""

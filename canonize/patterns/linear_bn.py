@@ -18,14 +18,15 @@ from torch import fx
 
 from canonize.flow import Plan, Refused, plan_backward
 from canonize.graph.network import Network
-from canonize.patterns.pattern import LINEAR_WAY, Pattern
+from canonize.patterns.pattern import LINEAR_WAY, AffinePattern, Stage
 
 
-class LinearThenBatchNorm(Pattern):
+class LinearThenBatchNorm(AffinePattern):
     """Fold an affine into the linear layer before it."""
 
     name = "linear_bn"
     summary = "Linear/Conv/ConvTranspose -> BN: fold into the layer before"
+    stage = Stage.BACKWARD
 
     def check(self, network: Network, node: fx.Node) -> Plan | Refused:
         """Walk towards the producers."""

@@ -2,26 +2,27 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-from dataclasses import dataclass
-from typing import Any, ClassVar
+from dataclasses import dataclass, field
+from typing import Any
 
 from torch import Tensor, fx, nn
 
-from canonize.algebra.weights import LINEAR, Kernel, PendingWeights
-from canonize.flow.plan import Refused
+from canonize.algebra.weights import LINEAR, Kernel
+from canonize.flow.plan import Plan
 from canonize.graph.network import Network
-from canonize.patterns.pattern import Strategy
+from canonize.patterns.pattern import Pattern, Stage
 
 
 @dataclass
-class Merge:
-    """A planned merge: the nodes that go, and the layer that takes their place.
+class Merge(Plan):
+    """A planned merge: the layer that goes (the anchor), and the one whose name survives.
 
     Attributes
     ----------
-    first, second : fx.Node
-        The two layers; the second one's name survives.
+    second : fx.Node
+        What becomes the merged layer.
+    place : fx.Node
+        The node whose value the merged layer gives.
     module : nn.Module
         A layer of the merged shape, its parameters not yet filled in.
     weight : Kernel
@@ -30,46 +31,25 @@ class Merge:
         float64.
     """
 
-    first: fx.Node
-    second: fx.Node
-    module: nn.Module
-    weight: Kernel
-    bias: Tensor | None
+    second: fx.Node = field(kw_only=True)
+    place: fx.Node = field(kw_only=True)
+    module: nn.Module = field(kw_only=True)
+    weight: Kernel = field(kw_only=True)
+    bias: Tensor | None = field(kw_only=True)
+
+    def __post_init__(self) -> None:
+        self.into = [str(self.second.target)]
 
 
-class MergePattern(ABC):
-    """Two linear layers that are one."""
+class MergePattern(Pattern[Merge]):
+    """Two linear layers that are one; no affine to start from is needed."""
 
-    name: ClassVar[str]
-    summary: ClassVar[str]
-    strategy: ClassVar[Strategy] = "always"
-
-    @abstractmethod
-    def match(self, network: Network, node: fx.Node) -> bool:
-        """Whether the pattern could apply at a node."""
-
-    @abstractmethod
-    def check(self, network: Network, node: fx.Node) -> Merge | Refused:
-        """Work the merged layer out, or say why the two must stay two. Changes nothing."""
-
-    @abstractmethod
-    def rewrite(self, network: Network, node: fx.Node, merge: Merge) -> str:
-        """Put the merged layer in; returns its name."""
+    stage = Stage.MERGE
 
 
 def is_linear(network: Network, node: Any) -> bool:
     """Whether a node calls a linear layer."""
     return isinstance(node, fx.Node) and isinstance(network.module(node), LINEAR)
-
-
-def fill(network: Network, node: fx.Node, merge: Merge) -> None:
-    """Make a node call the merged layer, with its weights pending."""
-    name = str(node.target)
-    network.modules[name] = merge.module
-    pending = PendingWeights(merge.module)
-    pending.set(merge.weight, merge.bias)
-    network.pending[name] = pending
-    network.shapes.forget(node)
 
 
 def like(module: nn.Module, **changes: Any) -> nn.Module:

@@ -26,7 +26,7 @@ from canonize.algebra.weights import CONVOLUTION, LINEAR, Kernel, PendingWeights
 from canonize.flow.plan import Refused, label
 from canonize.graph.network import FrozenAffine, Network
 from canonize.nn import ChannelLinear, Sum
-from canonize.patterns.merge import Merge, MergePattern, fill, is_linear, like, pair
+from canonize.patterns.merge import Merge, MergePattern, is_linear, like, pair
 
 
 class ParallelLinear(MergePattern):
@@ -74,16 +74,16 @@ class ParallelLinear(MergePattern):
         parts = [w * b for w, b in ((w1, bias1), (w2, bias2)) if b is not None]
         bias = sum(parts[1:], parts[0]) if parts else None
         module = like(network.modules[str(big.target)], bias=bias is not None)
-        return Merge(small, big, module, weight, bias)
+        return Merge(small, second=big, place=node, module=module, weight=weight, bias=bias)
 
-    def rewrite(self, network: Network, node: fx.Node, merge: Merge) -> str:
+    def rewrite(self, network: Network, plan: Merge) -> None:
         """The larger layer takes the place of the sum."""
-        node.replace_all_uses_with(merge.second)
-        network.remove(node)
-        if merge.first is not merge.second.args[0]:
-            network.remove(merge.first)
-        fill(network, merge.second, merge)
-        return str(merge.second.target)
+        network.values.take_place(plan.second, plan.place)
+        network.rewire_readers(plan.place, plan.second)
+        network.remove(plan.place)
+        if plan.anchor is not plan.second.args[0]:
+            network.remove(plan.anchor)
+        network.fill(plan.second, plan.module, plan.weight, plan.bias)
 
 
 def _reads_only(network: Network, layer: Any, value: Any) -> bool:

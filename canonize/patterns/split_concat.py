@@ -15,14 +15,15 @@ from torch import fx
 
 from canonize.flow import Plan, Refused, plan_backward
 from canonize.graph.network import Network
-from canonize.patterns.pattern import LINEAR_WAY, Pattern, must_pass
+from canonize.patterns.pattern import LINEAR_WAY, AffinePattern, Stage, must_pass
 
 
-class SplitOverConcat(Pattern):
+class SplitOverConcat(AffinePattern):
     """Fold the slices of an affine that can be folded."""
 
     name = "split_concat"
     summary = "Concat -> BN with some branches shared: fold the free branches, keep the rest explicit"
+    stage = Stage.SPLIT
 
     def check(self, network: Network, node: fx.Node) -> Plan | Refused:
         """Walk towards the producers; leave the affine on branches that cannot take it."""

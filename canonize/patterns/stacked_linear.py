@@ -22,7 +22,7 @@ from canonize.algebra.weights import CONVOLUTION, Kernel
 from canonize.flow.plan import Refused, label
 from canonize.graph.network import Network
 from canonize.nn import ChannelLinear
-from canonize.patterns.merge import Merge, MergePattern, fill, has_zero_padding, is_linear, like
+from canonize.patterns.merge import Merge, MergePattern, has_zero_padding, is_linear, like
 
 
 class StackedLinear(MergePattern):
@@ -54,16 +54,16 @@ class StackedLinear(MergePattern):
             through = outer.response_to(bias)
             behind_bias = through if behind_bias is None else behind_bias + through
         merged = _merged(before, behind, behind_bias is not None)
-        return Merge(first, node, merged, Product(outer, inner), behind_bias)
+        weight = Product(outer, inner)
+        return Merge(first, second=node, place=node, module=merged, weight=weight, bias=behind_bias)
 
-    def rewrite(self, network: Network, node: fx.Node, merge: Merge) -> str:
+    def rewrite(self, network: Network, plan: Merge) -> None:
         """The second layer reads what the first one read."""
-        source = merge.first.args[0]
+        source = plan.anchor.args[0]
         assert isinstance(source, fx.Node)
-        node.replace_input_with(merge.first, source)
-        network.remove(merge.first)
-        fill(network, node, merge)
-        return str(node.target)
+        network.rewire(plan.second, plan.anchor, source)
+        network.remove(plan.anchor)
+        network.fill(plan.second, plan.module, plan.weight, plan.bias)
 
 
 def refusal(first: nn.Module, second: nn.Module, biased: bool) -> str | None:

@@ -17,14 +17,15 @@ from torch import fx
 
 from canonize.flow import Plan, Refused, plan_backward
 from canonize.graph.network import Network
-from canonize.patterns.pattern import LINEAR_WAY, Pattern
+from canonize.patterns.pattern import LINEAR_WAY, AffinePattern, Stage
 
 
-class Untangle(Pattern):
+class Untangle(AffinePattern):
     """Duplicate shared producers and fold each reader's affine into its copy."""
 
     name = "untangle"
     summary = "several BNs read one layer: copy the layer once per BN and fold into the copy"
+    stage = Stage.THRESHOLD
     strategy = "untangle"
 
     def check(self, network: Network, node: fx.Node) -> Plan | Refused:

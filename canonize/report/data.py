@@ -40,12 +40,27 @@ class AffineFate:
 
 @dataclass(frozen=True)
 class Rewrite:
-    """One committed rewrite: which pattern, around which layer, into which layers."""
+    """One committed rewrite.
+
+    Attributes
+    ----------
+    pattern : str
+        Which pattern, or form.
+    anchor : str
+        Around which layer.
+    into : tuple of str
+        Into which layers.
+    detail : str
+        What it passed on the way.
+    edits : tuple of str
+        What was done to which layer, one by one.
+    """
 
     pattern: str
     anchor: str
     into: tuple[str, ...] = ()
     detail: str = ""
+    edits: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -271,6 +286,8 @@ class ReportRecord:
 
     model: str
     strategy: str = "threshold"
+    skip: list[str] = field(default_factory=list)
+    forms: list[str] = field(default_factory=list)
     captured_by: str = "symbolic_trace"
     inputs: str = ""
     affines: list[AffineFate] = field(default_factory=list)

@@ -1,21 +1,25 @@
-"""The driver: try every pattern around every affine until nothing changes, and write down what happened."""
+"""The driver: stage by stage, try every pattern wherever it could apply, and write down what happened."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any
 
 from torch import fx
 
 from canonize.errors import RewriteError
-from canonize.flow import Plan, Refused
-from canonize.flow.plan import label
-from canonize.graph.network import FrozenAffine, Network
-from canonize.patterns import MergePattern, Pattern, chosen, chosen_merges
-from canonize.patterns.last_resort import ExplicitLinearLayer, keep_as_it_is
+from canonize.flow import Refused
+from canonize.flow.edits import told
+from canonize.flow.plan import Plan, label
+from canonize.graph.affine import FrozenAffine, Origin
+from canonize.graph.correspondence import Correspondence
+from canonize.graph.network import Network
+from canonize.patterns import Pattern, Stage, chosen
+from canonize.patterns.last_resort import keep_as_it_is
 from canonize.report.data import Refusal, Rewrite
 from canonize.rewrite.form import Form
 from canonize.rewrite.idle import remove_idle_reshapes
-from canonize.rewrite.journal import AffineCourse, Journal, Progress
+from canonize.rewrite.journal import Journal, Progress
 
 
 def rewrite(
@@ -51,96 +55,87 @@ def rewrite(
         If the rewriting does not come to an end.
     """
     journal = Journal(limit=limit, watch=watch)
-    for node in network.affines():
-        for origin in network.affine(node).origins:
-            journal.courses[origin] = AffineCourse()
+    network.values = Correspondence()  # with the network as it is now
+    _follow_affines(network, journal)
     for form in forms:
         form.before(network, journal)
-    for node in network.affines():  # a form may have made some
-        for origin in network.affine(node).origins:
-            journal.courses.setdefault(origin, AffineCourse())
+    _follow_affines(network, journal)  # a form may have made some
     patterns = chosen(strategy, skip)
-    early = [p for p in patterns if not isinstance(p, ExplicitLinearLayer)]
-    late = [p for p in patterns if isinstance(p, ExplicitLinearLayer)]
-    merges = chosen_merges(skip)
-    total = len(network.affines())
-    bound = 20 * (len(network.modules) + 1)
-    changed = True
-    while changed:
-        changed = False
-        for pattern in early:
-            waiting = network.affines()
-            left = len(waiting)
-            for node in waiting:
-                if not pattern.match(network, node):
-                    continue
-                if not apply_pattern(network, pattern, node, journal):
-                    continue
-                changed = True
-                left -= 1
-                if progress is not None:
-                    progress("rewrite", max(total - left, 0), total)
-                if len(journal.rewrites) > bound:
-                    raise RewriteError("the rewriting does not come to an end", label(network, node))
-        for merge in merges:
-            for node in list(network.graph.nodes):
-                if node.op == "call_module" and str(node.target) in network.modules and merge.match(network, node):
-                    changed |= _merge(network, merge, node, journal)
+    _repeat(network, [pattern for pattern in patterns if pattern.stage.by_turns], journal, progress)
+    for pattern in (pattern for pattern in patterns if pattern.stage is Stage.LAST_RESORT):
+        for node in network.affines():
+            apply_pattern(network, pattern, node, journal)
     for node in network.affines():
-        if not any(apply_pattern(network, pattern, node, journal) for pattern in late):
-            _leave(network, node, journal)
+        journal.absorbed(network.affine(node).origins, "", (), "left")
+        keep_as_it_is(network, node)
     remove_idle_reshapes(network)
     for form in forms:
         form.after(network, journal)
     return journal
 
 
-def apply_pattern(network: Network, pattern: Pattern, node: fx.Node, journal: Journal) -> bool:
-    """Rewrite around one affine if its pattern allows it there, and write down what happened."""
+def _follow_affines(network: Network, journal: Journal) -> None:
+    for node in network.affines():
+        journal.follow(network.affine(node).origins)
+
+
+def _repeat(network: Network, patterns: Sequence[Pattern[Any]], journal: Journal, progress: Progress | None) -> None:
+    """Try patterns in their order, again and again, until none applies anywhere."""
+    total = len(network.affines())
+    bound = 20 * (len(network.modules) + 1)
+    changed = True
+    while changed:
+        changed = False
+        for pattern in patterns:
+            waiting = _candidates(network, pattern)
+            left = len(waiting)
+            for node in waiting:
+                if str(node.target) not in network.modules or not pattern.match(network, node):
+                    continue
+                if not apply_pattern(network, pattern, node, journal):
+                    continue
+                changed = True
+                left -= 1
+                if progress is not None and pattern.stage is not Stage.MERGE:
+                    progress("rewrite", max(total - left, 0), total)
+                if len(journal.rewrites) > bound:
+                    raise RewriteError("the rewriting does not come to an end", label(network, node))
+
+
+def _candidates(network: Network, pattern: Pattern[Any]) -> list[fx.Node]:
+    """Nodes at which a pattern may be tried."""
+    if pattern.stage is Stage.MERGE:
+        return [node for node in network.graph.nodes if node.op == "call_module"]
+    return network.affines()
+
+
+def apply_pattern(network: Network, pattern: Pattern[Any], node: fx.Node, journal: Journal) -> bool:
+    """Rewrite around one node if the pattern allows it there, and write down what happened."""
     if journal.full:
         return False
-    name, origins = label(network, node), network.affine(node).origins
     plan = pattern.check(network, node)
     if isinstance(plan, Refused):
-        journal.refuse(Refusal(pattern.name, name, plan.reason, plan.nodes))
-        for origin in origins:
-            journal.courses[origin].reasons[pattern.name] = plan.reason
+        refusal = Refusal(pattern.name, label(network, node), plan.reason, plan.nodes)
+        journal.refuse(refusal, _origins(network, node))
         return False
-    last = isinstance(pattern, ExplicitLinearLayer)
-    detail = _describe(plan)
-    merged = [label(network, other) for other in plan.merged]
+    gone, origins = label(network, plan.anchor), _origins(network, plan.anchor)
+    detail, merged = _describe(plan), [label(network, other) for other in plan.merged]
     pattern.rewrite(network, plan)
-    journal.add(Rewrite(pattern.name, name, (*plan.into, *merged), detail))
+    edits = told([(label(network, edited), edit) for edited, edit in plan.edits])
+    journal.add(Rewrite(pattern.name, gone, (*plan.into, *merged), detail, edits))
+    last = pattern.stage is Stage.LAST_RESORT
     if not last:
-        journal.refused.pop(name, None)
-    for origin in origins:
-        course = journal.courses[origin]
-        journal.take(course, plan.into)
-        course.patterns.append(pattern.name)
-        if last:
-            course.outcome = "last resort"
+        journal.refused.pop(gone, None)
+    if gone not in network.modules:
+        for layer in plan.into if pattern.stage is Stage.MERGE else ():
+            journal.merged(gone, layer)
+    journal.absorbed(origins, pattern.name, plan.into, "last resort" if last else "absorbed")
     return True
 
 
-def _merge(network: Network, pattern: MergePattern, node: fx.Node, journal: Journal) -> bool:
-    if journal.full:
-        return False
-    name = label(network, node)
-    merge = pattern.check(network, node)
-    if isinstance(merge, Refused):
-        journal.refuse(Refusal(pattern.name, name, merge.reason, merge.nodes))
-        return False
-    gone = network.module(merge.first)
-    origins = gone.origins if isinstance(gone, FrozenAffine) else ()
-    lost = label(network, merge.first)
-    into = pattern.rewrite(network, node, merge)
-    journal.add(Rewrite(pattern.name, lost, (into,)))
-    journal.rename(lost, into)
-    for origin in origins:
-        journal.take(journal.courses[origin], [into])
-        journal.courses[origin].patterns.append(pattern.name)
-    journal.refused.pop(lost, None)
-    return True
+def _origins(network: Network, node: fx.Node) -> tuple[Origin, ...]:
+    module = network.module(node)
+    return module.origins if isinstance(module, FrozenAffine) else ()
 
 
 def _describe(plan: Plan) -> str:
@@ -152,9 +147,3 @@ def _describe(plan: Plan) -> str:
     if plan.staying:
         words.append(f"stays on {len(plan.staying)} branches")
     return "; ".join(words)
-
-
-def _leave(network: Network, node: fx.Node, journal: Journal) -> None:
-    for origin in network.affine(node).origins:
-        journal.courses[origin].outcome = "left"
-    keep_as_it_is(network, node)

@@ -27,7 +27,7 @@ def remove_idle_reshapes(network: Network) -> None:
             source = source.args[0]
         if source is not like or not isinstance(like, fx.Node):
             continue
-        node.replace_all_uses_with(like)
+        network.rewire_readers(node, like)
         for gone in passed:
             if gone.users:
                 break

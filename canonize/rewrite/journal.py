@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
-from canonize.graph.network import Origin
+from canonize.graph.affine import Origin
 from canonize.report.data import AffineFate, Outcome, Refusal, Rewrite
 
 Progress = Callable[[str, int, int], None]
 
 
 @dataclass
-class AffineCourse:
+class AffineHistory:
     """What has happened to one frozen affine of the original model so far."""
 
     into: list[str] = field(default_factory=list)
@@ -23,64 +23,90 @@ class AffineCourse:
 
 @dataclass
 class Journal:
-    """Every rewrite and refusal, and the fate of each affine."""
+    """Every rewrite and refusal, and the history of each affine.
+
+    Attributes
+    ----------
+    rewrites : list of Rewrite
+    refused : dict
+        Refusals that stand, by layer and pattern.
+    histories : dict
+        What has happened to each frozen affine.
+    limit : int, optional
+        Number of rewrites after which no other is wanted.
+    watch : callable, optional
+        Called with each rewrite when it has been carried out.
+    """
 
     rewrites: list[Rewrite] = field(default_factory=list)
     refused: dict[str, dict[str, Refusal]] = field(default_factory=dict)
-    courses: dict[Origin, AffineCourse] = field(default_factory=dict)
+    histories: dict[Origin, AffineHistory] = field(default_factory=dict)
     limit: int | None = None
     watch: Callable[[Rewrite], None] | None = None
-    takers: dict[str, list[AffineCourse]] = field(default_factory=dict)
+    _held: dict[str, list[AffineHistory]] = field(default_factory=dict)
 
-    def take(self, course: AffineCourse, layers: Iterable[str]) -> None:
-        """Write down which layers an affine went into."""
-        for layer in layers:
-            course.into.append(layer)
-            self.takers.setdefault(layer, []).append(course)
+    def follow(self, origins: Iterable[Origin]) -> None:
+        """Begin the histories of affines that have none yet."""
+        for origin in origins:
+            self.histories.setdefault(origin, AffineHistory())
 
-    def rename(self, lost: str, into: str) -> None:
+    def absorbed(self, origins: Iterable[Origin], pattern: str, layers: Sequence[str], outcome: Outcome) -> None:
+        """Write down which layers affines went into."""
+        for origin in origins:
+            history = self.histories[origin]
+            if pattern:
+                history.patterns.append(pattern)
+            if outcome != "absorbed":
+                history.outcome = outcome
+            for layer in layers:
+                history.into.append(layer)
+                self._held.setdefault(layer, []).append(history)
+
+    def merged(self, lost: str, into: str) -> None:
         """What an earlier fold has put into a layer that is gone now lies in the merged one."""
-        courses = self.takers.pop(lost, [])
-        for course in courses:
-            course.into[:] = [into if layer == lost else layer for layer in course.into]
-        self.takers.setdefault(into, []).extend(courses)
+        histories = self._held.pop(lost, [])
+        for history in histories:
+            history.into[:] = [into if layer == lost else layer for layer in history.into]
+        self._held.setdefault(into, []).extend(histories)
 
     def add(self, rewrite: Rewrite) -> None:
-        """Write a rewrite down."""
+        """Write a rewrite down that has been carried out."""
         self.rewrites.append(rewrite)
         if self.watch is not None:
             self.watch(rewrite)
+
+    def refuse(self, refusal: Refusal, origins: Iterable[Origin] = ()) -> None:
+        """Write a refusal down; a newer one of the same pattern at the same layer takes its place."""
+        self.refused.setdefault(refusal.anchor, {})[refusal.pattern] = refusal
+        for origin in origins:
+            self.histories[origin].reasons[refusal.pattern] = refusal.reason
 
     @property
     def refusals(self) -> list[Refusal]:
         """The refusals that still stand, layer by layer."""
         return [refusal for patterns in self.refused.values() for refusal in patterns.values()]
 
-    def refuse(self, refusal: Refusal) -> None:
-        """Write a refusal down; a newer one of the same pattern at the same layer takes its place."""
-        self.refused.setdefault(refusal.anchor, {})[refusal.pattern] = refusal
-
     @property
     def full(self) -> bool:
         """Whether no further rewrite is wanted."""
         return self.limit is not None and len(self.rewrites) >= self.limit
 
-    def fates(self) -> list[AffineFate]:
+    def affines(self) -> list[AffineFate]:
         """What became of each frozen affine, in the order of the original model."""
         return [
             AffineFate(
                 origin.name,
                 origin.kind,
-                course.outcome,
-                course.patterns[-1] if course.patterns else None,
-                tuple(dict.fromkeys(course.into)),
-                "" if course.outcome == "absorbed" else _told(course.reasons),
+                history.outcome,
+                history.patterns[-1] if history.patterns else None,
+                tuple(dict.fromkeys(history.into)),
+                "" if history.outcome == "absorbed" else _summary(history.reasons),
             )
-            for origin, course in self.courses.items()
+            for origin, history in self.histories.items()
         ]
 
 
-def _told(reasons: dict[str, str]) -> str:
+def _summary(reasons: dict[str, str]) -> str:
     """Reasons by pattern; patterns that stumble over the same share it."""
     patterns: dict[str, list[str]] = {}
     for pattern, reason in reasons.items():

@@ -12,6 +12,7 @@ import torch
 from torch import fx, nn
 
 from canonize.errors import CanonizeError
+from canonize.forms import chosen_forms
 from canonize.inputs import Inputs
 from canonize.inputs.infer import dtype_and_device
 from canonize.pipeline import Options, rewritten
@@ -127,17 +128,19 @@ class _Canonical:
     graph: fx.Graph
 
 
-def _settings(other: nn.Module) -> tuple[str, str]:
-    """Tracer and strategy that a canonical model was made with, the defaults where it does not say."""
+def _settings(other: nn.Module) -> tuple[str, Options]:
+    """Tracer and options that a canonical model was made with, the defaults where it does not say."""
     report = getattr(other, "report", None)
-    return (report.captured_by, report.strategy) if isinstance(report, Report) else ("symbolic_trace", "threshold")
+    if not isinstance(report, Report):
+        return "symbolic_trace", Options()
+    return report.captured_by, Options(report.strategy, tuple(report.skip), chosen_forms(report.forms))
 
 
 def _canonical(model: nn.Module, other: nn.Module, examples: Inputs, candidate: Candidate) -> _Canonical | None:
     """The canonical form of the reference, to compare with another one layer by layer."""
-    tracer, strategy = _settings(other)
+    tracer, options = _settings(other)
     with contextlib.suppress(CanonizeError, RuntimeError):
-        network, report = rewritten(model, examples.to(dtype=_dtype(model)), tracer, Options(strategy))
+        network, report = rewritten(model, examples.to(dtype=_dtype(model)), tracer, options)
         # Rounded like the candidate's weights: what still differs is no rounding.
         built = network.build()
         truth = Side(network.build(torch.float64) if candidate.tight else float64_twin(built), torch.float64)
@@ -167,17 +170,17 @@ def _makers(layer: str, rewrites: list[Rewrite], graph: fx.Graph) -> str:
 
 def _guilty_rewrite(model: nn.Module, other: nn.Module, oracle: Oracle, failure: Failure) -> str:
     """The first of a model's rewrites after which it computes something else, by bisection."""
-    tracer, strategy = _settings(other)
+    tracer, options = _settings(other)
     truth = oracle.truth(failure.inputs)
     examples = failure.examples.to(dtype=_dtype(model))
 
     def wrong_after(count: int) -> tuple[bool, Rewrite | None]:
-        network, report = rewritten(model, examples, tracer, Options(strategy), limit=count)
+        network, report = rewritten(model, examples, tracer, options, limit=count)
         answer = run.outputs(network.build(torch.float64), failure.inputs, torch.float64)
         error = measure.compare(truth, answer).error
         return error > 100 * EXACT_TOLERANCE, report.rewrites[-1] if report.rewrites else None
 
-    _, report = rewritten(model, examples, tracer, Options(strategy))
+    _, report = rewritten(model, examples, tracer, options)
     return _bisected(len(report.rewrites), wrong_after)
 
 
