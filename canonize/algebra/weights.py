@@ -32,7 +32,7 @@ LINEAR = (
     nn.ConvTranspose3d,
 )
 TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
-# Elements converted at a time. Below torch's grain (32,768) an operation stays in the calling thread: larger pieces open
+# Elements converted at a time. Below torch's grain (32,768) an operation stays in the calling thread: larger ones open
 # thousands of short parallel regions, and beside a busy neighbour each waits for a thread that is not running (measured
 # on ResNet-50: ten times as long). A quarter of a megabyte in float64 also fits any second-level cache.
 _CHUNK = (1 << 15) - 1

@@ -142,7 +142,7 @@ def _waiting_affine(network: Network, journal: Journal | None) -> str | None:
 def _lost_affine(network: Network, journal: Journal | None) -> str | None:
     if journal is None:
         return None
-    for fate in journal.fates():
+    for fate in journal.affines():
         if fate.outcome == "absorbed" and not fate.into:
             return fate.name
         gone = [layer for layer in fate.into if layer not in network.modules]
