@@ -51,6 +51,55 @@ def _many(about: str, file: str, tests: str, *slips: tuple[str, str, str]) -> tu
 
 
 MUTANTS: tuple[Mutant, ...] = (
+    # ------------------------------------------------------------------------------------------------- evaluation
+    *_many(
+        "verdicts",
+        "evaluate/summary.py",
+        "evaluate/test_verdicts.py",
+        ("rounding is a verdict", 'clear = abs(difference) > row["floor"] and ', "clear = "),
+        ("controls get verdicts", 'if row["control"]:', "if False:"),
+        ("every comparison stands alone", "(len(p_values) - np.arange(len(p_values)))", "1"),
+        ("a later p-value may be below an earlier one", "np.maximum.accumulate(weighed)", "weighed"),
+        ("the floor is that of the first canonization alone", "both.max(axis=1)", 'both["noise_before"]'),
+    ),
+    *_many(
+        "noise",
+        "evaluate/noise.py",
+        "evaluate/test_verdicts.py",
+        ("weights do not move", "torch.finfo(tensor.dtype).eps * signs", "0 * signs"),
+        ("a moved activation makes no difference", "if name in BY_ACTIVATION:", "if False:"),
+    ),
+    *_many(
+        "layer groups",
+        "explain/rules.py",
+        "explain/test_groups.py",
+        ("groups are thirds", "-(-layers // (2 * groups - 2))", "layers // groups"),
+    ),
+    *_many(
+        "named groups",
+        "explain/groups.py",
+        "explain/test_groups.py",
+        ("places are counted from 0", "max(first, 1) - 1", "max(first, 1)"),
+    ),
+    *_many(
+        "data",
+        "evaluate/data/voc.py",
+        "evaluate/test_data.py",
+        ("pictures of several classes have one", "torch.tensor(present)", "torch.ones(len(present))"),
+    ),
+    *_many(
+        "data",
+        "evaluate/data/__init__.py",
+        "evaluate/test_data.py",
+        ("objects at the border are cut away", 'crop=name != "voc"', "crop=True"),
+    ),
+    *_many(
+        "data",
+        "evaluate/data/clevr_xai.py",
+        "evaluate/test_data.py",
+        ("a complex question takes the unique mask", '"complex": ("union",)', '"complex": ("unique",)'),
+        ("a mask that is missing is an error", 'if name != "object" and not', "if False and not"),
+    ),
     # ------------------------------------------------------------------------------------------------- algebra
     *_many(
         "affine",

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from canonize.errors import InputError
-from canonize.evaluate.data import DataSet, Samples, Transform, open_data
+from canonize.evaluate.data import DataSet, Samples, open_data
 from canonize.evaluate.metrics.catalogue import Case, Settings, seed_of
 from canonize.evaluate.noise import rounded_otherwise
 from canonize.evaluate.plan import MethodSpec, ModelSource, parse_canonization
@@ -21,12 +21,7 @@ _KEPT = 8  # models and data sets that a process keeps; tasks come model by mode
 @functools.lru_cache(maxsize=_KEPT)
 def data_set(spec: str, seed: int, samples: int, size: int) -> DataSet:
     """The data set of a seed, kept for the next task."""
-    return open_data(spec, count=samples, seed=seed, transform=_transform(spec, size))
-
-
-def _transform(spec: str, size: int) -> Transform | None:
-    """Scenes keep what their reader says; photographs are brought to the size that the model wants."""
-    return None if spec.startswith("clevr-xai") else Transform(size)
+    return open_data(spec, count=samples, seed=seed, size=size)
 
 
 def chosen_indices(data: DataSet, spec: str, seed: int, samples: int) -> list[int]:

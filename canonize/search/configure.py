@@ -22,9 +22,12 @@ class Configuration:
     ----------
     values : mapping of str to value
         As `canonize.search.Space` names them; what is not there has its default.
+    groups : mapping of str to tuple of str, optional
+        Of the space.
     """
 
     values: Mapping[str, Any]
+    groups: Mapping[str, tuple[str, ...]] | None = None
 
     @property
     def canonization(self) -> str:
@@ -34,6 +37,7 @@ class Configuration:
     def layers(self, model: nn.Module, low: Tensor, high: Tensor) -> dict[tuple[str, ...], Any]:
         """Rules for the layers of `model`, for `canonize.explain.composite`; the first that names a layer counts."""
         from canonize.explain import layer_groups
+        from canonize.explain.groups import select_layers
         from canonize.explain.structure import first_layers
 
         rules: dict[tuple[str, ...], Any] = {}
@@ -42,7 +46,11 @@ class Configuration:
             rules[tuple(first_layers(model))] = "flat"
         elif front == "z-box":
             rules[tuple(first_layers(model))] = ("z-box", {"low": low[None], "high": high[None]})
-        for group, names in layer_groups(model).items():
+        if self.groups is None:
+            groups = layer_groups(model)
+        else:
+            groups = {group: select_layers(model, patterns) for group, patterns in self.groups.items()}
+        for group, names in groups.items():
             # Groups may name the first layers, too, which are not asked about twice.
             rules[(*names,)] = self._rule(group)
         return rules

@@ -47,9 +47,14 @@ class Space:
         ``epsilon.GROUP``, ``alpha.GROUP`` (beta is alpha - 1): of that rule, asked for where the rule is chosen.
         ``front``: ``group``, or ``flat`` or ``z-box`` in the first layers. ``threshold``, ``gate``, ``sum``, ``pool``,
         ...: rules of everything else, as `canonize.explain.Choices` has them.
+    groups : mapping of str to tuple of str, optional
+        Groups of one's own in place of those four: names, glob patterns or places of layers, as
+        `canonize.explain.groups.select_layers` takes them (``{"early": ("1",), "body": ("2-10",)}``). A layer belongs
+        to the first group that names it; one in no group gets the rules of epsilon-plus.
     """
 
     parameters: Mapping[str, Choice | Range]
+    groups: Mapping[str, tuple[str, ...]] | None = None
 
     def check(self) -> None:
         """Refuse what means nothing.
@@ -61,8 +66,11 @@ class Space:
         """
         if not self.parameters:
             raise InputError("the space has no parameters", hint="Give at least one, or use --space papers")
+        groups = GROUPS if self.groups is None else tuple(self.groups)
+        if self.groups is not None and not all(self.groups.values()):
+            raise InputError("a group has no layers", hint='Write {"groups": {"body": ["2-10"]}, "gamma.body": [0, 1]}')
         for name, dimension in self.parameters.items():
-            _check_name(name)
+            _check_name(name, groups)
             if isinstance(dimension, Range):
                 _check_range(name, dimension)
             else:
@@ -76,20 +84,21 @@ class Space:
 
     def to_json(self) -> dict[str, Any]:
         """What `read_space` reads."""
-        return {
+        groups = {} if self.groups is None else {"groups": {name: list(of) for name, of in self.groups.items()}}
+        return groups | {
             name: list(d.values) if isinstance(d, Choice) else {"low": d.low, "high": d.high, "log": d.log}
             for name, d in self.parameters.items()
         }
 
 
-def _check_name(name: str) -> None:
+def _check_name(name: str, groups: tuple[str, ...]) -> None:
     kind, _, group = name.partition(".")
-    if kind in ("rule", "gamma", "epsilon", "alpha") and group in GROUPS:
+    if kind in ("rule", "gamma", "epsilon", "alpha") and group in groups:
         return
     if name not in ("canonization", "front", *CHOICES):
         raise InputError(
             f"there is no parameter {name!r}",
-            hint=f"canonization, front, {', '.join(CHOICES)}; rule, gamma, epsilon, alpha .{', .'.join(GROUPS)}",
+            hint=f"canonization, front, {', '.join(CHOICES)}; rule, gamma, epsilon, alpha .{', .'.join(groups)}",
         )
 
 
@@ -145,7 +154,7 @@ def read_space(text: str) -> Space:
     ----------
     text : str
         ``papers``, ``wide``, or a file such as ``{"canonization": ["none", "threshold"], "gamma.low": {"low": 0.01,
-        "high": 10, "log": true}}``.
+        "high": 10, "log": true}}``, with ``"groups": {"body": ["2-10"]}`` for groups of one's own.
 
     Raises
     ------
@@ -158,7 +167,11 @@ def read_space(text: str) -> Space:
     if not file.is_file():
         raise InputError(f"there is no space {text!r}", hint=f"Use {', '.join(SPACES)}, or a JSON file")
     try:
-        space = Space({name: _dimension(value) for name, value in json.loads(file.read_text(encoding="utf-8")).items()})
+        told = json.loads(file.read_text(encoding="utf-8"))
+        groups = told.pop("groups", None)
+        if groups is not None:
+            groups = {name: (of,) if isinstance(of, str) else tuple(map(str, of)) for name, of in groups.items()}
+        space = Space({name: _dimension(value) for name, value in told.items()}, groups)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(
             f"is no space ({error!r})",

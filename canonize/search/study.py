@@ -201,7 +201,7 @@ def objective(wanted: Search, trial: optuna.Trial) -> tuple[float, ...]:
             else trial.suggest_float(name, dimension.low, dimension.high, log=dimension.log)
         )
     try:
-        means, errors = measured(wanted, Configuration(values))
+        means, errors = measured(wanted, Configuration(values, wanted.space.groups))
     except CAUGHT as error:
         # Read where the search is told: Optuna itself keeps no reason.
         said = str(error).strip().splitlines() or [type(error).__name__]

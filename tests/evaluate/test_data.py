@@ -10,6 +10,7 @@ from canonize.errors import InputError
 from canonize.evaluate.data import Transform, collate, open_data
 from canonize.evaluate.data.samples import DataSet, box_of
 from canonize.evaluate.data.sort_of_clevr import ANSWERS, COLOURS, SortOfClevr, in_words
+from canonize.evaluate.metrics.catalogue import OTHER_MASKS
 from tests.evaluate import trees
 
 SQUEEZED = Transform(30, crop=False, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
@@ -67,6 +68,98 @@ def test_clevr_xai(tmp_path):
     assert samples.masks["all"][0].float().mean() == 96 / 128
     words = samples.inputs[1]
     assert words.dtype == torch.int64 and words.shape == (2, 6) and (words[1, 3:] == 0).all() and (words[0] > 0).all()
+
+
+COMPLEX = {"unique": 16, "unique-first": 32, "union": 48, "all": 96}
+
+
+@pytest.mark.parametrize(
+    ("option", "columns"),
+    [("", 48), (":mask=unique", 16), (":mask=unique-first", 32), (":mask=unique_firstnonempty", 32), (":mask=all", 96)],
+)
+def test_complex_questions_take_the_union_and_any_other_mask_that_is_asked_for(tmp_path, option, columns):
+    samples = open_data(f"clevr-xai-complex:{trees.clevr_xai(tmp_path)}{option}").take([0, 1])
+    assert (samples.masks["object"].float().mean((1, 2)) == columns / 128).all()
+    assert {name: int(m[0].float().mean() * 128) for name, m in samples.masks.items() if name != "object"} == COMPLEX
+    assert set(COMPLEX) <= set(OTHER_MASKS)  # each is measured by mass-accuracy-NAME
+
+
+def test_a_truth_that_is_not_there_is_refused_and_never_replaced(tmp_path):
+    root = trees.clevr_xai(tmp_path)
+    with pytest.raises(InputError, match=r"no folder ground_truth\*simple\*_union"):
+        open_data(f"clevr-xai-simple:{root}:mask=union")
+    with pytest.raises(InputError, match=r"no mask 'some'.*unique-first"):
+        open_data(f"clevr-xai-simple:{root}:mask=some")
+    for file in (root / "ground_truth_complex_questions_union").iterdir():
+        file.unlink()
+    (root / "ground_truth_complex_questions_union").rmdir()
+    with pytest.raises(InputError, match=r"_union.*:mask=unique"):
+        open_data(f"clevr-xai-complex:{root}")
+    (root / "ground_truth_simple_questions_all_objects/7.npy").unlink()
+    assert not open_data(f"clevr-xai-simple:{root}").take([1]).masks["all"].any()
+
+
+def test_voc_is_squeezed_so_that_no_object_is_lost(tmp_path):
+    """The person of the second picture stands at its left border, where a crop would cut."""
+    data = open_data(f"voc:{trees.voc(tmp_path)}", size=42)
+    person = data.take([2]).boxes[0]
+    assert person.sum() == (42 * 10 // 60) * (42 * 20 // 40) and person[0, 0]
+    assert open_data(f"folder:{trees.masked_folder(tmp_path)}", size=42).transform.crop
+
+
+def test_voc_year_and_split_are_chosen(tmp_path):
+    root = trees.voc(tmp_path)
+    main = root / "VOC2012/ImageSets/Main"
+    main.mkdir()
+    (main / "val.txt").write_text("2007_000002  1\n")
+    (main / "train.txt").write_text("2007_000001 -1\n")
+    assert len(open_data(f"voc:{root}:split=train")) == 1
+    assert [len(open_data(f"voc:{root}:split={split}")) for split in ("val", "Main/val")] == [3, 2]
+    (root / "VOC2012").rename(root / "VOC2007")
+    trees.voc(root)
+    with pytest.raises(InputError, match=r"years 2007 and 2012.*:year=2012"):
+        open_data(f"voc:{root}")
+    assert len(open_data(f"voc:{root}:year=2007:split=train")) == 1
+    assert len(open_data(f"voc:{root}/VOC2012")) == len(open_data(f"voc:{root}:year=2012")) == 3
+    with pytest.raises(InputError, match="VOC2010/JPEGImages"):
+        open_data(f"voc:{root}:year=2010")
+    with pytest.raises(InputError, match="no split 'test'"):
+        open_data(f"voc:{root}:year=2012:split=test")
+    with pytest.raises(InputError, match=r"no option 'years'.*split, year"):
+        open_data(f"voc:{root}:years=2012")
+
+
+def test_every_class_in_a_picture_is_a_right_answer(tmp_path):
+    samples = open_data(f"voc:{trees.voc(tmp_path)}", transform=SQUEEZED).take([0, 1, 2])
+    assert samples.present.tolist() == [1, 2, 2]  # cat; dog and person
+    outputs = torch.zeros(3, 20)
+    outputs[:, samples.labels[1]], outputs[:, samples.labels[2]] = 2.0, 1.0  # dog before person before all others
+    assert samples.right(outputs).tolist() == [False, True, True]
+    assert samples.to(torch.device("cpu"), torch.float64).present.tolist() == [1, 2, 2]
+
+
+@pytest.mark.parametrize(
+    ("classes", "labels"),
+    [("n02", {1}), ("tench+n02", {0, 1}), ("0", None), ("3", {0, 1}), ("puss", {1}), ("LIST", {0})],
+)
+def test_imagenet_by_a_list_of_classes(tmp_path, classes, labels):
+    root = trees.imagenet(tmp_path)
+    if classes == "LIST":
+        (tmp_path / "list.txt").write_text("n01 tench\n\n2\n")
+        classes = tmp_path / "list.txt"
+    if labels is None:
+        with pytest.raises(InputError, match="3 classes, not 0"):
+            open_data(f"imagenet:{root}:classes={classes}")
+        return
+    data = open_data(f"imagenet:{root}:classes={classes}")
+    assert set(data.take(range(len(data))).labels.tolist()) == labels
+
+
+def test_a_class_that_imagenet_does_not_have_is_refused(tmp_path):
+    with pytest.raises(InputError, match="no class 'unicorn'"):
+        open_data(f"imagenet:{trees.imagenet(tmp_path)}:classes=n01+unicorn")
+    with pytest.raises(InputError, match="no picture is of these"):
+        open_data(f"imagenet:{tmp_path}:classes=dog")
 
 
 def test_clevr_xai_with_the_dictionaries_of_a_trained_model(tmp_path):

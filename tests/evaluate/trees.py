@@ -77,9 +77,19 @@ def clevr_xai(root: Path) -> Path:
         {"question_index": 7, "image": "CLEVR_val_000000", "question": "Is it large?", "answer": "yes"},
         {"question_index": 9, "image": "CLEVR_val_000000", "question": "How many?", "answer": "0"},
     ]
-    (root / "CLEVR-XAI_simple_questions.json").write_text(json.dumps({"questions": questions}))
-    for kind, columns in (("single_object", slice(64, 96)), ("all_objects", slice(32, 128))):
-        folder = root / f"ground_truth_simple_questions_{kind}"
+    simple, complex_too = "simple_questions", "complex_questions"
+    for kind in (simple, complex_too):
+        (root / f"CLEVR-XAI_{kind}.json").write_text(json.dumps({"questions": questions}))
+    truths = {
+        f"{simple}_single_object": slice(64, 96),
+        f"{simple}_all_objects": slice(32, 128),
+        f"{complex_too}_unique": slice(0, 16),
+        f"{complex_too}_unique_firstnonempty": slice(0, 32),
+        f"{complex_too}_union": slice(0, 48),
+        f"{complex_too}_all_objects": slice(0, 96),
+    }
+    for kind, columns in truths.items():
+        folder = root / f"ground_truth_{kind}"
         folder.mkdir()
         for index in (4, 7):  # the third question has no object
             mask = np.zeros((128, 128), dtype=bool)

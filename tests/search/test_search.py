@@ -10,9 +10,10 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from canonize.cli import main
-from canonize.errors import InputError
+from canonize.errors import CanonizeError, InputError
 from canonize.evaluate.metrics.catalogue import Settings
 from canonize.evaluate.plan import ModelSource
 from canonize.evaluate.subject import data_set, model_in
@@ -75,6 +76,21 @@ def test_a_space_from_a_file(tmp_path):
         read_space("narrow")
 
 
+def test_groups_of_ones_own_are_read_and_kept(tmp_path):
+    file = tmp_path / "space.json"
+    told = {"groups": {"early": "1", "body": ["2-4", "features.1?"]}, "gamma.body": [0, 1], "rule.early": ["z-plus"]}
+    file.write_text(json.dumps(told))
+    space = read_space(str(file))
+    assert space.groups == {"early": ("1",), "body": ("2-4", "features.1?")}
+    file.write_text(json.dumps(space.to_json()))
+    assert read_space(str(file)) == space
+    with pytest.raises(InputError, match=r"no parameter 'gamma.low'.*early"):
+        Space({"gamma.low": Choice((1.0,))}, space.groups).check()
+    with pytest.raises(InputError, match="has no layers"):
+        Space({"gamma.body": Choice((1.0,))}, {"body": ()}).check()
+    assert wanted(space=space).fingerprint() != wanted(space=Space(space.parameters, {"body": ("1",)})).fingerprint()
+
+
 # -- Configurations
 
 
@@ -104,6 +120,20 @@ def test_every_layer_gets_the_rule_of_its_group():
     assert {type(hooks[name]) for name in groups["middle"]} == {rules.Epsilon}
     assert {type(hooks[name]) for name in groups["high"]} == {rules.AlphaBeta}
     assert {type(hooks[name]) for name in groups["classifier"]} == {rules.ZPlus}
+
+
+def test_layers_get_the_rules_of_groups_of_ones_own():
+    from canonize.explain.structure import linear_layers
+
+    model = model_in(VGG, "threshold", "cpu", "digits", 224)
+    layers = linear_layers(model)
+    groups = {"early": ("1",), "body": ("1-3", "features.*"), "rest": ("classifier.*",)}
+    values = {"rule.early": "z-plus", "gamma.body": 0.5, "rule.rest": "epsilon", "epsilon.rest": 0.1}
+    rules = Configuration(values, groups).layers(model, torch.zeros(3, 1, 1), torch.ones(3, 1, 1))
+    assert list(rules) == [(layers[0],), tuple(layers[:-2]), tuple(layers[-2:])]  # the first that names a layer counts
+    assert list(rules.values()) == ["z-plus", ("gamma", {"gamma": 0.5}), ("epsilon", {"epsilon": 0.1})]
+    with pytest.raises(CanonizeError, match="'9-' names none of the 8 linear layers"):
+        Configuration({}, {"late": ("9-",)}).layers(model, torch.zeros(3, 1, 1), torch.ones(3, 1, 1))
 
 
 def test_a_configuration_measures_what_its_method_measures(tmp_path):

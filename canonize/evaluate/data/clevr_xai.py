@@ -16,14 +16,21 @@ from canonize.errors import InputError
 from canonize.evaluate.data.pictures import ENDINGS, Transform, the_folder
 from canonize.evaluate.data.samples import Samples, box_of
 
-# Folders of ground truths begin with this; their ends say which (simple: single object; complex: unique, union).
+# Folders of ground truths begin with this; their ends say which.
 GROUND_TRUTH = "ground_truth"
-OBJECT_MASKS = ("single_object", "unique_first", "unique", "union", "one_object")
-ALL_OBJECTS = ("all_objects", "all")
+MASKS = {
+    "single": ("single_object", "one_object"),
+    "unique-first": ("unique_firstnonempty", "unique_first_nonempty", "unique_first"),
+    "unique": ("unique",),
+    "union": ("union",),
+    "all": ("all_objects", "all"),
+}
+# What an answer follows from, as in Pahde et al. 2023 (section 4.4). Simple ones are about one object.
+USUAL = {"simple": ("unique", "single"), "complex": ("union",)}
 
 
 class ClevrXai:
-    """Scenes, questions as word numbers, answers; ground truths ``object`` and, where there is one, ``all``.
+    """Scenes, questions as word numbers, answers; the ground truth ``object``, and all others that there are, by name.
 
     Parameters
     ----------
@@ -31,6 +38,8 @@ class ClevrXai:
         Holds ``images``, a file ``*questions*.json`` for each kind of question, and folders ``ground_truth*`` with one
         boolean array (H, W) a question, named by its number: ``ground_truth_simple_questions_single_object/17.npy``.
     questions : {"simple", "complex"}
+    mask : {"single", "unique", "unique-first", "union", "all"}, optional
+        Which ground truth ``object`` is; by default ``union`` for complex questions, the unique object for simple ones.
     transform : Transform
         By default pictures are squeezed into 128x128, [0, 1], as the Relation Networks of the literature see them.
 
@@ -46,21 +55,16 @@ class ClevrXai:
         If a part is missing.
     """
 
-    def __init__(self, root: Path, questions: str = "simple", transform: Transform | None = None) -> None:
+    def __init__(
+        self, root: Path, questions: str = "simple", transform: Transform | None = None, mask: str | None = None
+    ) -> None:
         self.name = f"clevr-xai-{questions}"
         self.transform = transform or Transform(128, False, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
         self.low, self.high = self.transform.low, self.transform.high
         self._images = the_folder(root, "images")
         asked = _questions(root, questions)
-        self._truths = {
-            name: found
-            for name, endings in (("object", OBJECT_MASKS), ("all", ALL_OBJECTS))
-            if (found := _ground_truth(root, questions, endings)) is not None
-        }
-        if "object" not in self._truths:
-            raise InputError(
-                f"there is no folder {GROUND_TRUTH}*{questions}*", where=str(root), hint="Unpack the masks there"
-            )
+        self._truths = _ground_truths(root, questions)
+        self._truths = {"object": _object(root, questions, mask, self._truths)} | self._truths
         known = {file.stem for file in self._truths["object"].glob("*.npy")}
         self._words, answers = _dictionaries(root, asked)
         self.classes = tuple(sorted(answers, key=lambda answer: answers[answer]))
@@ -79,7 +83,7 @@ class ClevrXai:
         """Read the samples with these indices."""
         items = [self._asked[index] for index in indices]
         masks = {
-            name: torch.stack([self._mask(folder / f"{item['question_index']}.npy") for item in items])
+            name: torch.stack([self._mask(folder / f"{item['question_index']}.npy", name) for item in items])
             for name, folder in self._truths.items()
         }
         return Samples(
@@ -98,7 +102,9 @@ class ClevrXai:
         file = self._images / name
         return file if file.suffix in ENDINGS else file.with_name(f"{name}.png")
 
-    def _mask(self, file: Path) -> Tensor:
+    def _mask(self, file: Path, name: str) -> Tensor:
+        if name != "object" and not file.is_file():  # nothing is known by this truth
+            return torch.zeros(self.transform.size, self.transform.size, dtype=torch.bool)
         try:
             mask = np.load(file, allow_pickle=False)
         except (OSError, ValueError) as error:
@@ -125,13 +131,32 @@ def _questions(root: Path, kind: str) -> list[dict[str, Any]]:
         ) from error
 
 
-def _ground_truth(root: Path, kind: str, endings: Sequence[str]) -> Path | None:
+def _ground_truths(root: Path, kind: str) -> dict[str, Path]:
+    """The folder of each ground truth of a kind of questions."""
     folders = [f for f in sorted(root.glob(f"{GROUND_TRUTH}*")) if f.is_dir() and kind in f.name]
-    for ending in endings:
-        for folder in folders:
-            if folder.name.endswith(ending):
-                return folder
-    return None
+    found: dict[str, Path] = {}
+    for name, endings in MASKS.items():
+        for ending in endings:
+            named = [folder for folder in folders if folder.name.lower().endswith(f"_{ending}")]
+            if named:
+                found.setdefault(name, named[0])
+    return found
+
+
+def _object(root: Path, kind: str, mask: str | None, truths: dict[str, Path]) -> Path:
+    """The ground truth that counts."""
+    wanted = USUAL.get(kind, ()) if mask is None else (mask.replace("_", "-").replace("firstnonempty", "first"),)
+    for name in wanted:
+        if name in truths:
+            return truths[name]
+    if mask is not None and wanted[0] not in MASKS:
+        raise InputError(f"there is no mask {mask!r}", hint=f"Choose one of {', '.join(MASKS)}")
+    there = f"Add :mask={', or :mask='.join(truths)}" if truths else "Unpack the masks there"
+    raise InputError(
+        f"there is no folder {GROUND_TRUTH}*{kind}*_{MASKS[wanted[-1]][0]}" if wanted else f"no {kind} questions",
+        where=str(root),
+        hint=there,
+    )
 
 
 def _dictionaries(root: Path, asked: list[dict[str, Any]]) -> tuple[dict[str, int], dict[str, int]]:

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from canonize.errors import InputError
-from canonize.evaluate.data.annotations import read_annotation
+from canonize.evaluate.data.annotations import Objects, read_annotation
 from canonize.evaluate.data.pictures import Transform, filled_boxes, the_folder
 from canonize.evaluate.data.samples import Samples
 
@@ -22,6 +22,9 @@ class ImageNet:
         Holds ``Data/CLS-LOC/val/*.JPEG``, ``Annotations/CLS-LOC/val/*.xml`` and ``LOC_synset_mapping.txt`` (the
         files of ILSVRC 2012 to 2017; a folder ``ILSVRC`` around the first two is as well).
     transform : Transform
+    classes : str, optional
+        Only pictures of these: a file with one class a line, or classes with ``+`` between them, each a synset, a name
+        or a number; or how many, drawn once, the same everywhere.
 
     Notes
     -----
@@ -35,7 +38,7 @@ class ImageNet:
 
     name = "imagenet"
 
-    def __init__(self, root: Path, transform: Transform | None = None) -> None:
+    def __init__(self, root: Path, transform: Transform | None = None, classes: str | None = None) -> None:
         self.transform = transform or Transform()
         self.low, self.high = self.transform.low, self.transform.high
         self._pictures = the_folder(root, "Data/CLS-LOC/val", "ILSVRC/Data/CLS-LOC/val", "val")
@@ -44,6 +47,11 @@ class ImageNet:
         self._names = [file.stem for file in sorted(self._boxes.glob("*.xml"))]
         if not self._names:
             raise InputError("there is no annotation", where=str(self._boxes), hint="Unpack the bounding boxes there")
+        if classes is not None:
+            wanted = _chosen(classes, self._synsets, self.classes)
+            self._names = [name for name in self._names if self._synset(name) in wanted]
+            if not self._names:
+                raise InputError("no picture is of these classes", where=classes, hint="Check the list")
 
     def __len__(self) -> int:
         return len(self._names)
@@ -53,8 +61,7 @@ class ImageNet:
         names = [self._names[index] for index in indices]
         pictures, masks, labels = [], [], []
         for name in names:
-            objects = read_annotation(self._boxes / f"{name}.xml", difficult=True)
-            synset = next(iter(objects.boxes), "")
+            objects, synset = self._objects(name), self._synset(name)
             if synset not in self._synsets:
                 raise InputError(f"there is no synset {synset!r}", where=name, hint="Check LOC_synset_mapping.txt")
             picture, size = self.transform.picture(self._pictures / f"{name}.JPEG")
@@ -63,6 +70,37 @@ class ImageNet:
             labels.append(self._synsets[synset])
         boxes = torch.stack(masks)
         return Samples((torch.stack(pictures),), torch.tensor(labels), {"object": boxes}, boxes, tuple(names))
+
+    def _objects(self, name: str) -> Objects:
+        return read_annotation(self._boxes / f"{name}.xml", difficult=True)
+
+    def _synset(self, name: str) -> str:
+        return next(iter(self._objects(name).boxes), "")
+
+
+def _chosen(text: str, synsets: dict[str, int], names: tuple[str, ...]) -> set[str]:
+    """Synsets of a list of classes; see `ImageNet`."""
+    ordered = sorted(synsets, key=synsets.__getitem__)
+    file = Path(text)
+    if not file.is_file() and text.isdigit():
+        if not 0 < int(text) <= len(ordered):
+            raise InputError(f"there are {len(ordered)} classes, not {text}", hint="Give a smaller number")
+        order = torch.randperm(len(ordered), generator=torch.Generator().manual_seed(0)).tolist()
+        return {ordered[index] for index in order[: int(text)]}
+    lines = file.read_text(encoding="utf-8").splitlines() if file.is_file() else text.split("+")
+    by_word = {
+        name.strip(): synset
+        for synset, all_names in zip(ordered, names, strict=True)
+        for name in (all_names, *all_names.split(","))
+    }
+    by_word |= {synset: synset for synset in ordered} | {str(index): synset for index, synset in enumerate(ordered)}
+    found = set()
+    for line in filter(None, map(str.strip, lines)):
+        synset = by_word.get(line) or by_word.get(line.split()[0])
+        if synset is None:
+            raise InputError(f"there is no class {line!r}", where=text, hint="Give synsets, names or numbers")
+        found.add(synset)
+    return found
 
 
 def _synsets(root: Path) -> tuple[dict[str, int], tuple[str, ...]]:

@@ -25,15 +25,19 @@ class PascalVoc:
     Parameters
     ----------
     root : path
-        Holds ``JPEGImages``, ``Annotations``, ``ImageSets`` (a year's folder, or ``VOCdevkit`` with one year in it).
+        Holds ``JPEGImages``, ``Annotations``, ``ImageSets`` (a year's folder, or ``VOCdevkit`` with years in it).
     transform : Transform
+        By default pictures are squeezed into the square, so that no object is lost (Kohlbrenner et al. 2020).
     split : str
-        A file in ``ImageSets/Segmentation`` (pictures with masks), else in ``ImageSets/Main``.
+        A file in ``ImageSets/Segmentation`` (pictures with masks), else in ``ImageSets/Main``; ``Main/val`` names one.
+    year : str, optional
+        Of several in the folder.
 
     Notes
     -----
-    The mask is the class's part of ``SegmentationClass`` where the picture has one, its boxes otherwise. Objects marked
-    as difficult do not count; neither does the white border of a segmentation.
+    Every class in a picture is a sample of its own. It is answered rightly if its output is among as many largest as
+    there are classes in the picture. The mask is the class's part of ``SegmentationClass`` where the picture has one,
+    its boxes otherwise. Objects marked as difficult do not count; neither does the white border of a segmentation.
 
     Raises
     ------
@@ -44,11 +48,12 @@ class PascalVoc:
     name = "voc"
     classes: tuple[str, ...] = CLASSES
 
-    def __init__(self, root: Path, transform: Transform | None = None, split: str = "val") -> None:
-        self.transform = transform or Transform()
+    def __init__(
+        self, root: Path, transform: Transform | None = None, split: str = "val", year: str | None = None
+    ) -> None:
+        self.transform = transform or Transform(crop=False)
         self.low, self.high = self.transform.low, self.transform.high
-        years = sorted(folder.name for folder in root.glob("VOC20*"))
-        self._root = the_folder(root, "JPEGImages", *(f"{year}/JPEGImages" for year in years)).parent
+        self._root = _year(root, year)
         names = _split(self._root, split)
         self._objects: dict[str, Objects] = {
             name: read_annotation(self._root / "Annotations" / f"{name}.xml") for name in names
@@ -62,7 +67,7 @@ class PascalVoc:
 
     def take(self, indices: Sequence[int]) -> Samples:
         """Read the samples with these indices."""
-        pictures, masks, boxes, labels, names = [], [], [], [], []
+        pictures, masks, boxes, labels, names, present = [], [], [], [], [], []
         for index in indices:
             name, label = self._samples[index]
             picture, size = self.transform.picture(self._root / "JPEGImages" / f"{name}.jpg")
@@ -76,18 +81,31 @@ class PascalVoc:
             boxes.append(self.transform.mask(filled))
             labels.append(CLASSES.index(label))
             names.append(f"{name}:{label}")
+            present.append(sum(known in CLASSES for known in self._objects[name].boxes))
         return Samples(
             (torch.stack(pictures),),
             torch.tensor(labels),
             {"object": torch.stack(masks)},
             torch.stack(boxes),
             tuple(names),
+            torch.tensor(present),
         )
 
 
+def _year(root: Path, year: str | None) -> Path:
+    """The folder of a year: the root itself, or one in it."""
+    years = sorted(folder.name.removeprefix("VOC") for folder in root.glob("VOC20*") if folder.is_dir())
+    if (root / "JPEGImages").is_dir() and (year is None or root.name == f"VOC{year}"):
+        return root
+    if year is None and len(years) > 1:
+        raise InputError(f"holds the years {' and '.join(years)}", where=str(root), hint=f"Add :year={years[-1]}")
+    candidates = [f"VOC{name}/JPEGImages" for name in (years if year is None else [year])]
+    return the_folder(root, *(candidates or ["JPEGImages"])).parent
+
+
 def _split(root: Path, split: str) -> list[str]:
-    for folder in ("Segmentation", "Main"):
-        file = root / "ImageSets" / folder / f"{split}.txt"
+    for name in (split,) if "/" in split else (f"Segmentation/{split}", f"Main/{split}"):
+        file = root / "ImageSets" / f"{name}.txt"
         if file.is_file():
             return [line.split()[0] for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
     raise InputError(f"there is no split {split!r}", where=str(root / "ImageSets"), hint="Give one of its files' names")

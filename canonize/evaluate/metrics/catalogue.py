@@ -230,6 +230,15 @@ def _mass(relevance: Tensor, mask: Tensor) -> Tensor:
     return localisation.relevance_mass_accuracy(relevance, mask)
 
 
+# Ground truths beside ``object``: those that CLEVR-XAI publishes.
+OTHER_MASKS = {
+    "all": "all objects",
+    "single": "single object",
+    "unique": "unique",
+    "unique-first": "unique, first non-empty",
+    "union": "union",
+}
+
 _PLAIN = (
     Metric("sparseness", "Sparseness", "complexity", "higher", lambda case: sparseness(case.relevance)),
     Metric(
@@ -241,15 +250,14 @@ _PLAIN = (
         "mask",
     ),
     Metric("mass-accuracy", "RMA", "localisation", "higher", _on_mask(_mass), "mask"),
-    Metric(
-        "rank-accuracy-all",
-        "RRA (all objects)",
-        "localisation",
-        "higher",
-        _on_mask(localisation.relevance_rank_accuracy, "all"),
-        "mask",
+    *(
+        Metric(f"{stem}-{name}", f"{title} ({words})", "localisation", "higher", _on_mask(measure, name), "mask")
+        for name, words in OTHER_MASKS.items()
+        for stem, title, measure in (
+            ("rank-accuracy", "RRA", localisation.relevance_rank_accuracy),
+            ("mass-accuracy", "RMA", _mass),
+        )
     ),
-    Metric("mass-accuracy-all", "RMA (all objects)", "localisation", "higher", _on_mask(_mass, "all"), "mask"),
     Metric("mu", "μ", "localisation", "higher", _on_box(localisation.inside_total_ratio), "box"),
     Metric("mu-weighted", "μ_w", "localisation", "higher", _on_box(localisation.weighted_inside_total_ratio), "box"),
     Metric("avg-sensitivity", "Avg. sensitivity", "robustness", "lower", lambda case: case.sensitivity.average),

@@ -28,8 +28,8 @@ def relevance_mass_accuracy(relevance: Tensor, mask: Tensor, select: Select = "p
 
     .. math:: \mathrm{RMA} = \sum_{p \in M} r_p \Big/ \sum_p r_p
 
-    (Arras et al. 2022, Eq. 2). With a filled bounding box as the mask this is the inside-total ratio :math:`\mu` of
-    Kohlbrenner et al. 2020.
+    (Arras et al. 2022). With a filled bounding box as the mask this is the inside-total ratio :math:`\mu` of
+    Kohlbrenner et al. 2020, Eq. 5.
 
     Parameters
     ----------
@@ -57,7 +57,7 @@ def relevance_rank_accuracy(relevance: Tensor, mask: Tensor) -> Tensor:
 
     .. math:: \mathrm{RRA} = |\,\mathrm{top}_K(r) \cap M\,| / K, \qquad K = |M|
 
-    (Arras et al. 2022, Eq. 3.)
+    (Arras et al. 2022.)
 
     Parameters
     ----------
@@ -82,7 +82,7 @@ def relevance_rank_accuracy(relevance: Tensor, mask: Tensor) -> Tensor:
 def inside_total_ratio(relevance: Tensor, box: Tensor) -> Tensor:
     r"""Positive relevance inside the bounding box over all positive relevance, :math:`\mu = R_{in} / R_{tot}`.
 
-    Kohlbrenner et al. 2020, Eq. 8 (after Lapuschkin et al. 2016). Shapes as in `relevance_mass_accuracy`.
+    Kohlbrenner et al. 2020, Eq. 5 (after Lapuschkin et al. 2016). Shapes as in `relevance_mass_accuracy`.
     """
     return relevance_mass_accuracy(relevance, box, "positive")
 
@@ -90,7 +90,7 @@ def inside_total_ratio(relevance: Tensor, box: Tensor) -> Tensor:
 def weighted_inside_total_ratio(relevance: Tensor, box: Tensor) -> Tensor:
     r""":math:`\mu_w = \mu \, S_{tot} / S_{in}`: 1 for relevance spread evenly, whatever the size of the object.
 
-    Kohlbrenner et al. 2020, Eq. 9; :math:`S` are areas in pixels. Shapes as in `relevance_mass_accuracy`.
+    Kohlbrenner et al. 2020, beside their Eq. 5; :math:`S` are areas in pixels. Shapes as in `relevance_mass_accuracy`.
     """
     share = inside_total_ratio(relevance, box)
     inside = box.flatten(1)
