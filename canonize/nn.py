@@ -1,8 +1,8 @@
 """The few modules torch lacks: every operation of a canonical model is a named submodule.
 
-Explainers attach rules to modules by type, so types matter here: ``ThreshReLU`` is an ``nn.ReLU`` (zennit gives it the
-Pass rule), ``Sum``, ``Gate`` and ``Concat`` are what a rule for residual sums, gates and concatenations can be attached
-to, and everything without a name of its own is a ``Call``.
+Explainers attach rules to modules by type, so types matter here: a threshold is no ``nn.ReLU`` (zennit would give it the
+Pass rule, where the published canonization takes the gradient), ``Sum``, ``Gate`` and ``Concat`` are what a rule for
+residual sums, gates and concatenations can be attached to, and everything without a name of its own is a ``Call``.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ __all__ = [
 ]
 
 
-class ThreshReLU(nn.ReLU):
+class ThreshReLU(nn.Module):
     r"""A rectifier whose kink lies at a threshold per channel.
 
     .. math:: y = \min(\max(x, \mathrm{lower}), \mathrm{upper})
@@ -49,13 +49,18 @@ class ThreshReLU(nn.ReLU):
     ----------
     lower, upper : Tensor, optional
         Bounds, of a shape that broadcasts with the input: ``(1, C, 1, 1)`` for images.
+
+    Notes
+    -----
+    The gradient is the rule: what is clamped is a constant and gets no relevance (so it is in the published code, whose
+    threshold is a forward hook that zennit's Pass never acts on).
     """
 
     lower: Tensor | None
     upper: Tensor | None
 
     def __init__(self, lower: Tensor | None = None, upper: Tensor | None = None) -> None:
-        super().__init__(inplace=False)
+        super().__init__()
         self.register_buffer("lower", lower)
         self.register_buffer("upper", upper)
 
@@ -70,7 +75,7 @@ class ThreshReLU(nn.ReLU):
         return f"{' and '.join(bounds) or 'unbounded'} {shape}"
 
 
-class ThreshLeakyReLU(nn.LeakyReLU):
+class ThreshLeakyReLU(nn.Module):
     r"""A leaky rectifier whose kink lies at a threshold per channel.
 
     .. math:: y = z + r \max(x - z, 0) + l \min(x - z, 0)
@@ -88,7 +93,7 @@ class ThreshLeakyReLU(nn.LeakyReLU):
     right: Tensor
 
     def __init__(self, threshold: Tensor, left: Tensor, right: Tensor) -> None:
-        super().__init__(negative_slope=1.0, inplace=False)
+        super().__init__()
         self.register_buffer("threshold", threshold)
         self.register_buffer("left", left)
         self.register_buffer("right", right)

@@ -108,7 +108,7 @@ def rectifier_passes(step: Step, incoming: list[Affine | None]) -> Affine:
     return _bounded(step, incoming, 0.0, float("inf"))
 
 
-@forward_rule(nn.LeakyReLU, nn.PReLU)
+@forward_rule(nn.LeakyReLU, nn.PReLU, ThreshLeakyReLU)
 def leaky_rectifier_passes(step: Step, incoming: list[Affine | None]) -> Affine:
     r"""Two slopes, :math:`(f(s x + t) - t) / s = z + r \max(x - z, 0) + l \min(x - z, 0)`."""
     module = step.module

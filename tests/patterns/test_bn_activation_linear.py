@@ -382,11 +382,11 @@ ALONE = rows(
         untouched=("2", "3"),
     ),
     Alone(
-        name="the-other-strategy",
-        build=lambda: Sequential(norm(4), nn.ReLU(), conv(4, 3)),
+        name="the-other-strategy-where-a-producer-takes-it",
+        build=lambda: Sequential(conv(4, 4), norm(4), nn.ReLU(), conv(4, 3)),
         inputs=image(4),
         strategy="untangle",
-        untouched=("1", "2"),
+        untouched=("2", "3"),
     ),
     Alone(
         name="skipped",

@@ -166,6 +166,8 @@ REFUSES = rows(
         "it acts on the input x of the model",
         lambda m, x: m.conv(m.first(x).relu()),
         first=lambda: norm(3),
+        goes="bn_activation_linear",
+        into=("conv",),
     ),
     _refuses(
         "behind-an-activation",
@@ -178,6 +180,8 @@ REFUSES = rows(
         lambda m, x: m.conv(m.first(torch.cat([x, x.tanh()], 1)).relu()),
         first=lambda: norm(6),
         conv=lambda: conv(6, 4),
+        goes="bn_activation_linear",
+        into=("conv",),
     ),
     _refuses(
         "negative-scale-and-max-pool",
@@ -210,6 +214,26 @@ def test_a_branch_without_a_layer_keeps_its_slice() -> None:
     (fate,) = canonical.report.affines
     assert (fate.outcome, fate.into) == ("last resort", ("conv_for_first", "first_branch"))
     assert canonical.first_branch.weight.shape == (3, 1, 1, 1)
+
+
+def test_a_branch_without_a_layer_gets_thresholds_where_layers_follow() -> None:
+    """As in the published form: behind the first pooling of a DenseNet no producer can take anything."""
+
+    def forward(m: Any, x: torch.Tensor) -> torch.Tensor:
+        a = F.max_pool2d(m.conv(x), 2)
+        b = m.grow1(m.norm1(a).relu())
+        return m.grow2(m.norm2(torch.cat([a, b], 1)).relu()) + m.head(b)
+
+    own = BLOCK | {"last": nn.Identity, "head": lambda: conv(3, 2, padding=1)}
+    row = _folds("pooled", forward, into={}, hardening=ALIVE, **own)
+    canonical = canonized(row, row.model())
+    assert {fate.name: (fate.outcome, fate.into) for fate in canonical.report.affines} == {
+        "norm1": ("absorbed", ("grow1",)),
+        "norm2": ("absorbed", ("grow1_for_norm2", "grow2")),
+    }
+    first, second = (layer for layer in canonical.modules() if isinstance(layer, ThreshReLU))
+    assert first.lower is not None and first.lower.shape == (1, 4, 1, 1)
+    assert second.lower is not None and bool((second.lower[:, 4:] == 0).all()), "the copy has taken its part"
 
 
 def _alone(name: str, forward: Any, untouched: tuple[str, ...], **options: Any) -> Alone:

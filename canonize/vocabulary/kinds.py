@@ -1,0 +1,217 @@
+"""What an operation is to a rule of relevance: kinds of modules, named once.
+
+Explainers map rules to kinds; the kind of every module of a canonical model is asked for here and nowhere else. What is
+of kind :attr:`Kind.UNKNOWN` has no rule: an explainer that took the plain gradient there would give relevances that mean
+nothing.
+"""
+
+from __future__ import annotations
+
+import re
+from enum import Enum
+
+from torch import nn
+
+from canonize import nn as cnn
+
+
+class Kind(Enum):
+    """What an operation does, as far as rules go."""
+
+    LINEAR = "a linear layer"
+    ACTIVATION = "element by element"
+    THRESHOLD = "a threshold per channel"
+    BATCH_NORM = "a normalisation by fixed statistics"
+    SUM = "a sum of its inputs"
+    AVERAGE = "linear, without weights of its own"
+    GATE = "a product, element by element"
+    PRODUCT = "a product of matrices"
+    SOFTMAX = "softmax"
+    NORMALISATION = "a normalisation by its own input"
+    SCALE = "a product with numbers"
+    OFFSET = "a constant that is added or multiplied"
+    COPY = "copies of its inputs, or constants"
+    CLOSED = "attention in one piece"
+    SOURCE = "a constant, or what depends on sizes alone"
+    DISCRETE = "whole numbers or conditions"
+    UNKNOWN = "no rule is known"
+
+
+LINEAR = (
+    *(nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d),
+    *(nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d),
+)
+THRESHOLDS = (cnn.ThreshReLU, cnn.ThreshLeakyReLU)
+# Element by element: LRP hands relevance through.
+ACTIVATIONS = (
+    *(nn.ReLU, nn.ReLU6, nn.RReLU, nn.LeakyReLU, nn.PReLU, nn.ELU, nn.SELU, nn.CELU, nn.GELU, nn.SiLU, nn.Mish),
+    *(nn.Sigmoid, nn.Tanh, nn.Hardtanh, nn.Hardsigmoid, nn.Hardswish, nn.Softplus, nn.Softsign, nn.LogSigmoid),
+    *(nn.Hardshrink, nn.Softshrink, nn.Tanhshrink, nn.Threshold),
+)
+BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
+NORMALISATIONS = (
+    *(nn.LayerNorm, nn.GroupNorm, nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d),
+    *(nn.LocalResponseNorm, *([nn.RMSNorm] if hasattr(nn, "RMSNorm") else [])),
+)
+AVERAGES = (
+    *(nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d),
+    *(nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d, nn.AdaptiveAvgPool3d),
+    *(cnn.Mean, cnn.SumOver, nn.Upsample, nn.Fold),
+)
+MAXIMA = (
+    *(nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d, nn.FractionalMaxPool2d, nn.FractionalMaxPool3d),
+    *(nn.AdaptiveMaxPool1d, nn.AdaptiveMaxPool2d, nn.AdaptiveMaxPool3d, nn.MaxUnpool1d, nn.MaxUnpool2d, nn.MaxUnpool3d),
+)
+DROPOUTS = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout)
+# Each output is one of the inputs or a constant: the gradient hands its relevance back to that input.
+COPIES = (
+    *(cnn.Concat, cnn.ChannelPad, cnn.Rearrange, nn.Flatten, nn.Unflatten, nn.Unfold, nn.Identity, *DROPOUTS),
+    *(nn.PixelShuffle, nn.PixelUnshuffle, nn.ChannelShuffle, nn.Embedding, *MAXIMA),
+    *(nn.ConstantPad1d, nn.ConstantPad2d, nn.ConstantPad3d, nn.ReflectionPad1d, nn.ReflectionPad2d),
+    *(nn.ReflectionPad3d, nn.ReplicationPad1d, nn.ReplicationPad2d, nn.ReplicationPad3d),
+    *(getattr(nn, name) for name in ("CircularPad1d", "CircularPad2d", "CircularPad3d") if hasattr(nn, name)),
+)
+
+_MODULES: tuple[tuple[tuple[type, ...], Kind], ...] = (
+    (LINEAR, Kind.LINEAR),
+    (THRESHOLDS, Kind.THRESHOLD),
+    (ACTIVATIONS, Kind.ACTIVATION),
+    (BATCH_NORMS, Kind.BATCH_NORM),
+    (NORMALISATIONS, Kind.NORMALISATION),
+    ((cnn.Sum,), Kind.SUM),
+    (AVERAGES, Kind.AVERAGE),
+    ((cnn.Gate, nn.GLU), Kind.GATE),
+    ((cnn.Offset,), Kind.OFFSET),
+    ((cnn.Constant,), Kind.SOURCE),
+    ((nn.MultiheadAttention,), Kind.CLOSED),
+)
+
+
+def _names(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
+# Calls that stayed calls, by the name of torch's operator.
+_CALLS: tuple[tuple[frozenset[str], Kind], ...] = (
+    (
+        _names("""
+        view reshape permute transpose t swapaxes swapdims movedim moveaxis squeeze unsqueeze expand expand_as repeat
+        tile repeat_interleave getitem select narrow slice index_select flip fliplr flipud roll unflatten view_as
+        reshape_as broadcast_to numpy_T T mT H mH adjoint diagonal diag diag_embed rot90 to type_as float double half
+        bfloat16 _to_copy ravel flatten _unsafe_view cpu cuda type unfold im2col contiguous clone alias positive pos
+        cat concat concatenate stack hstack vstack dstack column_stack row_stack chunk split split_with_sizes
+        unsafe_chunk unsafe_split tensor_split unbind hsplit vsplit dsplit getattr gather take take_along_dim index
+        masked_select masked_fill where tril triu pad constant_pad_nd reflection_pad1d reflection_pad2d
+        reflection_pad3d replication_pad1d replication_pad2d replication_pad3d pixel_shuffle pixel_unshuffle
+        channel_shuffle native_channel_shuffle narrow_copy meshgrid atleast_1d atleast_2d atleast_3d block_diag
+        broadcast_tensors select_scatter slice_scatter diagonal_scatter index_copy index_fill masked_scatter assign
+        zero_ real resolve_conj resolve_neg conj conj_physical embedding
+        max min amax amin maximum minimum fmax fmin aminmax sort msort topk kthvalue median nanmedian cummax cummin
+        max_pool1d max_pool2d max_pool3d max_pool1d_with_indices max_pool2d_with_indices max_pool3d_with_indices
+        adaptive_max_pool1d adaptive_max_pool2d adaptive_max_pool3d fractional_max_pool2d fractional_max_pool3d
+        max_unpool1d max_unpool2d max_unpool3d
+        """),
+        Kind.COPY,
+    ),
+    (
+        _names("""
+        sum mean nansum nanmean cumsum trace diff sum_to_size avg_pool1d avg_pool2d avg_pool3d adaptive_avg_pool1d
+        adaptive_avg_pool2d adaptive_avg_pool3d _adaptive_avg_pool2d _adaptive_avg_pool3d interpolate upsample
+        upsample_nearest upsample_bilinear upsample_nearest1d upsample_nearest2d upsample_nearest3d upsample_linear1d
+        upsample_bilinear2d upsample_bicubic2d upsample_trilinear3d _upsample_bilinear2d_aa _upsample_bicubic2d_aa
+        _upsample_nearest_exact1d _upsample_nearest_exact2d _upsample_nearest_exact3d fold col2im add sub subtract
+        """),
+        Kind.AVERAGE,
+    ),
+    (_names("mul multiply div divide true_divide truediv neg negative"), Kind.SCALE),
+    (_names("matmul mm bmm dot inner mv outer ger kron tensordot vecdot linalg_vecdot linalg_matmul"), Kind.PRODUCT),
+    (_names("softmax _softmax"), Kind.SOFTMAX),
+    (
+        _names("""
+        gt lt ge le eq ne greater less greater_equal less_equal not_equal argmax argmin argsort isnan isinf isfinite
+        isposinf isneginf isreal isclose allclose equal logical_and logical_or logical_xor logical_not bitwise_and
+        bitwise_or bitwise_xor bitwise_not invert and_ or_ xor not_ __and__ __or__ __xor__ nonzero count_nonzero any
+        all bucketize searchsorted signbit one_hot bincount is_floating_point is_complex is_nonzero long int short char
+        byte bool
+        """),
+        Kind.DISCRETE,
+    ),
+    (
+        _names("""
+        zeros ones full empty arange linspace eye tensor as_tensor scalar_tensor zeros_like ones_like full_like
+        empty_like new_zeros new_ones new_full new_empty new_tensor size dim numel ndimension nelement stride finfo
+        iinfo tril_indices triu_indices lift_fresh_copy
+        """),
+        Kind.SOURCE,
+    ),
+)
+_OWN = re.compile(r"^(torch|operator|_operator|builtins|canonize\.nn)\.|^\.")
+
+
+def operator_of(module: nn.Module) -> str:
+    """The name of the operator that a call calls, however it is spelt; empty for foreign functions."""
+    target = getattr(module, "target", "")
+    if not isinstance(module, cnn.Call) or not _OWN.match(target) or module.function is not None:
+        return ""
+    parts = target.split(".")
+    name = str(parts[3] if target.startswith("torch.ops.aten.") else parts[-1])
+    return name.rstrip("_") if name.endswith("_") and not name.startswith("__") else name
+
+
+def kind_of(module: nn.Module) -> Kind:
+    """What a module is to a rule."""
+    if type(module) is cnn.Call:
+        return _kind_of_call(module)
+    if isinstance(module, nn.Softmax):
+        return Kind.SOFTMAX if module.dim is not None else Kind.UNKNOWN
+    if isinstance(module, cnn.Rearrange) and operator_of(module) == "detach":
+        return Kind.UNKNOWN
+    for types, kind in _MODULES:
+        if isinstance(module, types):
+            return kind
+    if type(module).__module__.startswith("zennit.layer"):
+        return Kind.AVERAGE
+    return Kind.COPY if isinstance(module, COPIES) else Kind.UNKNOWN
+
+
+def _kind_of_call(module: cnn.Call) -> Kind:
+    name = operator_of(module)
+    if name == "einsum":
+        return _einsum(module)
+    if name in ("div", "divide") and _keyword(module, "rounding_mode") is not None:
+        return Kind.UNKNOWN
+    if name == "softmax" and softmax_dim(module) is None:
+        return Kind.UNKNOWN
+    return next((kind for names, kind in _CALLS if name in names), Kind.UNKNOWN)
+
+
+def _keyword(module: cnn.Call, name: str) -> object:
+    return module.kwargs.get(name)
+
+
+def _einsum(module: cnn.Call) -> Kind:
+    """A sum along dimensions, or a product of two operands; each operand is linear in it."""
+    equation, *operands = module.args
+    if len(operands) == 1 and isinstance(operands[0], list | tuple):
+        operands = list(operands[0])
+    if not isinstance(equation, str) or len(operands) > 2:
+        return Kind.UNKNOWN
+    return Kind.AVERAGE if len(operands) == 1 else Kind.PRODUCT
+
+
+def softmax_dim(module: nn.Module) -> int | None:
+    """Along which dimension a softmax, module or call, normalises."""
+    if isinstance(module, nn.Softmax):
+        return module.dim
+    arguments = getattr(module, "args", ())
+    dim = arguments[1] if len(arguments) > 1 else module.kwargs.get("dim", module.kwargs.get("axis"))  # type: ignore[union-attr, operator]
+    return dim if isinstance(dim, int) else None
+
+
+def described(module: nn.Module) -> str:
+    """What to call a module in a message."""
+    if kind_of(module) is Kind.PRODUCT:
+        return "a matrix product"
+    if isinstance(module, cnn.Call):
+        return f"a call of {module.target}"
+    return type(module).__name__
