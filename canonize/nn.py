@@ -1,8 +1,8 @@
 """The few modules torch lacks: every operation of a canonical model is a named submodule.
 
-Explainers attach rules to modules by type, so types matter here: a threshold is no ``nn.ReLU`` (zennit would give it the
-Pass rule, where the published canonization takes the gradient), ``Sum``, ``Gate`` and ``Concat`` are what a rule for
-residual sums, gates and concatenations can be attached to, and everything without a name of its own is a ``Call``.
+Explainers attach rules to modules by type, so types matter here: a threshold is no ``nn.ReLU`` (zennit would give it
+the Pass rule, where the published canonization takes the gradient), ``Sum``, ``Gate`` and ``Concat`` are what a rule
+for residual sums, gates and concatenations can be attached to, and everything without a name of its own is a ``Call``.
 """
 
 from __future__ import annotations

@@ -3,60 +3,65 @@
 The classes are captum's, with the same ``attribute``. What they add:
 
 - LRP gets a rule on every module (captum raises on types that it does not know);
-- DeepLIFT gets the rescale rule on every elementwise activation, ``ThreshReLU`` among them (captum looks types up
-  exactly, and takes the gradient, silently, where it finds nothing), and an input of its own for each (captum
-  overwrites the gradient of the tensor that an activation reads, other readers' share included);
+- DeepLIFT gets the rescale rule on every elementwise activation, thresholds among them (captum looks types up exactly,
+  and takes the gradient, silently, where it finds nothing), an input of its own for each (captum overwrites the
+  gradient of the tensor that an activation reads, other readers' share included), and a rule for products;
+- guided backpropagation bends gradients at thresholds as it does at the ReLUs that they were;
+- the variants for layers and neurons take layers of the canonical model, or their names;
+- an operation that relevance comes through and that has no rule is refused, unless ``unruled="gradient"``;
 - what captum says on each call, whatever the model, is not said.
 
-``captum.attr.IntegratedGradients``, ``Saliency`` and the other gradient methods work on canonical models as they are.
+``captum.attr.IntegratedGradients``, ``Saliency`` and the other gradient methods work on canonical models as they are,
+and ``captum.attr.NoiseTunnel`` around the classes here.
 """
 
 from __future__ import annotations
 
 import contextlib
+import copy
 import warnings
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
+from torch.utils import _pytree as pytree
 
 from canonize import nn as cnn
 from canonize.algebra.weights import LINEAR
 from canonize.errors import ExplainError
-from canonize.explain.composites import MORE_ACTIVATIONS, NORMALISATIONS
-from canonize.explain.job import is_explained
+from canonize.explain.hooks import (
+    ByContribution,
+    ProductEpsilon,
+    RectifiedReLU,
+    RectifiedThreshold,
+    SharedHook,
+    SignalTakesAll,
+)
+from canonize.explain.job import Job, is_explained
+from canonize.explain.law import check_unruled, refuse
 from canonize.explain.libraries import require
-from canonize.explain.structure import assembled, factors, is_matrix_product
+from canonize.explain.structure import assembled
+from canonize.graph.factors import Factors, dependents, gates_closed, module_at, products
 from canonize.graph.network import shell
+from canonize.graph.relevance import Operation, Way
+from canonize.vocabulary.kinds import ACTIVATIONS, MAXIMA, THRESHOLDS, Kind, chooses, kind_of
 
 require("captum")
 
 from captum import attr as captum_attr  # noqa: E402 - said so above if it is not there
 from captum.attr._core import deep_lift  # noqa: E402
 from captum.attr._utils import lrp_rules  # noqa: E402
-from zennit.types import Activation, AvgPool, MaxPool  # noqa: E402
-
-if TYPE_CHECKING:
-    from canonize.explain.job import Job
 
 # What captum says each time it sets its hooks, whatever the model.
 _ALWAYS_SAID = ("Setting forward, backward hooks", "Setting backward hooks on ReLU", "Input Tensor .* did not already")
-ELEMENTWISE = (
-    *(nn.ReLU6, nn.Hardtanh, nn.SiLU, nn.GELU, nn.Mish, nn.SELU, nn.CELU, nn.Hardswish, nn.Hardsigmoid, nn.PReLU),
-    *(nn.Softsign, nn.LogSigmoid, nn.Softshrink, nn.Hardshrink, nn.Tanhshrink, nn.Threshold),
-    *(cnn.ThreshReLU, cnn.ThreshLeakyReLU),
-)
-# Linear without weights of their own: what captum's epsilon rule is right for.
-LINEAR_MAPS = (cnn.Sum, cnn.Mean, cnn.SumOver, nn.Upsample)
-# Each output is one of the inputs (or a constant): its relevance is that input's.
-MOVEMENTS = (
-    *(cnn.Concat, cnn.ChannelPad, cnn.Rearrange),
-    *(nn.Flatten, nn.Unflatten, nn.PixelShuffle, nn.PixelUnshuffle, nn.ChannelShuffle),
-    *(nn.ConstantPad1d, nn.ConstantPad2d, nn.ConstantPad3d, nn.ZeroPad2d),
-    *(nn.ReflectionPad1d, nn.ReflectionPad2d, nn.ReflectionPad3d),
-    *(nn.ReplicationPad1d, nn.ReplicationPad2d, nn.ReplicationPad3d),
-)
+ELEMENTWISE = (*ACTIVATIONS, *THRESHOLDS)
+
+
+def as_captum_calls(method: Any) -> Any:
+    """Make ``attribute`` one that captum's own classes can call: they look for what its logging has wrapped."""
+    method.__wrapped__ = method
+    return method
 
 
 # ------------------------------------------------------------------------------------------------ LRP
@@ -66,10 +71,38 @@ class MovementRule(lrp_rules.PropagationRule):
     """Relevance goes where the gradient goes: back to the input that an output is a copy of."""
 
     def forward_hook(self, module: nn.Module, inputs: Any, outputs: Any) -> None:
-        """Leave the gradient alone."""
+        """Leave the gradient alone; note what passes, for attributions to layers."""
+        self._has_single_input = True
+        self._handle_input_hooks = []
+        tensors = [value for value in inputs if isinstance(value, Tensor) and value.requires_grad]
+        if tensors:
+            self._handle_input_hooks.append(tensors[0].register_hook(self._note(self.relevance_input)))
+        if isinstance(outputs, Tensor) and outputs.requires_grad:
+            self._handle_output_hook = outputs.register_hook(self._note(self.relevance_output))
+
+    @staticmethod
+    def _note(where: Any) -> Callable[[Tensor], None]:
+        def note(gradient: Tensor) -> None:
+            where[gradient.device] = gradient.data
+
+        return note
+
+    def forward_hook_weights(self, module: nn.Module, inputs: Any, outputs: Any) -> None:
+        """There are none."""
+
+    def forward_pre_hook_activations(self, module: nn.Module, inputs: Any) -> None:
+        """Nothing was changed."""
 
     def _manipulate_weights(self, module: nn.Module, inputs: Any, outputs: Any) -> None:
         """There are none."""
+
+
+class OwnRule(MovementRule):
+    """A rule of ``canonize.explain.hooks``, which puts itself into the gradient."""
+
+    def __init__(self, hook: SharedHook) -> None:
+        super().__init__()
+        self.hook = hook
 
 
 class SignalRule(lrp_rules.IdentityRule):
@@ -100,7 +133,54 @@ class SignalRule(lrp_rules.IdentityRule):
         return hook
 
 
-class LRP(captum_attr.LRP):
+class _Ruled:
+    """What LRP and LayerLRP share: a rule on every module of a model of their own."""
+
+    chosen: dict[str, Any]
+    model: nn.Module
+    unruled: str
+
+    def _prepare(self, model: nn.Module, options: dict[str, Any]) -> nn.Module:
+        """A model of one's own, and the rule of each of its modules."""
+        made = {
+            "epsilon": lambda: lrp_rules.EpsilonRule(options["epsilon"]),
+            "gamma": lambda: lrp_rules.GammaRule(options["gamma"]),
+            "alpha1-beta0": lrp_rules.Alpha1_Beta0_Rule,
+        }
+        for name in (options["convolution"], options["dense"]):
+            if name not in made:
+                raise ExplainError(f"captum has no rule {name!r}", hint=f"Rules: {', '.join(made)}")
+        if options["threshold"] not in ("gradient", "pass"):
+            raise ExplainError(f"there is no choice threshold={options['threshold']!r}", hint="Use gradient or pass")
+        self.unruled = check_unruled(options["unruled"])
+        prepared = prepare(model, every_layer=True)
+        given, known = dict(options["rules"] or {}), products(model)
+        self.given, self.chosen = set(given), {}
+        for name, module in _leaves(prepared):
+            if name in given:
+                self.chosen[name] = given.pop(name)
+            elif isinstance(module, LINEAR):
+                self.chosen[name] = made[options["dense" if isinstance(module, nn.Linear) else "convolution"]]()
+            else:
+                self.chosen[name] = _rule_of(module, known.get(name, Factors()), options)
+            if isinstance(self.chosen[name], OwnRule):
+                self.chosen[name].hook.register(module)
+        if given:
+            raise ExplainError(f"there is no layer {next(iter(given))}", hint="Rules go by qualified name")
+        return prepared
+
+    def _has_rule(self, operation: Operation) -> bool:
+        return operation.where in self.given or (
+            operation.has_rule and (operation.module is None or has_lrp_rule(operation.module))
+        )
+
+    def _begin(self, inputs: Any, others: Any) -> None:
+        for name, module in _leaves(self.model):
+            module.rule = self.chosen[name]
+        _refuse_where_no_rule_is("captum's LRP", self.model, inputs, others, self._has_rule, self.unruled, both=False)
+
+
+class LRP(_Ruled, captum_attr.LRP):
     """captum's layer-wise relevance propagation, with a rule on every module of a canonical model.
 
     Parameters
@@ -113,16 +193,20 @@ class LRP(captum_attr.LRP):
         Hyperparameters; epsilon is that of sums and pooling, too.
     rules : mapping, optional
         Qualified name to a rule of captum's (``PropagationRule``), before all others.
+    threshold : {"gradient", "pass"}
+        Thresholds: what is clamped gets nothing (as published), or relevance passes.
+    unruled : {"refuse", "gradient"}
+        What to do about an operation that has no rule.
 
     Raises
     ------
     ExplainError
-        If a layer has no rule (attention, an unknown call), naming the first.
+        From :meth:`attribute`, if an operation that relevance comes through has no rule, naming it.
 
     Notes
     -----
-    Activations, thresholds and normalisations pass relevance, gates give all to their signal, max-pooling gives all to
-    the largest. Attributions are in units of the output, as captum's are.
+    Activations and normalisations pass relevance, gates give all to their signal, max-pooling gives all to the largest.
+    Attributions are in units of the output, as captum's are.
     """
 
     def __init__(
@@ -134,35 +218,94 @@ class LRP(captum_attr.LRP):
         epsilon: float = 1e-9,
         gamma: float = 0.25,
         rules: dict[str, Any] | None = None,
+        threshold: str = "gradient",
+        unruled: str = "refuse",
     ) -> None:
-        made = {
-            "epsilon": lambda: lrp_rules.EpsilonRule(epsilon),
-            "gamma": lambda: lrp_rules.GammaRule(gamma),
-            "alpha1-beta0": lrp_rules.Alpha1_Beta0_Rule,
-        }
-        for name in (convolution, dense):
-            if name not in made:
-                raise ExplainError(f"captum has no rule {name!r}", hint=f"Rules: {', '.join(made)}")
-        prepared = prepare(model, every_layer=True)
-        given, signals = dict(rules or {}), factors(model)
-        self.chosen: dict[str, Any] = {}
-        for name, module in _leaves(prepared):
-            if name in given:
-                self.chosen[name] = given.pop(name)
-            elif isinstance(module, LINEAR):
-                self.chosen[name] = made[dense if isinstance(module, nn.Linear) else convolution]()
-            else:
-                self.chosen[name] = _rule_of(name, module, signals.get(name), epsilon)
-        if given:
-            raise ExplainError(f"there is no layer {next(iter(given))}", hint="Rules go by qualified name")
-        super().__init__(prepared)
+        options = {key: value for key, value in locals().items() if key not in ("self", "model", "__class__")}
+        super().__init__(self._prepare(model, options))
 
-    def attribute(self, *arguments: Any, **named: Any) -> Any:
+    @as_captum_calls
+    def attribute(self, inputs: Any, target: Any = None, additional_forward_args: Any = None, **named: Any) -> Any:
         """As ``captum.attr.LRP.attribute``."""
-        for name, module in _leaves(self.model):
-            module.rule = self.chosen[name]
+        self._begin(inputs, additional_forward_args)
         with quiet():
-            return super().attribute(*arguments, **named)
+            return super().attribute(inputs, target, additional_forward_args, **named)
+
+
+class LayerLRP(_Ruled, captum_attr.LayerLRP):
+    """captum's LRP to a layer, on canonical models; options as for :class:`LRP`.
+
+    Parameters
+    ----------
+    model : nn.Module
+    layer : nn.Module or str
+        A layer of the model, or its qualified name.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        layer: nn.Module | str,
+        *,
+        convolution: str = "epsilon",
+        dense: str = "epsilon",
+        epsilon: float = 1e-9,
+        gamma: float = 0.25,
+        rules: dict[str, Any] | None = None,
+        threshold: str = "gradient",
+        unruled: str = "refuse",
+    ) -> None:
+        options = {key: value for key, value in locals().items() if key not in ("self", "model", "layer", "__class__")}
+        prepared = self._prepare(model, options)
+        super().__init__(prepared, _counterpart(model, prepared, layer))
+
+    @as_captum_calls
+    def attribute(self, inputs: Any, target: Any = None, additional_forward_args: Any = None, **named: Any) -> Any:
+        """As ``captum.attr.LayerLRP.attribute``."""
+        self._begin(inputs, additional_forward_args)
+        with quiet():
+            return super().attribute(inputs, target, additional_forward_args, **named)
+
+
+def _counterpart(model: nn.Module, prepared: nn.Module, layer: nn.Module | str) -> nn.Module:
+    """The layer of a prepared model that stands for one of the model it was made from."""
+    name = layer if isinstance(layer, str) else next((n for n, m in model.named_modules() if m is layer), None)
+    if name is None:
+        raise ExplainError("the layer is none of the model's", hint="Give model.get_submodule(name), or the name")
+    try:
+        return prepared.get_submodule(name)
+    except AttributeError as error:
+        raise ExplainError(f"there is no layer {name}", hint="model.named_modules() lists them") from error
+
+
+def _refuse_where_no_rule_is(
+    explainer: str,
+    model: nn.Module,
+    inputs: Any,
+    others: Any,
+    has_rule: Callable[[Operation], bool],
+    unruled: str,
+    both: bool = True,
+) -> None:
+    """Run a model once, and raise if relevance comes through an operation without a rule; into gates, if ``both``."""
+    if unruled == "gradient":
+        return
+    given = inputs if isinstance(inputs, tuple) else (inputs,)
+    more = others if isinstance(others, tuple) else () if others is None else (others,)
+    sources = [v.detach().clone().requires_grad_() for v in given if is_explained(v)]
+    if not sources:
+        raise ExplainError(
+            "there is no floating input to give relevance to",
+            hint="Explain tokens at their embeddings: canonize.explain.attribute(model, tokens)",
+        )
+    floats = iter(sources)
+    closed = contextlib.nullcontext() if both else gates_closed(model)
+    with torch.enable_grad(), closed, Way(model) as way:
+        outputs = model(*(next(floats) if is_explained(v) else v for v in given), *more)
+        found = way.operations((t for t in pytree.tree_leaves(outputs) if isinstance(t, Tensor)), sources)
+    missing = [operation for operation in found if not has_rule(operation)]
+    if missing:
+        raise refuse(explainer, missing)
 
 
 def _leaves(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
@@ -171,51 +314,221 @@ def _leaves(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
             yield name, module
 
 
-def _rule_of(name: str, module: nn.Module, signal: int | None, epsilon: float) -> Any:
-    """Captum's rule for what is no linear layer."""
+_PASSED = (Kind.ACTIVATION, Kind.NORMALISATION, Kind.OFFSET)
+_EPSILON = (Kind.SUM, Kind.AVERAGE)
+_MOVED = (Kind.COPY, Kind.SOURCE, Kind.DISCRETE)
+
+
+def has_lrp_rule(module: nn.Module) -> bool:
+    """Whether the LRP of this file has a rule for a module."""
+    kind = kind_of(module)
+    return kind in (Kind.LINEAR, Kind.THRESHOLD, Kind.SCALE, *_PASSED, *_EPSILON, *_MOVED) or (
+        kind is Kind.GATE and not isinstance(module, nn.GLU)
+    ) or (kind is Kind.PRODUCT)  # fmt: skip
+
+
+def _rule_of(module: nn.Module, found: Factors, options: dict[str, Any]) -> Any:
+    """Captum's rule for what is no linear layer; the gradient's where there is none, which is refused later."""
+    kind, epsilon = kind_of(module), options["epsilon"]
+    if kind is Kind.THRESHOLD:
+        return lrp_rules.IdentityRule() if options["threshold"] == "pass" else MovementRule()
     if isinstance(module, cnn.Gate):
-        return SignalRule(signal)
-    if isinstance(module, (Activation, *MORE_ACTIVATIONS, *NORMALISATIONS, cnn.Offset)):
+        return SignalRule(found.signal)
+    if kind is Kind.SCALE:
+        return OwnRule(SignalTakesAll(found.signal, found.carrying))
+    if kind is Kind.PRODUCT:
+        return OwnRule(ProductEpsilon(epsilon, None, found.carrying))
+    if kind in _PASSED:
         return lrp_rules.IdentityRule()
-    if isinstance(module, (AvgPool, *LINEAR_MAPS)):
-        return lrp_rules.EpsilonRule(epsilon)
-    if isinstance(module, (MaxPool, *MOVEMENTS)):
-        return MovementRule()
-    raise ExplainError(
-        f"captum's LRP has no rule for {_described(module)}",
-        where=name,
-        hint="Give one in rules={name: rule}, or use canonize.explain.attribute, which has rules for attention",
-    )
-
-
-def _described(module: nn.Module) -> str:
-    if is_matrix_product(module):
-        return "a matrix product"
-    return f"a call of {module.target}" if isinstance(module, cnn.Call) else type(module).__name__
+    if kind in _EPSILON:
+        return OwnRule(ByContribution(epsilon)) if isinstance(module, cnn.Call) else lrp_rules.EpsilonRule(epsilon)
+    return MovementRule()
 
 
 # ------------------------------------------------------------------------------- DeepLIFT, guided backpropagation
 
 
-class DeepLift(captum_attr.DeepLift):
-    """captum's DeepLIFT (rescale rule), for canonical models; the model is not changed."""
+def has_deep_lift_rule(operation: Operation) -> bool:
+    """Whether DeepLIFT, as it is here, has a rule for an operation that makes contributions add up."""
+    module = operation.module
+    if module is None:
+        return operation.has_rule or operation.operator in _AFFINE_FUNCTIONS
+    kind = kind_of(module)
+    if kind in (Kind.UNKNOWN, Kind.CLOSED, Kind.SOFTMAX, Kind.NORMALISATION) or isinstance(module, nn.GLU):
+        return False
+    if kind is Kind.COPY and isinstance(module, (cnn.Call, *MAXIMA)):  # which element it is depends on the input
+        return type(module) in deep_lift.SUPPORTED_NON_LINEAR or not chooses(module)
+    return operation.has_rule
 
-    def __init__(self, model: nn.Module, multiply_by_inputs: bool = True, eps: float = 1e-10) -> None:
-        super().__init__(prepare(model), multiply_by_inputs, eps)
 
-    def attribute(self, *arguments: Any, **named: Any) -> Any:
+_AFFINE_FUNCTIONS = {
+    *("convolution", "addmm", "add", "sub", "neg", "mean", "sum", "native_batch_norm", "cudnn_batch_norm"),
+    *("avg_pool2d", "avg_pool1d", "avg_pool3d", "adaptive_avg_pool2d", "mkldnn_convolution", "thnn_conv2d"),
+}
+
+
+class _Rescaling:
+    """What the variants of DeepLIFT share."""
+
+    original: nn.Module
+    unruled: str
+
+    def _check(self, inputs: Any, others: Any) -> None:
+        _refuse_where_no_rule_is("captum's DeepLIFT", self.original, inputs, others, has_deep_lift_rule, self.unruled)
+
+
+class DeepLift(_Rescaling, captum_attr.DeepLift):
+    r"""captum's DeepLIFT (rescale rule), for canonical models; the model is not changed.
+
+    Parameters
+    ----------
+    model : nn.Module
+    multiply_by_inputs, eps
+        As captum's.
+    unruled : {"refuse", "gradient"}
+        What to do about an operation that has no rule, where contributions would not add up.
+
+    Notes
+    -----
+    A product of two values that both depend on the input, :math:`y = a b`, gives each factor the mean of the other:
+    :math:`\Delta y = \Delta a\,(b + b_0)/2 + \Delta b\,(a + a_0)/2`, which is exact (the factors' Shapley values).
+    """
+
+    def __init__(
+        self, model: nn.Module, multiply_by_inputs: bool = True, eps: float = 1e-10, unruled: str = "refuse"
+    ) -> None:
+        self.original, self.unruled = model, check_unruled(unruled)
+        super().__init__(prepare(model, paired=True), multiply_by_inputs, eps)
+
+    @as_captum_calls
+    def attribute(
+        self, inputs: Any, baselines: Any = None, target: Any = None, additional_forward_args: Any = None, **named: Any
+    ) -> Any:
         """As ``captum.attr.DeepLift.attribute``."""
+        self._check(inputs, additional_forward_args)
         with quiet(), known_activations():
-            return super().attribute(*arguments, **named)
+            return super().attribute(inputs, baselines, target, additional_forward_args, **named)
 
 
-class GuidedBackprop(captum_attr.GuidedBackprop):
-    """captum's guided backpropagation, quiet."""
+class DeepLiftShap(_Rescaling, captum_attr.DeepLiftShap):
+    """captum's DeepLIFT over a distribution of baselines, for canonical models."""
 
+    def __init__(self, model: nn.Module, multiply_by_inputs: bool = True, unruled: str = "refuse") -> None:
+        self.original, self.unruled = model, check_unruled(unruled)
+        super().__init__(prepare(model, paired=True), multiply_by_inputs)
+
+    @as_captum_calls
+    def attribute(
+        self, inputs: Any, baselines: Any, target: Any = None, additional_forward_args: Any = None, **named: Any
+    ) -> Any:
+        """As ``captum.attr.DeepLiftShap.attribute``."""
+        self._check(inputs, additional_forward_args)
+        with quiet(), known_activations():
+            return super().attribute(inputs, baselines, target, additional_forward_args, **named)
+
+
+class LayerDeepLift(_Rescaling, captum_attr.LayerDeepLift):
+    """captum's DeepLIFT to a layer, for canonical models; the layer, or its qualified name."""
+
+    def __init__(
+        self, model: nn.Module, layer: nn.Module | str, multiply_by_inputs: bool = True, unruled: str = "refuse"
+    ) -> None:
+        self.original, self.unruled = model, check_unruled(unruled)
+        prepared = prepare(model, paired=True)
+        super().__init__(prepared, _counterpart(model, prepared, layer), multiply_by_inputs)
+
+    @as_captum_calls
+    def attribute(
+        self, inputs: Any, baselines: Any = None, target: Any = None, additional_forward_args: Any = None, **named: Any
+    ) -> Any:
+        """As ``captum.attr.LayerDeepLift.attribute``."""
+        self._check(inputs, additional_forward_args)
+        with quiet(), known_activations():
+            return super().attribute(inputs, baselines, target, additional_forward_args, **named)
+
+
+class NeuronDeepLift(_Rescaling, captum_attr.NeuronDeepLift):
+    """captum's DeepLIFT of a neuron, for canonical models; the neuron's layer, or its qualified name."""
+
+    def __init__(
+        self, model: nn.Module, layer: nn.Module | str, multiply_by_inputs: bool = True, unruled: str = "refuse"
+    ) -> None:
+        self.original, self.unruled = model, check_unruled(unruled)
+        self.model = prepare(model, paired=True)
+        super().__init__(self.model, _counterpart(model, self.model, layer), multiply_by_inputs)
+
+    @as_captum_calls
+    def attribute(
+        self,
+        inputs: Any,
+        neuron_selector: Any,
+        baselines: Any = None,
+        additional_forward_args: Any = None,
+        **named: Any,
+    ) -> Any:
+        """As ``captum.attr.NeuronDeepLift.attribute``."""
+        self._check(inputs, additional_forward_args)
+        with quiet(), known_activations():
+            return super().attribute(inputs, neuron_selector, baselines, additional_forward_args, **named)
+
+
+class _Rectifying:
+    """What guided backpropagation and DeconvNet share: hooks that have an input of their own, thresholds included."""
+
+    masks: bool
+    backward_hooks: list[Any]
+
+    def _register_hooks(self, module: nn.Module) -> None:
+        hook: SharedHook
+        if isinstance(module, cnn.ThreshReLU):
+            hook = RectifiedThreshold(self.masks)
+        elif isinstance(module, nn.ReLU):
+            hook = RectifiedReLU(self.masks)
+        else:
+            return
+        self.backward_hooks += [_Kept(hook), *hook.register(module)]
+
+
+class _Kept:
+    """Holds a hook for as long as captum holds its handles."""
+
+    def __init__(self, hook: Any) -> None:
+        self.hook = hook
+
+    def remove(self) -> None:
+        """Let go."""
+
+
+class GuidedBackprop(_Rectifying, captum_attr.GuidedBackprop):
+    """captum's guided backpropagation, right at thresholds and where a ReLU's input has other readers."""
+
+    masks = True
+
+    @as_captum_calls
     def attribute(self, *arguments: Any, **named: Any) -> Any:
         """As ``captum.attr.GuidedBackprop.attribute``."""
         with quiet():
             return super().attribute(*arguments, **named)
+
+
+class Deconvolution(_Rectifying, captum_attr.Deconvolution):
+    """captum's DeconvNet, right at thresholds and where a ReLU's input has other readers."""
+
+    masks = False
+
+    @as_captum_calls
+    def attribute(self, *arguments: Any, **named: Any) -> Any:
+        """As ``captum.attr.Deconvolution.attribute``."""
+        with quiet():
+            return super().attribute(*arguments, **named)
+
+
+class NeuronGuidedBackprop(captum_attr.NeuronGuidedBackprop):
+    """captum's guided backpropagation of a neuron, for canonical models; the neuron's layer, or its qualified name."""
+
+    def __init__(self, model: nn.Module, layer: nn.Module | str, device_ids: list[int] | None = None) -> None:
+        super().__init__(model, _counterpart(model, model, layer), device_ids)
+        self.guided_backprop = GuidedBackprop(model)
 
 
 @contextlib.contextmanager
@@ -240,19 +553,21 @@ def known_activations() -> Iterator[None]:
             table.pop(kind, None)
 
 
-def prepare(model: nn.Module, every_layer: bool = False) -> nn.Module:
+def prepare(model: nn.Module, every_layer: bool = False, paired: bool = False) -> nn.Module:
     """A model whose activations (or all of whose layers) read tensors that nobody else reads.
 
     Parameters
     ----------
     model : nn.Module
-        Not changed; the result has modules and parameters of its own that share all storage. Anything but a graph
-        module is returned as it is.
+        Not changed; the result has modules and parameters of its own that share all storage. Wrappers of a graph get a
+        prepared graph inside; anything else is returned as it is.
     every_layer : bool
         Give each layer an input of its own, not just activations and max-pooling.
+    paired : bool
+        Give products the rule of DeepLIFT, for batches of inputs and baselines one behind the other.
     """
     if not isinstance(model, fx.GraphModule):
-        return model
+        return _rewrapped(model, every_layer, paired)
     targets = [str(n.target) for n in model.graph.nodes if n.op == "call_module"]
     modules: dict[str, Any] = {target: shell(model.get_submodule(target)) for target in targets}
     for module in modules.values():
@@ -260,12 +575,90 @@ def prepare(model: nn.Module, every_layer: bool = False) -> nn.Module:
             for name, parameter in part._parameters.items():
                 if parameter is not None:  # captum's LRP exchanges the data of parameters
                     part._parameters[name] = nn.Parameter(parameter.detach(), parameter.requires_grad)
+    if paired:
+        for name in _products_of_two(model):
+            modules[name] = PairedProduct.of(modules[name])
     attributes = {str(n.target): _attribute(model, str(n.target)) for n in model.graph.nodes if n.op == "get_attr"}
     prepared = assembled(modules | attributes, model.graph, type(model).__name__)
     for _, module in _leaves(prepared):
         if every_layer or type(module) in (*deep_lift.SUPPORTED_NON_LINEAR, *ELEMENTWISE):
             module.register_forward_pre_hook(_copy_inputs)
     return prepared
+
+
+def _rewrapped(model: nn.Module, every_layer: bool, paired: bool) -> nn.Module:
+    """A wrapper's double, around a prepared graph."""
+    children = {
+        name: prepare(child, every_layer, paired) for name, child in model._modules.items() if child is not None
+    }
+    if all(child is model._modules[name] for name, child in children.items()):
+        return model
+    double = copy.copy(model)
+    double.__dict__["_modules"] = dict(model._modules) | children
+    return double
+
+
+def _products_of_two(model: fx.GraphModule) -> list[str]:
+    """Products of two values that both depend on the input."""
+    found: list[str] = []
+    dependent: set[fx.Node] | None = None
+    for node in model.graph.nodes:
+        module = module_at(model, node)
+        if module is None or isinstance(module, nn.GLU) or kind_of(module) not in (Kind.GATE, Kind.PRODUCT):
+            continue
+        dependent = dependents(model) if dependent is None else dependent
+        if len(node.args) == 2 and all(source in dependent for source in node.args):
+            found.append(str(node.target))
+    return found
+
+
+class PairedProduct(nn.Module):
+    r"""A product :math:`f(a, b)`, linear in each factor, with the multipliers of DeepLIFT for its gradient.
+
+    The batch holds inputs and, behind them, baselines; with the means of the two,
+    :math:`f(a, b) - f(a_0, b_0) = f(\Delta a, \bar b) + f(\bar a, \Delta b)`.
+    """
+
+    product: nn.Module
+
+    @classmethod
+    def of(cls, product: nn.Module) -> PairedProduct:
+        """Around a product, which stays out of what captum looks at."""
+        made = cls()
+        made.__dict__["product"] = product
+        return made
+
+    def forward(self, *factors: Tensor) -> Tensor:
+        """The product."""
+        output: Tensor = _Paired.apply(self.product.forward, *factors)
+        return output
+
+
+class _Paired(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, product: Any, *factors: Tensor) -> Any:
+        ctx.product = product
+        ctx.save_for_backward(*factors)
+        return product(*factors)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Any, ...]:
+        factors = ctx.saved_tensors
+        means = [_mean_of_pair(factor) for factor in factors]
+        found = []
+        for place, factor in enumerate(factors):
+            with torch.enable_grad():
+                given = factor.detach().requires_grad_()
+                output = ctx.product(*(given if i == place else mean for i, mean in enumerate(means)))
+            found += torch.autograd.grad(output, given, gradient)
+        return (None, *found)
+
+
+def _mean_of_pair(factor: Tensor) -> Tensor:
+    if factor.ndim == 0 or len(factor) % 2:
+        return factor.detach()
+    first, second = factor.detach().chunk(2)
+    return ((first + second) / 2).repeat(2, *[1] * (factor.ndim - 1))
 
 
 def _copy_inputs(module: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
@@ -304,7 +697,7 @@ def relevances(job: Job, inputs: tuple[Any, ...], start: Tensor) -> list[Tensor 
     """Relevance of each input by one of captum's methods."""
     explained = [position for position, value in enumerate(inputs) if is_explained(value)]
     deep = job.method.name == "deep-lift"
-    weighted = Weighted(prepare(job.model) if deep else job.model, job.pick, explained, len(inputs))
+    weighted = Weighted(prepare(job.model, paired=True) if deep else job.model, job.pick, explained, len(inputs))
     values = tuple(inputs[position].clone() for position in explained)
     others = tuple(value for position, value in enumerate(inputs) if position not in explained)
     baselines = tuple(_baseline(job.settings["baseline"], value) for value in values)

@@ -15,12 +15,13 @@ from typing import Any
 from torch import nn
 
 from canonize import nn as cnn
-from canonize.algebra.weights import LINEAR
 from canonize.errors import ExplainError
 from canonize.explain.hooks import (
     Block,
+    ByContribution,
     FirstHalf,
     ProductEpsilon,
+    RectifiedThreshold,
     SignalTakesAll,
     SoftmaxTaylor,
     SumNorm,
@@ -29,22 +30,15 @@ from canonize.explain.hooks import (
 from canonize.explain.libraries import require
 from canonize.explain.methods import METHODS, Method, find
 from canonize.explain.rules import rule
-from canonize.explain.structure import factors, first_layers, is_matrix_product
+from canonize.explain.structure import first_layers
+from canonize.graph.factors import Factors, products
+from canonize.graph.relevance import is_one_operation
+from canonize.vocabulary.kinds import Kind, kind_of
 
 require("zennit")
 
 from zennit import rules as zennit_rules  # noqa: E402 - only once torchvision can be imported
-from zennit.core import Composite, Hook  # noqa: E402
-from zennit.layer import Sum as StackedSum  # noqa: E402
-from zennit.types import Activation, AvgPool, BatchNorm  # noqa: E402
-
-NORMALISATIONS = (
-    *(nn.LayerNorm, nn.GroupNorm, nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d),
-    *(nn.LocalResponseNorm, *([nn.RMSNorm] if hasattr(nn, "RMSNorm") else [])),
-)
-# Element by element, and unknown to zennit: Pass, as it gives to the activations that it knows.
-MORE_ACTIVATIONS = (nn.Mish, cnn.ThreshLeakyReLU)
-LINEAR_WITHOUT_WEIGHTS = (cnn.Mean, cnn.SumOver, nn.Upsample, StackedSum)
+from zennit.core import BasicHook, Composite, Hook  # noqa: E402
 
 
 @dataclass(frozen=True)
@@ -53,8 +47,8 @@ class Choices:
 
     Attributes
     ----------
-    threshold : {"pass", "gradient"}
-        ThreshReLU: relevance passes (as published), or is stopped where the input is beyond its threshold.
+    threshold : {"gradient", "pass"}
+        ThreshReLU: what is clamped is a constant and gets no relevance (as published), or relevance passes.
     gate : {"signal", "uniform", "gradient"}
         Products: the signal takes all; each factor half (AttnLRP); or the plain gradient.
     sum : {"norm", "gradient"}
@@ -70,7 +64,7 @@ class Choices:
         al. 2022); or the plain gradient.
     """
 
-    threshold: str = "pass"
+    threshold: str = "gradient"
     gate: str = "signal"
     sum: str = "norm"
     pool: str = "norm"
@@ -87,7 +81,7 @@ class Choices:
 
 
 ALLOWED = {
-    "threshold": ("pass", "gradient"),
+    "threshold": ("gradient", "pass"),
     "gate": ("signal", "uniform", "gradient"),
     "sum": ("norm", "gradient"),
     "pool": ("norm", "gradient"),
@@ -130,69 +124,103 @@ class RuleComposite(Composite):
         self.epsilon = given.get("epsilon", 1e-6)
         self.named = [(_names(key), _as_hook(value)) for key, value in layers.items()]
         self.linear = {kind: _built(name, given) for kind, name in method.rules.items()}
+        self.attached: dict[str, Hook] = {}
+
+    def register(self, module: nn.Module) -> None:
+        """Attach the rules to a model, as zennit's composites do, and remember which module got which hook."""
+        self.remove()
+        self.attached = {}
+        for canonizer in self.canonizers:
+            self.handles += canonizer.apply(module)
+        context: dict[str, Any] = {}
+        for name, child in module.named_modules():
+            template = self.module_map(context, name, child)
+            if template is not None:
+                hook = template.copy()
+                self.hook_refs.add(hook)
+                self.handles.append(hook.register(child))
+                self.attached[name] = hook
+
+    def remove(self) -> None:
+        """Take the rules off again."""
+        super().remove()
+        self.attached = {}
+
+    def names_rule_of(self, name: str, module: nn.Module) -> bool:
+        """Whether a layer was given its rule by name."""
+        return any(_is_meant(name, module, known, hook) for names, hook in self.named for known in names)
 
     def mapping(self, context: dict[str, Any], name: str, module: nn.Module) -> Hook | None:
         """The hook of one module; zennit asks for each, the root first."""
         if not context:
             context["first"] = set(first_layers(module)) if "first" in self.linear else set()
-            context["factors"] = factors(module)
+            context["products"] = products(module)
         for names, hook in self.named:
-            if any(name == known or fnmatchcase(name, known) for known in names):
+            if any(_is_meant(name, module, known, hook) for known in names):
                 return hook
         if name in context["first"]:
             return self.linear["first"]
-        if isinstance(module, LINEAR):
+        kind = kind_of(module)
+        if kind is Kind.LINEAR:
             return self.linear.get("dense" if isinstance(module, nn.Linear) else "convolution")
-        if isinstance(module, nn.ReLU) and "relu" in self.linear:
-            return self.linear["relu"]
-        return self._other(module, context["factors"].get(name)) if self.method.shares else None
+        if "relu" in self.linear:
+            return self._rectified(module)
+        return self._other(kind, module, context["products"].get(name, Factors())) if self.method.shares else None
 
-    def _other(self, module: nn.Module, signal: int | None) -> Hook | None:
+    def _rectified(self, module: nn.Module) -> Hook | None:
+        """The hook of a rectifier, in methods that bend gradients there and nowhere else."""
+        if isinstance(module, cnn.ThreshReLU):
+            return RectifiedThreshold(masks=self.method.rules["relu"] == "guided")
+        return self.linear["relu"] if isinstance(module, nn.ReLU) else None
+
+    def _other(self, kind: Kind, module: nn.Module, found: Factors) -> Hook | None:
         """The hook of what is no linear layer."""
         choices, stabilizer = self.choices, self.stabilizer
-        if isinstance(module, cnn.ThreshReLU | cnn.ThreshLeakyReLU):
+        if kind is Kind.THRESHOLD:
             return zennit_rules.Pass() if choices.threshold == "pass" and self.method.activations else None
-        if isinstance(module, nn.MultiheadAttention):
-            return None  # zennit counts it as an activation: its three inputs cannot pass as one
-        if isinstance(module, (Activation, *MORE_ACTIVATIONS, BatchNorm)):
+        if kind in (Kind.ACTIVATION, Kind.BATCH_NORM):
             return zennit_rules.Pass() if self.method.activations else None
-        if isinstance(module, cnn.Sum):
+        if kind is Kind.SUM:
             return SumNorm(stabilizer) if choices.sum == "norm" else None
-        if isinstance(module, (AvgPool, *LINEAR_WITHOUT_WEIGHTS)):
-            return zennit_rules.Norm(stabilizer) if choices.pool == "norm" else None
-        if isinstance(module, cnn.Offset):
+        if kind is Kind.AVERAGE:
+            if choices.pool == "gradient":
+                return None
+            return ByContribution(stabilizer) if isinstance(module, cnn.Call) else zennit_rules.Norm(stabilizer)
+        if kind is Kind.OFFSET:
             hooks = {"pass": zennit_rules.Pass, "norm": lambda: zennit_rules.Norm(stabilizer), "gradient": lambda: None}
             return hooks[choices.offset]()
-        if isinstance(module, NORMALISATIONS):
+        if kind is Kind.NORMALISATION:
             return zennit_rules.Pass() if choices.normalisation == "pass" else None
-        if isinstance(module, cnn.Gate | nn.GLU):
-            return gate_hook(module, choices.gate, signal)
-        return self._attention(module, signal)
+        if kind is Kind.GATE:
+            return gate_hook(module, choices.gate, found)
+        if kind is Kind.SCALE:
+            return SignalTakesAll(found.signal, found.carrying)
+        return self._attention(kind, found)
 
-    def _attention(self, module: nn.Module, signal: int | None) -> Hook | None:
+    def _attention(self, kind: Kind, found: Factors) -> Hook | None:
         if self.choices.attention == "gradient":
             return None
         values_only = self.choices.attention == "cplrp"
-        if isinstance(module, nn.Softmax):
+        if kind is Kind.SOFTMAX:
             return Block() if values_only else SoftmaxTaylor()
-        if is_matrix_product(module):
-            return ProductEpsilon(self.epsilon, signal if values_only else None)
+        if kind is Kind.PRODUCT:
+            return ProductEpsilon(self.epsilon, found.signal if values_only else None, found.carrying)
         return None
 
 
-def gate_hook(module: nn.Module, choice: str, signal: int | None) -> Hook | None:
-    """The rule of a product, given which factor its surroundings say is the signal."""
-    if choice == "gradient":
+def gate_hook(module: nn.Module, choice: str, found: Factors) -> Hook | None:
+    """The rule of a product, given what its surroundings say of its factors."""
+    if choice == "gradient" and sum(found.carrying or (True, True)) > 1:
         return None
     if isinstance(module, nn.GLU):
         return FirstHalf()
-    return Uniform() if choice == "uniform" else SignalTakesAll(signal)
+    return Uniform() if choice == "uniform" else SignalTakesAll(found.signal, found.carrying)
 
 
 def composite(
     name: str,
     *,
-    choices: Choices | None = None,
+    choices: Choices | Mapping[str, str] | None = None,
     layers: Layers | None = None,
     canonizers: Sequence[Any] = (),
     **hyperparameters: Any,
@@ -234,7 +262,37 @@ def composite(
         known = ", ".join(m.name for m in METHODS if m.kind == "rules")
         raise ExplainError(f"{method.name} is no set of rules", hint=f"Sets of rules: {known}")
     method.check(hyperparameters)
-    return RuleComposite(method, choices or Choices(), layers or {}, hyperparameters, canonizers)
+    return RuleComposite(method, chosen(choices), layers or {}, hyperparameters, canonizers)
+
+
+def _is_meant(name: str, module: nn.Module, known: str, hook: Hook | None) -> bool:
+    """Whether a name or a pattern means a module: a pattern means no more than what its rule is a rule of."""
+    if name == known:
+        return True
+    if not fnmatchcase(name, known) or not is_one_operation(module) or kind_of(module) is Kind.SOURCE:
+        return False
+    of_linear_layers = isinstance(hook, BasicHook) and not isinstance(hook, zennit_rules.Norm)
+    return not of_linear_layers or kind_of(module) is Kind.LINEAR
+
+
+def chosen(choices: Choices | Mapping[str, str] | None) -> Choices:
+    """Choices of rules, given as such or as a mapping.
+
+    Raises
+    ------
+    ExplainError
+        If they are neither, or there is no such choice.
+    """
+    if choices is None or isinstance(choices, Choices):
+        return choices or Choices()
+    if not isinstance(choices, Mapping):
+        raise ExplainError(
+            f"choices are no {type(choices).__name__}", hint="Give Choices(gate='uniform'), or {'gate': 'uniform'}"
+        )
+    for name in choices:
+        if name not in ALLOWED:
+            raise ExplainError(f"there is no choice {name!r}", hint=f"Choices: {', '.join(ALLOWED)}")
+    return Choices(**choices)
 
 
 def _names(key: Any) -> tuple[str, ...]:

@@ -2,13 +2,17 @@ r"""Relevance of one batch by backward passes: with rules, which change what a b
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from canonize.errors import ExplainError, InputError
 from canonize.explain.job import Job, Part, is_explained
+from canonize.explain.watch import forward_once
 
 
 def explain_batch(job: Job, inputs: tuple[Any, ...], first: int, total: int) -> Part:
@@ -17,6 +21,8 @@ def explain_batch(job: Job, inputs: tuple[Any, ...], first: int, total: int) -> 
     if job.method.kind == "captum":
         from canonize.explain.captum import relevances
 
+        if job.watch is not None:
+            forward_once(job.watch, job.model, job.pick, inputs)
         with torch.no_grad():
             output = job.pick(job.model(*inputs))
         target, starts = job.start.of(output, first, total)
@@ -24,23 +30,35 @@ def explain_batch(job: Job, inputs: tuple[Any, ...], first: int, total: int) -> 
     elif name == "smoothgrad":
         output, target, found = _smoothgrad(job, inputs, first, total)
     else:
-        output, target, found = _backward(job, inputs, first, total)
+        output, target, found, values = _backward(job, inputs, first, total)
         if name == "input-x-gradient":
-            found = [_times_input(inputs, relevance) for relevance in found]
+            found = [_times_input(values, relevance) for relevance in found]
+    started = sum(float(start.double().sum()) for start in job.start.of(output, first, total)[1])
     several = not target.is_floating_point() and target.ndim == 2
-    return Part([_stacked([f[i] for f in found], several) for i in range(len(inputs))], output.detach(), target)
+    return Part(
+        [_stacked([f[i] for f in found], several) for i in range(len(inputs))], output.detach(), target, started
+    )
 
 
 Found = list[list[Tensor | None]]
 
 
-def _backward(job: Job, inputs: tuple[Any, ...], first: int, total: int) -> tuple[Tensor, Tensor, Found]:
-    """One forward pass, one backward pass for each target."""
-    explained = [position for position, value in enumerate(inputs) if is_explained(value)]
+def _backward(job: Job, inputs: tuple[Any, ...], first: int, total: int) -> tuple[Tensor, Tensor, Found, list[Any]]:
+    """One forward pass, one backward pass for each target; and the values that relevance was given to."""
     values = list(inputs)
-    for position in explained:
-        values[position] = values[position].detach().clone().requires_grad_()
-    output = job.pick(job.model(*values))
+    for position, value in enumerate(inputs):
+        if is_explained(value):
+            values[position] = value.detach().clone().requires_grad_()
+    tokens = Tokens(job.model, values) if not any(map(is_explained, inputs)) else contextlib.nullcontext()
+    with tokens:
+        if job.watch is not None:
+            job.watch.before()
+        output = job.pick(job.model(*values))
+    if isinstance(tokens, Tokens):
+        values = tokens.embedded()
+    explained = [position for position, value in enumerate(values) if is_explained(value)]
+    if job.watch is not None:
+        job.watch.behind(output, [values[position] for position in explained])
     target, starts = job.start.of(output, first, total)
     found: Found = []
     for start in starts:
@@ -51,11 +69,58 @@ def _backward(job: Job, inputs: tuple[Any, ...], first: int, total: int) -> tupl
         for position, gradient in zip(explained, gradients, strict=True):
             relevance[position] = torch.zeros_like(values[position]) if gradient is None else gradient.detach()
         found.append(relevance)
-    return output, target, found
+    return output, target, found, [v.detach() if isinstance(v, Tensor) else v for v in values]
+
+
+class Tokens:
+    """Lets relevance end at the embeddings of tokens, where no input is a floating tensor; use it as a context."""
+
+    def __init__(self, model: nn.Module, inputs: list[Any]) -> None:
+        self.model, self.inputs = model, inputs
+        self.found: dict[int, Tensor] = {}
+        self.handles: list[Any] = []
+
+    def __enter__(self) -> Tokens:
+        for layer in self.model.modules():
+            if isinstance(layer, nn.Embedding):
+                self.handles.append(layer.register_forward_hook(self._begin))
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for handle in self.handles:
+            handle.remove()
+
+    def _begin(self, layer: nn.Module, arguments: Any, output: Tensor) -> Tensor | None:
+        for place, value in enumerate(self.inputs):
+            if isinstance(value, Tensor) and value.shape == arguments[0].shape and torch.equal(value, arguments[0]):
+                if place in self.found:
+                    raise ExplainError(
+                        "two embeddings read the same tokens", hint="Explain a model that takes embeddings: give those"
+                    )
+                self.found[place] = output.detach().requires_grad_()
+                return self.found[place]
+        return None
+
+    def embedded(self) -> list[Any]:
+        """The inputs, with embeddings in place of the tokens that were embedded.
+
+        Raises
+        ------
+        InputError
+            If none was.
+        """
+        if not self.found:
+            raise InputError(
+                "there is no floating input to give relevance to, and no nn.Embedding that reads one",
+                hint="Give a tensor of floating dtype",
+            )
+        return [self.found.get(place, value) for place, value in enumerate(self.inputs)]
 
 
 def _smoothgrad(job: Job, inputs: tuple[Any, ...], first: int, total: int) -> tuple[Tensor, Tensor, Found]:
     """Mean gradient of noisy copies (Smilkov et al. 2017); the noise's scale is a share of each sample's range."""
+    if not any(map(is_explained, inputs)):
+        raise InputError("tokens cannot be made noisy", hint="Explain them by a set of rules, or by the gradient")
     with torch.no_grad():
         output = job.pick(job.model(*inputs))
     target, starts = job.start.of(output, first, total)
@@ -92,7 +157,7 @@ def _noisy(value: Any, level: float, generator: torch.Generator) -> Any:
     return value + torch.randn(value.shape, generator=generator).to(value) * scale
 
 
-def _times_input(inputs: tuple[Any, ...], relevance: list[Tensor | None]) -> list[Tensor | None]:
+def _times_input(inputs: Sequence[Any], relevance: list[Tensor | None]) -> list[Tensor | None]:
     return [None if r is None else r * value for r, value in zip(relevance, inputs, strict=True)]
 
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from canonize.errors import ExplainError
 from canonize.explain.methods import Method
+from canonize.explain.watch import Watch
 
 
 @dataclass(frozen=True)
@@ -35,10 +36,11 @@ class Start:
         target = self._tensor(output, first, total)
         if target.is_floating_point():
             return target, [target.to(output)]
-        if target.numel() and not -output.shape[1] <= int(target.min()) <= int(target.max()) < output.shape[1]:
-            raise ExplainError(
-                f"there is no class {int(target.max())}", hint=f"The model has {output.shape[1]}, counted from 0"
-            )
+        for extreme in (int(target.min()), int(target.max())) if target.numel() else ():
+            if not 0 <= extreme < output.shape[1]:
+                raise ExplainError(
+                    f"there is no class {extreme}", hint=f"The model has {output.shape[1]}, counted from 0"
+                )
         columns = target[:, None] if target.ndim == 1 else target
         return target, [self._one(output, column) for column in columns.unbind(1)]
 
@@ -64,7 +66,7 @@ class Start:
 
     def _one(self, output: Tensor, classes: Tensor) -> Tensor:
         """1, or the output's value, at the class of each sample; elsewhere 0."""
-        index = classes.long().remainder(output.shape[1]).view(-1, *[1] * (output.ndim - 1))
+        index = classes.long().view(-1, *[1] * (output.ndim - 1))
         mask = torch.zeros_like(output).scatter_(1, index.expand(-1, 1, *output.shape[2:]), 1)
         return mask if self.initial == "one" else mask * output
 
@@ -78,6 +80,7 @@ class Job:
     settings: dict[str, Any]
     start: Start
     pick: Callable[[Any], Tensor]
+    watch: Watch | None = None
 
 
 @dataclass(frozen=True)
@@ -87,6 +90,7 @@ class Part:
     relevance: list[Tensor | None]
     output: Tensor
     target: Tensor
+    started: float = 0.0
 
 
 def is_explained(value: Any) -> bool:

@@ -87,6 +87,15 @@ METHODS: tuple[Method, ...] = (
         ("stabilizer", "zero_params"),
         activations=False,
     ),
+    _lrp(
+        "lrp-custom",
+        "LRP: alpha1-beta0 in every linear layer, box in the image's first layer",
+        "z-plus",
+        dense="z-plus",
+        first="z-box",
+        also=("low", "high"),
+        required=("low", "high"),
+    ),
     Method(
         "guided-backprop", "rules", "gradient; ReLUs let only positive gradients pass", {"relu": "guided"}, shares=False
     ),

@@ -89,7 +89,13 @@ def linear_layers(model: nn.Module) -> list[str]:
     if isinstance(model, fx.GraphModule):
         called = [str(node.target) for node in model.graph.nodes if node.op == "call_module"]
         return [name for name in called if isinstance(model.get_submodule(name), LINEAR)]
-    return [name for name, module in model.named_modules() if isinstance(module, LINEAR)]
+    found: list[str] = []
+    for name, module in model.named_modules():
+        if isinstance(module, fx.GraphModule):
+            found += [f"{name}.{inner}" for inner in linear_layers(module)]
+        elif isinstance(module, LINEAR) and name not in found:
+            found.append(name)
+    return found
 
 
 def layer_groups(

@@ -9,34 +9,51 @@ from torch import fx, nn
 
 from canonize.algebra.weights import LINEAR
 from canonize.explain.rules import linear_layers
-from canonize.nn import Gate
-
-# Activations whose values are weights between 0 and (about) 1: what they multiply is the signal.
-WEIGHTS = (nn.Sigmoid, nn.Hardsigmoid, nn.Softmax, nn.Hardtanh, nn.ReLU6)
-# Layers that neither mix channels nor change what their input is.
-_CARRIERS = ("Rearrange", "Upsample", "Offset", "Mean", "AvgPool", "Flatten", "Unflatten", "Dropout", "Identity")
-
-
-def module_at(graph_module: fx.GraphModule, node: object) -> nn.Module | None:
-    """The module that a node calls."""
-    if isinstance(node, fx.Node) and node.op == "call_module":
-        return graph_module.get_submodule(str(node.target))
-    return None
+from canonize.graph.factors import below, graphs_in, module_at, products
+from canonize.graph.shapes import asks_for_sizes
+from canonize.nn import Call
+from canonize.vocabulary.kinds import Kind, kind_of
 
 
 def first_layers(model: nn.Module) -> list[str]:
-    """Linear layers that no other linear layer stands in front of.
+    """Linear layers that the image reaches through no other linear layer.
 
-    A model that is no graph says nothing of its order: as in zennit, the first one registered counts.
+    Tokens are no image, nor is an input that reaches dense layers only where another one reaches convolutions: box and
+    flat are rules for pixels. A model that is no graph says nothing of its order: as in zennit, the first layer
+    registered counts.
     """
-    if not isinstance(model, fx.GraphModule):
-        return linear_layers(model)[:1]
-    reached = {node for node in model.graph.nodes if node.op == "placeholder"}
-    first = []
-    for node in model.graph.nodes:
-        if not any(source in reached for source in node.all_input_nodes):
+    graphs = graphs_in(model)
+    layers = linear_layers(model)
+    inside = [name for outer in graphs for name in layers if name.startswith(below(outer, ""))]
+    if len(graphs) != 1 or len(inside) < len(layers):
+        return layers[:1]
+    ((outer, graph),) = graphs.items()
+    return [below(outer, name) for name in _first_of(graph)]
+
+
+def _first_of(graph: fx.GraphModule) -> list[str]:
+    entered = {
+        node: found for node in graph.graph.nodes if node.op == "placeholder" and (found := _entered(graph, node))
+    }
+    images = [found for found in entered.values() if any(_is_convolution(graph, name) for name in found)]
+    wanted = {name for found in images or entered.values() for name in found}
+    return [str(node.target) for node in graph.graph.nodes if str(node.target) in wanted]
+
+
+def _is_convolution(graph: fx.GraphModule, name: str) -> bool:
+    return not isinstance(graph.get_submodule(name), nn.Linear)
+
+
+def _entered(graph: fx.GraphModule, start: fx.Node) -> list[str]:
+    """Linear layers that one input reaches first; none where it goes through an embedding."""
+    reached, first = {start}, []
+    for node in graph.graph.nodes:
+        if asks_for_sizes(node) or not any(source in reached for source in node.all_input_nodes):
             continue
-        if isinstance(module_at(model, node), LINEAR):
+        module = module_at(graph, node)
+        if isinstance(module, nn.Embedding):
+            continue
+        if isinstance(module, LINEAR):
             first.append(str(node.target))
         else:
             reached.add(node)
@@ -44,60 +61,49 @@ def first_layers(model: nn.Module) -> list[str]:
 
 
 def factors(model: nn.Module) -> dict[str, int | None]:
-    """Which argument of a product is the signal, by the product's qualified name.
-
-    Parameters
-    ----------
-    model : nn.Module
-        Anything but a graph has no products that are modules.
-
-    Returns
-    -------
-    dict
-        Of gates and matrix products of two tensors: the position of the factor that is *no* weight, where exactly one
-        factor comes out of an activation that makes weights (of a matrix product: out of softmax), else None.
-    """
-    if not isinstance(model, fx.GraphModule):
-        return {}
-    found: dict[str, int | None] = {}
-    for node in model.graph.nodes:
-        module = module_at(model, node)
-        if not isinstance(module, Gate) and not is_matrix_product(module):
-            continue
-        kinds = WEIGHTS if isinstance(module, Gate) else (nn.Softmax,)
-        weighing = [position for position, source in enumerate(node.args[:2]) if _is_weight(model, source, kinds)]
-        found[str(node.target)] = 1 - weighing[0] if len(weighing) == 1 else None
-    return found
-
-
-def _is_weight(model: fx.GraphModule, node: object, kinds: tuple[type[nn.Module], ...]) -> bool:
-    while True:
-        module = module_at(model, node)
-        if module is None or isinstance(module, kinds):
-            return module is not None
-        assert isinstance(node, fx.Node)
-        if not any(part in type(module).__name__ for part in _CARRIERS) or len(node.all_input_nodes) != 1:
-            return False
-        node = node.args[0]
-
-
-PRODUCTS = ("torch.matmul", "torch.bmm", ".matmul", ".bmm", "matmul", "bmm", "operator.matmul", "_operator.matmul")
+    """Which argument of each product of two tensors is the signal, by the product's qualified name."""
+    return {name: found.signal for name, found in products(model).items()}
 
 
 def is_matrix_product(module: nn.Module | None) -> bool:
-    """Whether a module multiplies two matrices that both depend on the input."""
-    target = getattr(module, "target", "") if type(module).__name__ == "Call" else ""
-    name = target.removeprefix("torch.ops.aten.").removesuffix(".default")
-    return name in PRODUCTS and len(getattr(module, "args", ())) == 2
+    """Whether a module multiplies two matrices."""
+    return module is not None and kind_of(module) is Kind.PRODUCT
 
 
-class _ProductType(type):
+class OfKind(type):
+    """Classes that answer ``isinstance`` by the kind of a module."""
+
+    kind: Kind
+
     def __instancecheck__(cls, instance: Any) -> bool:
-        return is_matrix_product(instance)
+        return isinstance(instance, nn.Module) and kind_of(instance) is cls.kind
 
 
-class MatrixProduct(metaclass=_ProductType):
+class MatrixProduct(metaclass=OfKind):
     """What ``isinstance`` asks for a matrix product with: a call of ``torch.matmul`` or its kin."""
+
+    kind = Kind.PRODUCT
+
+
+class Scale(metaclass=OfKind):
+    """A product with numbers, or with what does not depend on the input."""
+
+    kind = Kind.SCALE
+
+
+class Softmax(metaclass=OfKind):
+    """Softmax, a module or a call."""
+
+    kind = Kind.SOFTMAX
+
+
+class _LinearCallType(type):
+    def __instancecheck__(cls, instance: Any) -> bool:
+        return isinstance(instance, Call) and kind_of(instance) is Kind.AVERAGE
+
+
+class LinearCall(metaclass=_LinearCallType):
+    """A call that is linear and has no weights of its own."""
 
 
 def assembled(modules: Mapping[str, Any], graph: fx.Graph, name: str) -> fx.GraphModule:

@@ -9,32 +9,23 @@ from typing import Any
 
 from torch import fx, nn
 
-from canonize import nn as cnn
-from canonize.algebra.weights import LINEAR
 from canonize.canonical import is_bookkeeping
 from canonize.capture import capture
 from canonize.errors import ExplainError
-from canonize.explain.composites import MORE_ACTIVATIONS, NORMALISATIONS
 from canonize.explain.libraries import require
-from canonize.explain.structure import factors, is_matrix_product
+from canonize.graph.factors import module_at, products
+from canonize.graph.relevance import Operation, unruled
 from canonize.inputs import Inputs
 from canonize.normalize.naming import operation_name
-from canonize.normalize.translate import BATCH_NORM, DROPOUT, MOVEMENT
+from canonize.vocabulary.kinds import Kind, described, is_copy, kind_of
 
 EXPLAINERS = ("zennit", "captum")
 CANONIZE = "canonize the model"
 OPEN = "canonize the model with forms=['open_attention'] (--form open_attention)"
 OWN_RULES = "use canonize.explain.composite, layer_map() or Canonizer()"
-# An output is a copy of one input or a constant: the gradient is the rule.
-MOVEMENTS = (
-    *(cnn.Concat, cnn.ChannelPad, cnn.Rearrange, cnn.Constant, nn.Flatten, nn.Unflatten, nn.PixelShuffle),
-    *(nn.PixelUnshuffle, nn.ChannelShuffle, nn.Identity, *DROPOUT, nn.ConstantPad1d, nn.ConstantPad2d),
-    *(nn.ConstantPad3d, nn.ReflectionPad1d, nn.ReflectionPad2d, nn.ReflectionPad3d, nn.ReplicationPad1d),
-    *(nn.ReplicationPad2d, nn.ReplicationPad3d, nn.Embedding),
-)
-
-# Functions of the same kind: without a hook, their gradient hands relevance back to where it came from.
-MOVING = (*MOVEMENT, "cat", "concat", "concatenate", "stack", "chunk", "split", "unbind", "getitem", "dropout", "pad")
+ATTRIBUTE = "use canonize.explain.attribute, which has rules for attention"
+OWN = "give it a rule of yours: composite(..., layers={name: rule})"
+TOKENS = "explain tokens at their embeddings: canonize.explain.attribute(model, tokens)"
 
 
 @dataclass(frozen=True)
@@ -83,7 +74,8 @@ def blockers(model: nn.Module, inputs: Inputs, explainer: str) -> list[Blocker]:
     require(explainer)
     captured = capture(model, inputs)
     graph = fx.GraphModule(captured.root, captured.graph)
-    return [*_calls(graph, explainer), *_modules(graph, explainer)]
+    missing = {operation.where: operation for operation in unruled(graph, inputs)}
+    return [*_calls(graph, explainer), *_modules(graph, explainer, missing)]
 
 
 def _calls(graph: fx.GraphModule, explainer: str) -> Iterator[Blocker]:
@@ -99,89 +91,104 @@ def _calls(graph: fx.GraphModule, explainer: str) -> Iterator[Blocker]:
     for node in graph.graph.nodes:
         if node.op in ("call_function", "call_method") and not is_bookkeeping(node):
             operation = operation_name(node) or str(getattr(node.target, "__name__", node.target))
-            if operation in MOVING:
+            if is_copy(operation) or operation == "dropout":
                 continue
             where = ".".join(part for part in (node.meta.get("path", ""), node.name) if part)
             advice = OPEN if "attention" in operation else CANONIZE
             yield Blocker(where, f"{operation} is no module: hooks cannot see it, the gradient is used", advice)
 
 
-def _modules(graph: fx.GraphModule, explainer: str) -> Iterator[Blocker]:
-    signals = factors(graph)
+def _modules(graph: fx.GraphModule, explainer: str, missing: dict[str, Operation]) -> Iterator[Blocker]:
     seen: set[str] = set()
+    shared = _shared_inputs(graph)
+    known = products(graph)
     for node in graph.graph.nodes:
         name = str(node.target)
         if node.op != "call_module" or name in seen:
             continue
         seen.add(name)
         module = graph.get_submodule(name)
-        found = _in_zennit(module, signals.get(name)) if explainer == "zennit" else _in_captum(module)
+        if name in missing and kind_of(module) is not Kind.CLOSED:
+            found: Found = f"{missing[name].what}: no rule, the gradient is used", _advice(module)
+        elif explainer == "zennit":
+            found = _in_zennit(module)
+        else:
+            alone = name in known and sum(known[name].carrying or ()) == 1
+            found = _in_captum(module, alone, name in shared)
         if found:
             yield Blocker(name, *found)
+
+
+def _shared_inputs(graph: fx.GraphModule) -> set[str]:
+    """Modules whose input somebody else reads, too."""
+    return {
+        str(node.target)
+        for node in graph.graph.nodes
+        if module_at(graph, node) is not None and any(len(source.users) > 1 for source in node.all_input_nodes)
+    }
 
 
 Found = tuple[str, str] | None
 
 
-def _in_zennit(module: nn.Module, signal: int | None) -> Found:
+def _advice(module: nn.Module) -> str:
+    return OPEN if "attention" in described(module) else OWN
+
+
+def _in_zennit(module: nn.Module) -> Found:
     types: Any = require("zennit.types")
-    kind = type(module).__name__
-    if isinstance(module, nn.MultiheadAttention):
+    kind, name = kind_of(module), type(module).__name__
+    if kind is Kind.CLOSED:
         return "zennit takes MultiheadAttention for an activation and fails on its three inputs", OPEN
-    if isinstance(module, BATCH_NORM):
-        return f"{kind}: LRP composites let relevance pass, Excitation Backprop takes the gradient", CANONIZE
-    if is_matrix_product(module) or isinstance(module, nn.Softmax):
+    if kind is Kind.BATCH_NORM:
+        return f"{name}: LRP composites let relevance pass, Excitation Backprop takes the gradient", CANONIZE
+    if kind in (Kind.PRODUCT, Kind.SOFTMAX):
+        return f"{described(module)}: zennit's composites take the gradient", "use canonize.explain.composite (AttnLRP)"
+    if kind in (Kind.SUM, Kind.GATE):
+        return f"{name}: zennit's composites take the gradient, which doubles relevance", OWN_RULES
+    if kind is Kind.THRESHOLD:
         return (
-            f"{_described(module)}: zennit's composites take the gradient",
-            "use canonize.explain.composite (AttnLRP)",
+            f"{name}: LRP composites take the gradient, as published; GuidedBackprop and DeconvNet take it, too",
+            "for those two: layer_map(method='guided-backprop'), Canonizer() or canonize.explain.attribute",
         )
-    if isinstance(module, (cnn.Sum, cnn.Gate, nn.GLU)):
-        return f"{kind}: zennit's composites take the gradient, which doubles relevance", OWN_RULES
-    if isinstance(module, (cnn.Mean, cnn.SumOver, nn.Upsample, cnn.Offset, *NORMALISATIONS, *MORE_ACTIVATIONS)):
-        return f"{kind}: zennit's composites take the gradient", OWN_RULES
-    known = (types.Activation, types.AvgPool, types.MaxPool, *LINEAR, *MOVEMENTS)
-    return None if isinstance(module, known) else _unknown(module)
+    unknown_type = kind in (Kind.AVERAGE, Kind.ACTIVATION) and not isinstance(module, (types.AvgPool, types.Activation))
+    if unknown_type or kind in (Kind.NORMALISATION, Kind.OFFSET, Kind.SCALE):
+        return f"{described(module)}: zennit's composites take the gradient", OWN_RULES
+    return None
 
 
-def _in_captum(module: nn.Module) -> Found:
-    from canonize.explain.captum import ELEMENTWISE, LINEAR_MAPS, captum_attr, deep_lift
+def _in_captum(module: nn.Module, alone: bool, shared: bool) -> Found:
+    from canonize.explain.captum import deep_lift, has_lrp_rule
 
     lrp = require("captum.attr._core.lrp")
-    kind = type(module).__name__
-    if isinstance(module, nn.MultiheadAttention) or is_matrix_product(module) or isinstance(module, nn.Softmax):
-        advice = "use canonize.explain.attribute, which has rules for attention"
-        return f"{_described(module)}: LRP has no rule, DeepLIFT takes the gradient of products", advice
-    if isinstance(module, BATCH_NORM):
-        return f"{kind}: LRP gives its shift a share of relevance, or knows no rule", CANONIZE
-    if isinstance(module, (cnn.Gate, nn.GLU)):
-        return f"{kind}: LRP has no rule, DeepLIFT takes the gradient and is not complete", _adapter("LRP")
-    assert captum_attr is not None
+    kind, name = kind_of(module), type(module).__name__
+    if isinstance(module, nn.Embedding):
+        return f"{name}: tokens have no gradient, and LRP has no rule", TOKENS
+    if kind is Kind.CLOSED:
+        return f"{name}: LRP has no rule, DeepLIFT takes the gradient of products", OPEN
+    if (kind is Kind.PRODUCT and not alone) or kind is Kind.SOFTMAX:
+        return f"{described(module)}: LRP has no rule, DeepLIFT takes the gradient of products", ATTRIBUTE
+    if kind is Kind.BATCH_NORM:
+        return f"{name}: LRP gives its shift a share of relevance, or knows no rule", CANONIZE
+    if kind is Kind.GATE and not isinstance(module, nn.GLU):
+        return f"{name}: LRP has no rule, DeepLIFT takes the gradient and is not complete", _adapter("LRP and DeepLift")
     has_rule = type(module) in lrp.SUPPORTED_LAYERS_WITH_RULES or type(module) in lrp.SUPPORTED_NON_LINEAR_LAYERS
     rescaled = type(module) in deep_lift.SUPPORTED_NON_LINEAR
-    elementwise = isinstance(module, (*ELEMENTWISE, nn.ELU, nn.LeakyReLU, nn.Sigmoid, nn.Tanh, nn.Softplus))
-    if isinstance(module, (cnn.ThreshReLU, cnn.ThreshLeakyReLU, *ELEMENTWISE)) and not rescaled:
-        return f"{kind}: LRP has no rule, DeepLIFT takes the gradient", _adapter("LRP and DeepLift")
-    if has_rule:
+    if kind in (Kind.THRESHOLD, Kind.ACTIVATION) and not rescaled:
+        return f"{name}: LRP has no rule, DeepLIFT takes the gradient", _adapter("LRP and DeepLift")
+    if rescaled and shared:
+        also = "" if has_rule else "LRP has no rule; "
+        what = f"{name}: {also}captum's own DeepLIFT and GuidedBackprop overwrite what its input's other readers give"
+        return f"{what}, and are not complete", _adapter("DeepLift and GuidedBackprop")
+    if has_rule or kind is Kind.SOURCE:
         return None
-    adapted = (*LINEAR, *LINEAR_MAPS, *MOVEMENTS, *NORMALISATIONS, cnn.Offset)
-    types: Any = require("zennit.types")
-    if elementwise or isinstance(module, (*adapted, types.AvgPool, types.MaxPool)):
-        return f"{kind}: LRP has no rule", _adapter("LRP")
-    return _unknown(module)
+    if has_lrp_rule(module):
+        return f"{described(module)}: LRP has no rule", _adapter("LRP")
+    return f"{described(module)}: no rule, the gradient is used", _advice(module)
 
 
 def _adapter(classes: str) -> str:
     return f"use {classes} of canonize.explain.captum"
-
-
-def _described(module: nn.Module) -> str:
-    return "a matrix product" if is_matrix_product(module) else type(module).__name__
-
-
-def _unknown(module: nn.Module) -> Found:
-    what = f"a call of {module.target}" if isinstance(module, cnn.Call) else type(module).__name__
-    advice = OPEN if "attention" in what else "give it a rule of yours: composite(..., layers={name: rule})"
-    return f"{what}: no rule, the gradient is used", advice
 
 
 def listed(found: list[Blocker], shown: int = 3) -> list[str]:

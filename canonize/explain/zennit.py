@@ -7,33 +7,51 @@
 zennit's composites map rules by type, and know the types of torch and of zennit. The canonizer therefore gives the
 modules of the canonical model that zennit does not know a type that it does: sums, means and products become kinds of
 ``zennit.layer.Sum`` (which its LRP composites give the Norm rule, and gradient composites none), normalisations kinds
-of activations (Pass). For a canonical model that is there to stay, :func:`layer_map` says the same in other words.
+of activations (Pass), thresholds kinds of ReLUs. Each of them answers to the hook that it is given with the one that
+means the same for it: Norm is :class:`~canonize.explain.hooks.SumNorm` to a sum of several terms. For a canonical model
+that is there to stay, :func:`layer_map` says the same in other words.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import torch
 from torch import Tensor, fx, nn
 
 from canonize import nn as cnn
 from canonize.api import canonize
+from canonize.capture.baking import is_weight_hook
 from canonize.errors import ExplainError
-from canonize.explain.composites import MORE_ACTIVATIONS, NORMALISATIONS, Choices
-from canonize.explain.hooks import FirstHalf, ProductEpsilon, SignalTakesAll, SoftmaxTaylor, SumNorm, Uniform
+from canonize.explain.composites import Choices, chosen
+from canonize.explain.hooks import (
+    ByContribution,
+    FirstHalf,
+    ProductEpsilon,
+    RectifiedThreshold,
+    SharedHook,
+    SignalTakesAll,
+    SoftmaxTaylor,
+    SumNorm,
+    Uniform,
+)
+from canonize.explain.law import check_unruled, refuse
 from canonize.explain.libraries import require
-from canonize.explain.structure import MatrixProduct, assembled, factors, is_matrix_product, module_at
+from canonize.explain.structure import LinearCall, MatrixProduct, Scale, Softmax, assembled
+from canonize.graph.factors import Factors, module_at, products
 from canonize.graph.network import shell
+from canonize.graph.relevance import unruled
+from canonize.inputs import normalise
 from canonize.twins.copying import eval_copy
+from canonize.vocabulary.kinds import NORMALISATIONS, Kind, kind_of
 
 require("zennit")
 
 from zennit import canonizers as zennit_canonizers  # noqa: E402 - only once torchvision can be imported
 from zennit import rules as zennit_rules  # noqa: E402
-from zennit.core import Hook  # noqa: E402
+from zennit.core import Hook, RemovableHandleList  # noqa: E402
 from zennit.layer import Sum as StackedSum  # noqa: E402
+from zennit.types import Activation, AvgPool  # noqa: E402
 
 
 class Canonizer(zennit_canonizers.Canonizer):
@@ -46,10 +64,11 @@ class Canonizer(zennit_canonizers.Canonizer):
     ----------
     example_inputs : Tensor, tuple, dict, optional
         As for :func:`canonize.canonize`; by default the shape is inferred from the model.
-    strategy, skip, verify
-        As for :func:`canonize.canonize`.
-    threshold : {"pass", "gradient"}
-        What a ThreshReLU gets: the composite's rule for ReLUs, or the gradient whatever the composite.
+    strategy, skip, forms, verify
+        As for :func:`canonize.canonize`; attention has rules where ``forms`` opens it.
+    threshold : {"gradient", "pass"}
+        What a threshold gets under composites that let relevance pass activations: the gradient, as published, or Pass.
+        Guided backpropagation and DeconvNet treat it as the ReLU that it was.
     gate : {"signal", "gradient"}
         Products: the signal takes all (under composites with a rule for sums), or the gradient.
     sum, pool : {"norm", "gradient"}
@@ -57,12 +76,13 @@ class Canonizer(zennit_canonizers.Canonizer):
     hooks : {"refuse", "ignore"}
         What to do about hooks that the model carries: they may change what it computes, and those of layers that
         disappear do not run meanwhile.
+    unruled : {"refuse", "gradient"}
+        What to do where relevance comes through an operation that has no rule.
 
     Raises
     ------
     ExplainError
-        If a choice does not exist; from :meth:`apply` if the model holds attention, whose rules zennit's composites do
-        not have. ``canonize.explain.composite`` has.
+        If a choice does not exist; from :meth:`apply` if an operation that relevance comes through has no rule.
     """
 
     def __init__(
@@ -71,12 +91,14 @@ class Canonizer(zennit_canonizers.Canonizer):
         *,
         strategy: str = "threshold",
         skip: Sequence[str] = (),
+        forms: Sequence[str] = (),
         verify: bool = True,
-        threshold: str = "pass",
+        threshold: str = "gradient",
         gate: str = "signal",
         sum: str = "norm",
         pool: str = "norm",
         hooks: str = "refuse",
+        unruled: str = "refuse",
     ) -> None:
         super().__init__()
         self.choices = Choices(threshold=threshold, gate=gate, sum=sum, pool=pool)
@@ -84,8 +106,10 @@ class Canonizer(zennit_canonizers.Canonizer):
             raise ExplainError("zennit's composites have no rule that halves", hint="Use canonize.explain.composite")
         if hooks not in ("refuse", "ignore"):
             raise ExplainError(f"there is no choice hooks={hooks!r}", hint="Choose from: refuse, ignore")
-        self.options: dict[str, Any] = {"strategy": strategy, "skip": tuple(skip), "verify": verify}
-        self.example_inputs, self.hooks = example_inputs, hooks
+        self.options: dict[str, Any] = {
+            "strategy": strategy, "skip": tuple(skip), "forms": tuple(forms), "verify": verify
+        }  # fmt: skip
+        self.example_inputs, self.hooks, self.unruled = example_inputs, hooks, check_unruled(unruled)
         self.root: nn.Module | None = None
         self.saved: dict[str, Any] = {}
 
@@ -103,6 +127,8 @@ class Canonizer(zennit_canonizers.Canonizer):
         """
         model = without_hooks(root_module) if self.hooks == "ignore" else root_module
         canonical = model if is_canonical(model) else canonize(model, self.example_inputs, **self.options)
+        if self.unruled == "refuse":
+            refuse_unruled(canonical, self.example_inputs)
         instance = self.copy()
         instance.register(root_module, known_to_zennit(canonical, self.choices))
         return [instance]
@@ -135,6 +161,7 @@ class Canonizer(zennit_canonizers.Canonizer):
             sum=choices.sum,
             pool=choices.pool,
             hooks=self.hooks,
+            unruled=self.unruled,
         )
 
 
@@ -145,8 +172,6 @@ def is_canonical(model: nn.Module) -> bool:
 
 def without_hooks(model: nn.Module) -> nn.Module:
     """A copy in eval mode that shares all tensors and carries no hooks but those that compute weights."""
-    from canonize.capture.baking import is_weight_hook
-
     duplicate = eval_copy(model)
     for module in duplicate.modules():
         for table in ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks"):
@@ -155,157 +180,167 @@ def without_hooks(model: nn.Module) -> nn.Module:
     return duplicate
 
 
+def refuse_unruled(model: nn.Module, example_inputs: Any) -> None:
+    """Raise where relevance comes through an operation of a canonical model that no rule is known for.
+
+    Raises
+    ------
+    ExplainError
+    """
+    assert isinstance(model, fx.GraphModule)
+    given = None if example_inputs is None else normalise(example_inputs)
+    missing = unruled(model, given)
+    if missing:
+        raise refuse("zennit", missing)
+
+
 # ------------------------------------------------------------------------- types that zennit knows
 
 
-class Stack(nn.Module):
-    """The terms of a sum beside each other, in a new last dimension, for zennit to share relevance among.
+class Adopted(nn.Module):
+    """Mixed into a canonical module, to be of a type that zennit knows, and to answer to its rule with the right hook.
 
-    Parameters
-    ----------
-    weights : sequence of float
-        What each is multiplied with.
+    ``translate`` takes zennit's hook; it returns another to attach instead, the same, or None for the gradient.
     """
 
-    def __init__(self, weights: Sequence[float]) -> None:
-        super().__init__()
-        self.weights = tuple(weights)
+    translate: Callable[[Hook], Hook | None]
+    adopted: dict[int, Any]
 
-    def forward(self, *inputs: Tensor) -> Tensor:
-        """``(..., terms)``."""
-        terms = [value if weight == 1 else value * weight for weight, value in zip(self.weights, inputs, strict=True)]
-        return torch.stack(torch.broadcast_tensors(*terms), -1)
+    def _handle(self, method: Any, once: bool, plain: Callable[[], Any]) -> Any:
+        owner = getattr(method, "__self__", None)
+        if not isinstance(owner, Hook) or isinstance(owner, SharedHook):
+            return plain()
+        translated = self.translate(owner)
+        if translated is owner:
+            return plain()
+        if translated is None or not once:
+            return _Handle()
+        return _Handle(translated, translated.register(self))
 
+    def register_forward_pre_hook(self, hook: Any, **options: Any) -> Any:
+        """Attach a hook, or what it means here."""
+        return self._handle(hook, True, lambda: super(Adopted, self).register_forward_pre_hook(hook, **options))
 
-class SignalByGate(cnn.Gate, StackedSum):
-    """A product that zennit takes for a linear map of its signal: Norm hands all relevance to the signal.
-
-    The gate has one dimension more than the signal, so that zennit's hook, which answers for arguments of the signal's
-    shape, gives it none.
-    """
-
-    def forward(self, signal: Tensor, gate: Tensor | None = None) -> Tensor:
-        """Multiply; without a gate, by the latest one (so calls zennit the module on the way back)."""
-        if gate is not None:
-            self.gate = gate.detach()
-        factor = self.gate if gate is None else gate
-        return signal * factor[0]
+    def register_forward_hook(self, hook: Any, **options: Any) -> Any:
+        """Attach a hook, or nothing where another has taken its place."""
+        return self._handle(hook, False, lambda: super(Adopted, self).register_forward_hook(hook, **options))
 
 
-class Lift(torch.autograd.Function):
-    """One dimension more in front; a gradient that is missing on the way back is zero."""
+class _Handle:
+    """What zennit removes in the end; it keeps alive the hook that stands in for zennit's."""
 
-    @staticmethod
-    def forward(ctx: Any, value: Tensor) -> Tensor:
-        """``(1, ...)``."""
-        return value.unsqueeze(0)
+    def __init__(self, hook: Any = None, handles: Any = None) -> None:
+        self.hook, self.handles = hook, handles
 
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> Tensor:
-        """Without the dimension; autograd has made zeros of a missing gradient."""
-        return gradient.squeeze(0)
-
-
-class Lifted(nn.Module):
-    """A gate with one dimension more in front, that takes a gradient even if none is wanted: zennit's hook asks."""
-
-    def forward(self, gate: Tensor) -> Tensor:
-        """``(1, ...)``."""
-        if torch.is_grad_enabled() and not gate.requires_grad:
-            gate = gate.detach().requires_grad_()
-        lifted: Tensor = Lift.apply(gate)
-        return lifted
-
-
-class Swapped(nn.Module):
-    """A clamp between thresholds that no composite takes for a ReLU."""
-
-    threshold: cnn.ThreshReLU | cnn.ThreshLeakyReLU
-
-    def __init__(self, threshold: nn.Module) -> None:
-        super().__init__()
-        self.__dict__["threshold"] = threshold  # not a submodule, which a composite would find
-
-    def forward(self, input: Tensor) -> Tensor:
-        """As the threshold does."""
-        return self.threshold.forward(input)
-
-
-_LINEAR_MAPS = (cnn.Mean, cnn.SumOver, nn.Upsample)
-_PASSED = (*NORMALISATIONS, cnn.Offset, *MORE_ACTIVATIONS)
+    def remove(self) -> None:
+        """Take the hook off."""
+        if self.handles is not None:
+            self.handles.remove()
+        self.hook = self.handles = None
 
 
 def known_to_zennit(model: nn.Module, choices: Choices) -> fx.GraphModule:
     """A canonical model in the types that zennit's composites map rules to; it shares all tensors."""
     assert isinstance(model, fx.GraphModule)
-    signals = factors(model)
-    graph, modules = fx.Graph(), dict[str, nn.Module]()
-    taken = {str(node.target) for node in model.graph.nodes}
-    values: dict[fx.Node, fx.Node] = {}
+    found = products(model)
+    modules: dict[str, Any] = {}
     for node in model.graph.nodes:
-        module = module_at(model, node)
         name = str(node.target)
-        if module is None:
-            if node.op == "get_attr":
-                raise ExplainError(f"it reads the attribute {name} outside a module", hint="Canonize it first")
-            values[node] = graph.node_copy(node, lambda n: values[n])
-            continue
-        if is_matrix_product(module) or isinstance(module, nn.MultiheadAttention):
-            raise ExplainError(
-                "zennit's composites have no rules for attention",
-                where=name,
-                hint="Use canonize.explain.composite, on a model canonized with forms=['open_attention']",
-            )
-        inputs = [values[source] for source in node.args if isinstance(source, fx.Node)]
-        if isinstance(module, cnn.Sum) and choices.sum == "norm":
-            terms = _beside(name, "terms", taken)
-            modules[terms] = Stack(module.weights)
-            inputs, module = [graph.call_module(terms, tuple(inputs))], StackedSum(-1)
-        elif type(module) is cnn.Gate and choices.gate == "signal":
-            position = signals.get(name)
-            signal, gate = (inputs[1], inputs[0]) if position == 1 else (inputs[0], inputs[1])
-            lifted = _beside(name, "gate", taken)
-            modules[lifted] = Lifted()
-            inputs, module = [signal, graph.call_module(lifted, (gate,))], SignalByGate()
-        else:
-            values[node] = graph.node_copy(node, lambda n: values[n])
-            modules[name] = _retyped(module, choices)
-            continue
-        modules[name] = module
-        values[node] = graph.call_module(name, tuple(inputs))
+        module = module_at(model, node)
+        if module is not None:
+            modules[name] = _retyped(module, choices, found.get(name, Factors()))
+        elif node.op == "get_attr":
+            raise ExplainError(f"it reads the attribute {name} outside a module", hint="Canonize it first")
+    graph = fx.Graph()
+    graph.output(graph.graph_copy(model.graph, {}))
     return assembled(modules, graph, type(model).__name__)
 
 
-def _beside(name: str, suffix: str, taken: set[str]) -> str:
-    """A qualified name that is free, beside that of a layer."""
-    wanted = f"{name}_{suffix}"
-    while wanted in taken:
-        wanted += "_"
-    return wanted
-
-
-def _retyped(module: nn.Module, choices: Choices) -> nn.Module:
+def _retyped(module: nn.Module, choices: Choices, found: Factors) -> nn.Module:
     """A module of its own, of a type that zennit maps to the rule chosen."""
-    if isinstance(module, cnn.ThreshReLU | cnn.ThreshLeakyReLU) and choices.threshold == "gradient":
-        return Swapped(module)
-    own = shell(module)
-    if isinstance(module, _LINEAR_MAPS) and choices.pool == "norm":
-        own.__class__ = type(type(module).__name__, (type(module), StackedSum), {})
-    elif isinstance(module, _PASSED):
+    own, kind = shell(module), kind_of(module)
+    if kind is Kind.THRESHOLD:
+        return _adopted(own, nn.ReLU, lambda hook: _at_threshold(hook, module, choices))
+    if kind is Kind.SUM and choices.sum == "norm":
+        return _adopted(own, StackedSum, lambda hook: _instead_of_norm(hook, lambda ratio: SumNorm(ratio=ratio)))
+    if (kind is Kind.GATE and choices.gate == "signal") or kind is Kind.SCALE:
+        rule = FirstHalf if isinstance(module, nn.GLU) else lambda: SignalTakesAll(found.signal, found.carrying)
+        return _adopted(own, StackedSum, lambda hook: _instead_of_norm(hook, lambda _: rule()))
+    if kind is Kind.PRODUCT:
+        return _adopted(
+            own,
+            StackedSum,
+            lambda hook: _instead_of_norm(hook, lambda ratio: ProductEpsilon(carrying=found.carrying, ratio=ratio)),
+        )
+    if kind is Kind.SOFTMAX:
+        return _adopted(own, StackedSum, lambda hook: _instead_of_norm(hook, lambda _: SoftmaxTaylor()))
+    if kind is Kind.AVERAGE and choices.pool == "norm" and not isinstance(module, AvgPool):
+        several = isinstance(module, cnn.Call)
+        return _adopted(
+            own,
+            StackedSum,
+            lambda hook: _instead_of_norm(hook, lambda ratio: ByContribution(ratio=ratio)) if several else hook,
+        )
+    if isinstance(module, AvgPool) and choices.pool == "gradient":
+        return _adopted(own, StackedSum, lambda hook: None)
+    if kind in (Kind.NORMALISATION, Kind.OFFSET) or (kind is Kind.ACTIVATION and not isinstance(module, Activation)):
         # Among what zennit counts as activations, tanh is one that no composite treats in a way of its own.
         own.__class__ = type(type(module).__name__, (type(module), nn.Tanh), {})
     return own
 
 
+def _adopted(own: nn.Module, known: type, translate: Callable[[Hook], Hook | None]) -> nn.Module:
+    """A module that is of a type known to zennit as well, and translates the hooks it is given."""
+    kind = type(own)
+    own.__class__ = type(kind.__name__, (Adopted, kind, known), {})
+    own.__dict__["translate"] = translate
+    return own
+
+
+def _at_threshold(hook: Hook, module: nn.Module, choices: Choices) -> Hook | None:
+    """What a rule of ReLUs is to a threshold."""
+    if isinstance(hook, zennit_rules.ReLUGuidedBackprop | zennit_rules.ReLUDeconvNet):
+        masks = isinstance(hook, zennit_rules.ReLUGuidedBackprop)
+        return RectifiedThreshold(masks) if isinstance(module, cnn.ThreshReLU) else None
+    if isinstance(hook, zennit_rules.Pass):
+        return hook if choices.threshold == "pass" else None
+    raise ExplainError(
+        f"the rule {type(hook).__name__} says nothing of a threshold",
+        hint="Canonize with strategy='untangle', or use canonize.explain.composite",
+    )
+
+
+def _instead_of_norm(hook: Hook, made: Callable[[Callable[[Tensor, Tensor], Tensor]], Hook]) -> Hook:
+    """The hook that is to an operation of several arguments what zennit's Norm is to one of a single argument."""
+    if not isinstance(hook, zennit_rules.Norm):
+        raise ExplainError(
+            f"the rule {type(hook).__name__} is one of a single argument, and the operation has several",
+            hint="Give it in canonize.explain.composite(..., layers={name: rule})",
+        )
+    mapper = hook.gradient_mapper
+
+    def ratio(relevance: Tensor, output: Tensor) -> Tensor:
+        divided = mapper(relevance, [output])
+        return divided if isinstance(divided, Tensor) else divided[0]
+
+    return made(ratio)
+
+
 def layer_map(
-    choices: Choices | None = None, *, stabilizer: Any = 1e-6, epsilon: Any = 1e-6
-) -> list[tuple[Any, Any]]:  # fmt: skip
-    """Rules for the modules that only canonical models have, for the ``layer_map`` of zennit's LRP composites.
+    choices: Choices | Mapping[str, str] | None = None,
+    *,
+    method: str = "lrp",
+    stabilizer: Any = 1e-6,
+    epsilon: Any = 1e-6,
+) -> list[tuple[Any, Any]]:
+    """Rules for the modules that only canonical models have, for the ``layer_map`` of zennit's composites.
 
     Parameters
     ----------
-    choices : Choices, optional
+    choices : Choices or mapping, optional
         Which rules.
+    method : {"lrp", "guided-backprop", "deconvnet"}
+        For zennit's LRP composites and Excitation Backprop, or for one of those that bend gradients at ReLUs.
     stabilizer, epsilon : float or callable
         As for zennit's rules; ``epsilon`` is that of matrix products.
 
@@ -317,23 +352,42 @@ def layer_map(
     --------
     >>> EpsilonPlus(layer_map=layer_map())  # doctest: +SKIP
     """
-    chosen = choices or Choices()
+    if method in ("guided-backprop", "deconvnet"):
+        return [(cnn.ThreshReLU, RectifiedThreshold(masks=method == "guided-backprop"))]
+    if method != "lrp":
+        raise ExplainError(f"there is no layer map for {method!r}", hint="Use lrp, guided-backprop or deconvnet")
+    own = chosen(choices)
     passing, norm = zennit_rules.Pass(), zennit_rules.Norm(stabilizer)
-    entries: list[tuple[Any, Any]] = []
-    if chosen.threshold == "gradient":
-        entries.append(((cnn.ThreshReLU, cnn.ThreshLeakyReLU), Hook()))
-    if chosen.sum == "norm":
+    entries: list[tuple[Any, Any]] = [((cnn.ThreshReLU, cnn.ThreshLeakyReLU), _at(own.threshold == "pass"))]
+    if own.sum == "norm":
         entries.append((cnn.Sum, SumNorm(stabilizer)))
-    if chosen.gate != "gradient":
+    if own.gate != "gradient":
         entries.append((nn.GLU, FirstHalf()))
-        entries.append((cnn.Gate, Uniform() if chosen.gate == "uniform" else SignalTakesAll()))
-    if chosen.pool == "norm":
-        entries.append((_LINEAR_MAPS, norm))
-    if chosen.offset != "gradient":
-        entries.append((cnn.Offset, passing if chosen.offset == "pass" else norm))
-    if chosen.normalisation == "pass":
+        entries.append((cnn.Gate, Uniform() if own.gate == "uniform" else SignalTakesAll()))
+    entries.append((Scale, SignalTakesAll()))
+    if own.pool == "norm":
+        entries.append(((cnn.Mean, cnn.SumOver, nn.Upsample, nn.Fold), norm))
+        entries.append((LinearCall, ByContribution(stabilizer)))
+    else:
+        entries.append((AvgPool, Gradient()))
+    if own.offset != "gradient":
+        entries.append((cnn.Offset, passing if own.offset == "pass" else norm))
+    if own.normalisation == "pass":
         entries.append((NORMALISATIONS, passing))
-    if chosen.attention == "attnlrp":
-        entries.append((nn.Softmax, SoftmaxTaylor()))
+    entries.append((nn.Mish, passing))
+    if own.attention == "attnlrp":
+        entries.append((Softmax, SoftmaxTaylor()))
         entries.append((MatrixProduct, ProductEpsilon(epsilon)))
     return entries
+
+
+def _at(passes: bool) -> Hook:
+    return zennit_rules.Pass() if passes else Gradient()
+
+
+class Gradient(Hook):
+    """The plain gradient, whatever a composite would give by type."""
+
+    def register(self, module: nn.Module) -> RemovableHandleList:
+        """Attach nothing."""
+        return RemovableHandleList([])

@@ -3,8 +3,8 @@ r"""Untangling: a producer that several BNs read is copied, once per BN, and eac
 .. math:: s_k W x + t_k = (s_k W) x + t_k \quad\text{for each reader } k
 
 The other published form of a canonical DenseNet: plain ReLUs, at the price of more parameters. A branch with no linear
-layer upstream keeps its part of the affine, which then goes into thresholds (``bn_activation_linear``), or else becomes an
-explicit linear layer.
+layer upstream keeps its part of the affine, which then goes into thresholds (``bn_activation_linear``), or else becomes
+an explicit linear layer.
 
 ::
 

@@ -1,8 +1,8 @@
 """What an operation is to a rule of relevance: kinds of modules, named once.
 
 Explainers map rules to kinds; the kind of every module of a canonical model is asked for here and nowhere else. What is
-of kind :attr:`Kind.UNKNOWN` has no rule: an explainer that took the plain gradient there would give relevances that mean
-nothing.
+of kind :attr:`Kind.UNKNOWN` has no rule: an explainer that took the plain gradient there would give relevances that
+mean nothing.
 """
 
 from __future__ import annotations
@@ -91,8 +91,16 @@ def _names(text: str) -> frozenset[str]:
     return frozenset(text.split())
 
 
+# Which element they hand on depends on the input.
+_CHOOSING = _names("""
+max min amax amin maximum minimum fmax fmin aminmax sort msort topk kthvalue median nanmedian cummax cummin
+max_pool1d max_pool2d max_pool3d max_pool1d_with_indices max_pool2d_with_indices max_pool3d_with_indices
+adaptive_max_pool1d adaptive_max_pool2d adaptive_max_pool3d fractional_max_pool2d fractional_max_pool3d
+max_unpool1d max_unpool2d max_unpool3d
+""")
 # Calls that stayed calls, by the name of torch's operator.
 _CALLS: tuple[tuple[frozenset[str], Kind], ...] = (
+    (_CHOOSING, Kind.COPY),
     (
         _names("""
         view reshape permute transpose t swapaxes swapdims movedim moveaxis squeeze unsqueeze expand expand_as repeat
@@ -106,10 +114,6 @@ _CALLS: tuple[tuple[frozenset[str], Kind], ...] = (
         channel_shuffle native_channel_shuffle narrow_copy meshgrid atleast_1d atleast_2d atleast_3d block_diag
         broadcast_tensors select_scatter slice_scatter diagonal_scatter index_copy index_fill masked_scatter assign
         zero_ real resolve_conj resolve_neg conj conj_physical embedding
-        max min amax amin maximum minimum fmax fmin aminmax sort msort topk kthvalue median nanmedian cummax cummin
-        max_pool1d max_pool2d max_pool3d max_pool1d_with_indices max_pool2d_with_indices max_pool3d_with_indices
-        adaptive_max_pool1d adaptive_max_pool2d adaptive_max_pool3d fractional_max_pool2d fractional_max_pool3d
-        max_unpool1d max_unpool2d max_unpool3d
         """),
         Kind.COPY,
     ),
@@ -124,8 +128,15 @@ _CALLS: tuple[tuple[frozenset[str], Kind], ...] = (
         Kind.AVERAGE,
     ),
     (_names("mul multiply div divide true_divide truediv neg negative"), Kind.SCALE),
-    (_names("matmul mm bmm dot inner mv outer ger kron tensordot vecdot linalg_vecdot linalg_matmul"), Kind.PRODUCT),
+    (
+        _names("""
+        matmul mm bmm dot inner mv outer ger kron tensordot vecdot linalg_vecdot linalg_matmul linear
+        conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d convolution
+        """),
+        Kind.PRODUCT,
+    ),
     (_names("softmax _softmax"), Kind.SOFTMAX),
+    (_names("normalize"), Kind.NORMALISATION),
     (
         _names("""
         gt lt ge le eq ne greater less greater_equal less_equal not_equal argmax argmin argsort isnan isinf isfinite
@@ -146,6 +157,19 @@ _CALLS: tuple[tuple[frozenset[str], Kind], ...] = (
     ),
 )
 _OWN = re.compile(r"^(torch|operator|_operator|builtins|canonize\.nn)\.|^\.")
+
+
+# Other names of copies in torch's autograd graph.
+_MORE_COPIES = _names("""
+copy_slices copy as_strided reshape_alias index_put split_with_sizes squeeze_multiple fill detach to_copy
+""")
+_COPYING = (*(names for names, kind in _CALLS if kind is Kind.COPY), _MORE_COPIES)
+_COPIES = frozenset(name.strip("_").replace("_", "") for names in _COPYING for name in names)
+
+
+def is_copy(operator: str) -> bool:
+    """Whether an operator, in whatever spelling of words, only hands on elements of its inputs, or constants."""
+    return operator.strip("_").replace("_", "").lower() in _COPIES
 
 
 def operator_of(module: nn.Module) -> str:
@@ -199,12 +223,17 @@ def _einsum(module: cnn.Call) -> Kind:
     return Kind.AVERAGE if len(operands) == 1 else Kind.PRODUCT
 
 
+def chooses(module: nn.Module) -> bool:
+    """Whether it depends on the input which elements a copy hands on: maxima, sorting."""
+    return isinstance(module, MAXIMA) or operator_of(module) in _CHOOSING
+
+
 def softmax_dim(module: nn.Module) -> int | None:
     """Along which dimension a softmax, module or call, normalises."""
-    if isinstance(module, nn.Softmax):
-        return module.dim
-    arguments = getattr(module, "args", ())
-    dim = arguments[1] if len(arguments) > 1 else module.kwargs.get("dim", module.kwargs.get("axis"))  # type: ignore[union-attr, operator]
+    if not isinstance(module, cnn.Call):
+        return module.dim if isinstance(module, nn.Softmax) else None
+    arguments = module.args
+    dim = arguments[1] if len(arguments) > 1 else module.kwargs.get("dim", module.kwargs.get("axis"))
     return dim if isinstance(dim, int) else None
 
 

@@ -13,9 +13,18 @@ from torch import Tensor, fx, nn
 from canonize import nn as cnn
 
 LINEAR = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
-ELEMENTWISE = (nn.ReLU, cnn.ThreshLeakyReLU, nn.SiLU, nn.Sigmoid, nn.Hardswish)
+ELEMENTWISE = (nn.ReLU, nn.SiLU, nn.Sigmoid, nn.Hardswish)
 AVERAGES = (nn.AvgPool2d, nn.AdaptiveAvgPool2d, cnn.Mean, cnn.SumOver)
-COPIES = (cnn.Concat, cnn.Rearrange, cnn.ChannelPad, nn.Flatten, nn.MaxPool2d, nn.ConstantPad2d)
+COPIES = (
+    cnn.ThreshReLU,
+    cnn.ThreshLeakyReLU,
+    cnn.Concat,
+    cnn.Rearrange,
+    cnn.ChannelPad,
+    nn.Flatten,
+    nn.MaxPool2d,
+    nn.ConstantPad2d,
+)
 
 
 class Recorder(fx.Interpreter):

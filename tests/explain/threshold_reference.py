@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 
-class WhereReLU(nn.ReLU):
+class WhereReLU(nn.Module):
     """``x`` where ``scale * x + shift`` is positive, else the threshold ``-shift / scale``."""
 
     scale: Tensor
