@@ -220,7 +220,7 @@ def test_a_branch_without_a_layer_gets_thresholds_where_layers_follow() -> None:
     """As in the published form: behind the first pooling of a DenseNet no producer can take anything."""
 
     def forward(m: Any, x: torch.Tensor) -> torch.Tensor:
-        a = F.max_pool2d(m.conv(x), 2)
+        a = F.max_pool2d(m.conv(x).relu(), 2)
         b = m.grow1(m.norm1(a).relu())
         return m.grow2(m.norm2(torch.cat([a, b], 1)).relu()) + m.head(b)
 
