@@ -228,7 +228,7 @@ def test_a_branch_without_a_layer_gets_thresholds_where_layers_follow() -> None:
     row = _folds("pooled", forward, into={}, hardening=ALIVE, **own)
     canonical = canonized(row, row.model())
     assert {fate.name: (fate.outcome, fate.into) for fate in canonical.report.affines} == {
-        "norm1": ("absorbed", ("grow1",)),
+        "norm1": ("absorbed", ("grow1", "grow1_for_norm2")),
         "norm2": ("absorbed", ("grow1_for_norm2", "grow2")),
     }
     first, second = (layer for layer in canonical.modules() if isinstance(layer, ThreshReLU))
