@@ -14,7 +14,7 @@ from canonize.forms import chosen_forms
 from canonize.graph.network import Network
 from canonize.inputs import Inputs, infer, normalise
 from canonize.patterns import catalogue
-from canonize.pipeline import Options, collector_at_rest, rewritten, versions
+from canonize.pipeline import Options, rewritten, versions
 from canonize.report import Report, Verdict, attach_report
 from canonize.rewrite.journal import Progress
 from canonize.twins.modules import class_name, named_modules
@@ -84,11 +84,9 @@ def canonize(
     wanted = chosen_forms(forms)
     inputs = infer(model) if example_inputs is None else normalise(example_inputs)
     tell = progress or (lambda stage, done, total: None)
-    # Layers that are made on the way draw initial weights; nobody's random numbers may depend on that.
-    with torch.random.fork_rng(devices=[]):
-        options = Options(strategy, tuple(skip), wanted)
-        built, report = _captured_and_rewritten(model, inputs, options, verify, paranoid, tell)
-        return _finish(built, report, copy)
+    options = Options(strategy, tuple(skip), wanted)
+    built, report = _captured_and_rewritten(model, inputs, options, verify, paranoid, tell)
+    return _finish(built, report, copy)
 
 
 def _captured_and_rewritten(
@@ -100,9 +98,8 @@ def _captured_and_rewritten(
     for tracer in ("symbolic_trace", "torch.export"):
         try:
             tell("capture", 0, 1)
-            with collector_at_rest():
-                network, report = rewritten(model, inputs, tracer, options, tell, watcher=watcher)
-                built = network.build(spend=not verify)
+            network, report = rewritten(model, inputs, tracer, options, tell, watcher=watcher)
+            built = network.build(spend=not verify)
             if verify:
                 report.verdict = _prove(model, network, built, inputs, tell)
             return built, report

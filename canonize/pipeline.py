@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
-import gc
 import platform
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -56,15 +54,14 @@ def rewritten(
 ) -> tuple[Network, Report]:
     """Capture, normalize and rewrite, with one tracer and without proof; at most ``limit`` rewrites."""
     tell = tell or (lambda stage, done, total: None)
-    with collector_at_rest():
-        captured = capture(model, inputs, tracer)
-        network = normalize(captured, inputs, class_name(model))
-        ensure("normalize", network)
-        tell("capture", 1, 1)
-        watch = watcher(network) if watcher is not None else None
-        watching = watch.check if watch is not None else None
-        journal = rewrite(network, options.strategy, options.skip, tell, options.forms, limit, watching)
-        ensure("rewrite", network, journal)
+    captured = capture(model, inputs, tracer)
+    network = normalize(captured, inputs, class_name(model))
+    ensure("normalize", network)
+    tell("capture", 1, 1)
+    watch = watcher(network) if watcher is not None else None
+    watching = watch.check if watch is not None else None
+    journal = rewrite(network, options.strategy, options.skip, tell, options.forms, limit, watching)
+    ensure("rewrite", network, journal)
     if watch is not None:
         network.notes.append(watch.note())
     report = Report(
@@ -85,18 +82,6 @@ def rewritten(
     )
     report.names = _name_map(model, network)
     return network, report
-
-
-@contextlib.contextmanager
-def collector_at_rest() -> Iterator[None]:
-    """Many small objects are made and none is garbage yet: passes of the collector over all of torch are in vain."""
-    running = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if running:
-            gc.enable()
 
 
 def versions() -> dict[str, str]:

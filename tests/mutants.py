@@ -1317,6 +1317,43 @@ MUTANTS: tuple[Mutant, ...] = (
         ("weights alone are proof", "Verdict(answered and not failed", "Verdict(bool(checks) and not failed"),
     ),
     *_many(
+        "threads",
+        "compat/threads.py",
+        "test_threads.py",
+        ("everybody's warnings are ignored", "return self.thread == threading.get_ident()", "return True"),
+        (
+            "everybody's function is replaced",
+            "(mine[-1] if mine else original)(",
+            "(self_replaced := [*table.values()][0][-1])(",
+        ),
+        ("the generator is set back", 'hasattr(aot_autograd, "preserve_rng_state")', "False"),
+    ),
+    *_many(
+        "threads",
+        "twins/float64.py",
+        "test_threads.py",
+        ("what has no dtype stays narrow", "    return result.to(wide)\n", "    return result\n"),
+        ("made again from rounded values", "for given, named in attempts:", "for given, named in attempts[:0]:"),
+        ("integers are divided in float32", "((True, False, False), (False", "((False, False, False), (False"),
+    ),
+    *_many(
+        "threads",
+        "twins/randomness.py",
+        "test_threads.py",
+        ("the global generator is asked", "if generator is not None:", "if False:"),
+        ("noise repeats", "if device not in self._generators:", "if True:"),
+    ),
+    *_many(
+        "threads",
+        "capture/symbolic.py",
+        "test_threads.py",
+        (
+            "another thread's weights are traced",
+            "        if self.at_rest or threading.get_ident() != self.thread:\n            return attr_val\n",
+            "        if self.at_rest:\n            return attr_val\n",
+        ),
+    ),
+    *_many(
         "extras",
         "compat/extras.py",
         "test_extras.py",

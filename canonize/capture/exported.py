@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import copy
-import io
 import itertools
-import logging
 import operator
-import warnings
-from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -18,7 +13,7 @@ from torch.utils._pytree import tree_leaves
 
 from canonize.capture.captured import Captured, defaults, input_names, path_of, plain_output_notes
 from canonize.capture.size_guards import Leaf, guard_inputs
-from canonize.compat import guards_of
+from canonize.compat import exporting, guards_of
 from canonize.errors import CaptureError
 from canonize.inputs import Inputs
 from canonize.twins.copying import eval_twin
@@ -30,7 +25,7 @@ _MUTATIONS = ("BUFFER_MUTATION", "PARAMETER_MUTATION")
 
 def export_trace(root: nn.Module, inputs: Inputs) -> Captured:
     """Trace with ``torch.export``, with the batch size free where the model allows."""
-    with _quiet():
+    with exporting():
         program = _export(root, inputs).run_decompositions({})
     signature = program.graph_signature
     graph = program.graph
@@ -115,7 +110,7 @@ def _export(root: nn.Module, inputs: Inputs) -> torch.export.ExportedProgram:
     for example, shapes in attempts:
         try:
             # Without gradients, so that code which writes into its arguments can be followed too.
-            with _quiet(), torch.no_grad():
+            with exporting(), torch.no_grad():
                 return torch.export.export(
                     root, example.args, example.kwargs or None, dynamic_shapes=shapes, strict=False
                 )
@@ -123,26 +118,6 @@ def _export(root: nn.Module, inputs: Inputs) -> torch.export.ExportedProgram:
             failure = failure or error
     assert failure is not None
     raise failure
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep torch.export's pages about a model that it cannot follow off the terminal."""
-    names = (
-        *("torch.export", "torch._dynamo", "torch._subclasses.fake_tensor"),
-        *("torch.fx.experimental.symbolic_shapes", "torch.fx"),
-    )
-    loggers = [logging.getLogger(name) for name in names]
-    levels = [logger.level for logger in loggers]
-    try:
-        for logger in loggers:
-            logger.setLevel(logging.CRITICAL)
-        with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
 
 
 def _dynamic_shapes(inputs: Inputs, first: int | None) -> dict[str, Any] | tuple[Any, ...]:

@@ -54,6 +54,7 @@ class _Tracer(fx.Tracer):
         self.path = [""]
         self.failure: TraceError | None = None
         self.at_rest = False
+        self.thread = threading.get_ident()
         self.notes: tuple[str, ...] = ()
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
@@ -63,11 +64,8 @@ class _Tracer(fx.Tracer):
         self, m: nn.Module, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Any:
         """A node for a leaf, the nodes of its forward otherwise; each node knows the innermost module around it."""
-        if self.at_rest:
+        if self.at_rest or threading.get_ident() != self.thread:  # torch.fx exchanges everybody's call
             return forward(*args, **kwargs)
-        given = (*args, *kwargs.values())
-        if m not in (self.submodule_paths or {}) and not any(isinstance(value, fx.Proxy) for value in given):
-            return forward(*args, **kwargs)  # another thread's: torch.fx exchanges everybody's call
         name = self.path_of_module(m)
         self.path.append(name)
         try:
@@ -79,7 +77,7 @@ class _Tracer(fx.Tracer):
 
     def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: dict[str, fx.Proxy]) -> Any:
         """A parameter or buffer is a node; torch.fx searches the whole model for its name at every access."""
-        if self.at_rest:
+        if self.at_rest or threading.get_ident() != self.thread:
             return attr_val
         name = self.names.get(id(attr_val)) if isinstance(attr_val, Tensor) else None
         if name is None or _held(self.root, name) is not attr_val:

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
 import json
-import warnings
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
-from canonize.compat import need
+from canonize.compat import exporting, need, no_printing
 from canonize.errors import ExportError
 from canonize.export.atomic import is_disk_error
 from canonize.export.dynamic import tried_inputs
@@ -51,8 +48,7 @@ def write(model: nn.Module, path: Path, inputs: Inputs | None, final: Path) -> l
     program, _, notes = program_of(model, inputs, final)
     try:
         # The exporter writes to the terminal whatever it is told.
-        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
-            warnings.simplefilter("ignore")
+        with exporting(), no_printing("stdout"):
             converted = torch.onnx.export(program, dynamo=True, verbose=False)
             assert converted is not None
             converted.model.metadata_props[KEY] = json.dumps(provenance_of(model))

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import io
 import json
-import warnings
 from pathlib import Path
 
 import torch
 from torch import nn
 
+from canonize.compat import exporting, no_warnings
 from canonize.errors import ExportError
 from canonize.export.dynamic import dynamic_shapes, shown_inputs, tried_inputs
 from canonize.export.provenance import KEY, provenance_of
@@ -31,8 +31,7 @@ def exported(model: nn.Module, inputs: Inputs) -> tuple[torch.export.ExportedPro
     """
     shown = shown_inputs(inputs)
     shapes = dynamic_shapes(model, shown)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+    with exporting():
         if shapes is not None:
             try:
                 return torch.export.export(model, shown.args, shown.kwargs, dynamic_shapes=shapes), shown, []
@@ -51,8 +50,7 @@ def write(model: nn.Module, path: Path, inputs: Inputs | None, final: Path) -> l
         If torch.export cannot, or no inputs are known.
     """
     program, _, notes = program_of(model, inputs, final)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+    with no_warnings():
         # By way of memory: where the disk is full, torch's own writer ends the process.
         buffer = io.BytesIO()
         torch.export.save(program, buffer, extra_files={f"{KEY}.json": json.dumps(provenance_of(model))})

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import inspect
-import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import nn
 
+from canonize.compat import no_warnings
 from canonize.errors import InputError
 from canonize.inputs.shapes import Shape, parse_shape, random_inputs
 from canonize.inputs.values import Inputs, normalise
+from canonize.twins.randomness import PrivateRandom
 from canonize.twins.torchscript import constants, translated
 
 # Two samples, so that a statistic taken over the batch shows.
@@ -213,16 +214,14 @@ def _refuse_lazy(model: nn.Module) -> None:
 
 
 def _runs(twin: nn.Module, inputs: Inputs) -> bool:
-    """Whether a forward on `inputs` ends without an error; leaves the global random state as it was."""
+    """Whether a forward on `inputs` ends without an error; what it draws comes from generators of its own."""
     from canonize.twins.writes import unharmed
 
     def forward() -> None:
         given = inputs.map(lambda tensor: tensor.clone())
         twin(*given.args, **given.kwargs)
 
-    devices = {t.device for t in inputs.tensors() if t.device.type == "cuda"}
-    with torch.random.fork_rng(devices=devices), torch.no_grad(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+    with PrivateRandom(), torch.no_grad(), no_warnings():
         try:
             unharmed(twin, forward)
         except Exception:  # models say "not this shape" with every kind of exception there is

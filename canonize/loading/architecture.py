@@ -5,13 +5,12 @@ from __future__ import annotations
 import difflib
 import importlib
 import re
-import warnings
 from types import ModuleType
 from typing import Any
 
 from torch import nn
 
-from canonize.compat import import_torchvision, require
+from canonize.compat import import_torchvision, no_warnings, require
 from canonize.errors import LoadError
 
 _ARCHITECTURE = re.compile(r"[A-Za-z_][\w.]*:[\w.\-]+")
@@ -44,8 +43,7 @@ def build(arch: str, **options: Any) -> nn.Module:
             hint="Write torchvision:densenet121, timm:resnet50 or package.module:factory",
         )
     home, name = arch.split(":")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # that weights are random is said by the caller
+    with no_warnings():  # that weights are random is said by the caller
         if home == "torchvision":
             return _from_torchvision(name, options)
         if home == "timm":

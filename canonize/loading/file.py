@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import pickle
-import warnings
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -13,7 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from canonize.compat import import_torchvision
+from canonize.compat import import_torchvision, no_warnings
 from canonize.errors import LoadError
 from canonize.loading.archive import check_archive, entries_of, is_archive
 from canonize.loading.audit import audit
@@ -54,8 +53,7 @@ def read_torch(path: Path, packages: tuple[str, ...], trust: bool) -> Any:
 
 def _script_of(path: Path) -> torch.jit.ScriptModule:
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # newer versions of torch call TorchScript deprecated
+        with no_warnings():  # newer versions of torch call TorchScript deprecated
             script: torch.jit.ScriptModule = torch.jit.load(str(path), map_location="cpu")
     except RuntimeError as error:
         if "torchvision::" in str(error):

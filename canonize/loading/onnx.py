@@ -9,7 +9,6 @@ from __future__ import annotations
 import importlib
 import keyword
 import re
-import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from canonize.compat import need
+from canonize.compat import need, no_warnings
 from canonize.errors import LoadError
 from canonize.inputs import Inputs, Shape, random_inputs
 from canonize.loading.agreement import largest_error
@@ -167,8 +166,7 @@ def _translated(model: Any, path: Path) -> fx.GraphModule:
     onnx2fx = importlib.import_module("onnx2fx")
     _register()
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with no_warnings():
             module: fx.GraphModule = onnx2fx.convert(model)
     except Exception as error:
         raise LoadError(

@@ -93,7 +93,7 @@ def unharmed(twin: nn.Module, run: Callable[[], T]) -> T:
     Any
         What ``run`` gives.
     """
-    if twin not in _OWN and any(_is_opaque(module) for module in twin.modules()):
+    if twin not in _OWN and any(is_opaque(module) for module in twin.modules()):
         own_parameters(twin)
     if twin in _OWN:
         return run()
@@ -120,7 +120,7 @@ def has_own_parameters(twin: nn.Module) -> None:
 _OWN: WeakSet[nn.Module] = WeakSet()
 
 
-def _is_opaque(module: nn.Module) -> bool:
+def is_opaque(module: nn.Module) -> bool:
     """Whether a module's operators cannot be watched: TorchScript's and compiled ones."""
     return isinstance(module, torch.jit.ScriptModule) or type(module).__module__.startswith("torch._dynamo")
 

@@ -13,6 +13,7 @@ from canonize.inputs import Inputs
 from canonize.twins.twin import eval_twin, float64_twin, floating_dtype
 from canonize.twins.writes import has_own_parameters
 from canonize.verify import measure, run
+from canonize.verify.environment import rounding_step
 from canonize.verify.oracle import Memory, Oracle
 
 # Draws of the signs with which weights are moved by one rounding step.
@@ -176,7 +177,7 @@ def _one_step_away(model: nn.Module, narrow: nn.Module, seed: int) -> nn.Module:
         for name, tensor in [*moved.named_parameters(), *moved.named_buffers()]:
             if tensor.is_floating_point() and own.get(name, torch.float64) != torch.float64:
                 signs = torch.randint(0, 2, tensor.shape, generator=generator).to(tensor.device) * 2 - 1
-                away = tensor.double() * (1 + torch.finfo(own[name]).eps * signs)
+                away = tensor.double() * (1 + rounding_step(own[name], tensor.device) * signs)
                 # Not in place: twins share their parameters with the model.
                 _set(moved, name, away.to(tensor.dtype))
     return moved

@@ -11,8 +11,10 @@ from torch import Tensor
 
 from canonize.inputs import Inputs
 from canonize.report.data import Check
+from canonize.twins.twin import device_of
 from canonize.verify import measure, regimes, run
 from canonize.verify.candidate import Candidate, declined
+from canonize.verify.environment import rounding_step
 from canonize.verify.judge import EXACT_TOLERANCE, LOOSEST_EXACT, exact_tolerance
 from canonize.verify.oracle import Oracle, representable
 
@@ -146,7 +148,7 @@ def _rounded(oracle: Oracle, candidate: Candidate, cases: list[regimes.Case]) ->
         noises.append(noise if math.isfinite(noise) else 0.0)
         found.append(_against(truth, candidate, inputs, weights))
     least = min(found, key=lambda difference: difference.error)
-    tolerance = _FACTOR * statistics.median(noises) + _FLOOR_STEPS * torch.finfo(coarsest).eps
+    tolerance = _FACTOR * statistics.median(noises) + _FLOOR_STEPS * rounding_step(coarsest, device_of(candidate.model))
     detail = least.mismatch or f"largest at {least.where}; weights rounded: the least of {len(cases)} draws"
     return _check(cases[0].name, least.error, tolerance, detail)
 

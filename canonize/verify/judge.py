@@ -10,8 +10,10 @@ import torch
 
 from canonize.inputs import Inputs
 from canonize.report.data import Check, OutputError
+from canonize.twins.twin import device_of
 from canonize.verify import measure, run
 from canonize.verify.candidate import Candidate, declined
+from canonize.verify.environment import rounding_step
 from canonize.verify.measure import Difference
 from canonize.verify.oracle import Oracle, representable
 from canonize.verify.regimes import Case
@@ -189,7 +191,7 @@ class Judge:
         rounded = self.candidate.dtype == torch.float64
         noise_factor = _PROVEN_NOISE_FACTOR if self.proven else _NOISE_FACTOR
         factor, steps = (_ROUNDED_FACTOR, _ROUNDED_STEPS) if rounded else (noise_factor, _FLOOR_STEPS)
-        floor = steps * torch.finfo(self._coarsest()).eps
+        floor = steps * rounding_step(self._coarsest(), device_of(self.candidate.model))
         if difference.counted:
             floor = max(floor, _COUNTED_FLOOR)
         return factor * noise + floor

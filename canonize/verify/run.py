@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import random
-import sys
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
+from weakref import WeakSet
 
 import torch
 from torch import Tensor, fx, nn
@@ -16,8 +16,9 @@ from torch.utils._pytree import tree_map_only
 
 from canonize.inputs import Inputs
 from canonize.twins.float64 import in_float64
+from canonize.twins.randomness import PrivateRandom, Streams
 from canonize.twins.twin import device_of
-from canonize.twins.writes import WriteError, unharmed
+from canonize.twins.writes import WriteError, is_opaque, unharmed
 from canonize.verify import measure
 
 
@@ -25,53 +26,47 @@ class FailedRunError(RuntimeError):
     """A model raised while it was run; the message is one line long."""
 
 
-def precision_switches() -> list[tuple[Any, str, Any]]:
-    """Where torch keeps what it may compute float32 in: holder, attribute, value for full precision."""
-    backends = torch.backends
-    if hasattr(backends.cuda.matmul, "fp32_precision"):
-        # The newer interface: torch refuses to read the older flags once a user has set these.
-        cudnn, mkldnn = backends.cudnn, backends.mkldnn
-        holders = [backends.cuda.matmul]
-        holders += [getattr(b, op) for b in (cudnn, mkldnn) for op in ("matmul", "conv", "rnn") if hasattr(b, op)]
-        return [(holder, "fp32_precision", "ieee") for holder in holders]
-    return [(holder, "allow_tf32", False) for holder in (backends.cuda.matmul, backends.cudnn)]
+# The proof that this thread is in the middle of.
+_HERE = threading.local()
+# Copies that have drawn no random number: they are run without a watch over it.
+_STILL: WeakSet[nn.Module] = WeakSet()
 
 
 @contextlib.contextmanager
 def undisturbed(device: torch.device | None = None) -> Iterator[None]:
-    """Compute in full precision, and give back every global state as it was.
+    """Compute as the calling thread does, without gradients and without autocast.
 
-    TF32 and autocast are off inside; TF32, gradient mode, default dtype and random states (torch, Python, NumPy) are
-    afterwards what they were before.
+    Whatever belongs to the whole process stays as it is: torch's default dtype, TF32, the global random generators.
+    What a forward draws from torch comes from generators of the proof's own.
 
     Parameters
     ----------
     device : torch.device, optional
-        Whose random state is to be kept beside the CPU's.
+        Of the model.
     """
-    switches = precision_switches()
-    before = [getattr(holder, name) for holder, name, _ in switches]
-    dtype, python_state = torch.get_default_dtype(), random.getstate()
-    numpy_random = getattr(sys.modules.get("numpy"), "random", None)
-    numpy_state = numpy_random.get_state() if numpy_random is not None else None
     on_gpu = device is not None and device.type == "cuda"
     with contextlib.ExitStack() as stack:
-        stack.enter_context(torch.random.fork_rng(devices=[device] if on_gpu else []))
         stack.enter_context(torch.inference_mode(False))
         stack.enter_context(torch.autograd.set_grad_enabled(False))
         for kind in ("cpu", "cuda") if on_gpu else ("cpu",):
             stack.enter_context(torch.autocast(kind, enabled=False))
+        before, _HERE.streams = getattr(_HERE, "streams", None), Streams()
         try:
-            for holder, name, value in switches:
-                setattr(holder, name, value)
             yield
         finally:
-            for (holder, name, _), value in zip(switches, before, strict=True):
-                setattr(holder, name, value)
-            torch.set_default_dtype(dtype)
-            random.setstate(python_state)
-            if numpy_random is not None:
-                numpy_random.set_state(numpy_state)
+            _HERE.streams = before
+
+
+@contextlib.contextmanager
+def _drawing_privately(model: nn.Module) -> Iterator[None]:
+    """Keep a model from the global random generator; nothing is watched where it was seen not to draw."""
+    if model in _STILL or any(is_opaque(module) for module in model.modules()):
+        yield
+        return
+    with PrivateRandom(getattr(_HERE, "streams", None)) as watch:
+        yield
+    if not watch.drew:
+        _STILL.add(model)
 
 
 def outputs(model: nn.Module, inputs: Inputs, dtype: torch.dtype) -> Any:
@@ -179,13 +174,15 @@ def call(model: nn.Module, inputs: Inputs, dtype: torch.dtype) -> Any:
     FailedRunError
         If the model raises.
     """
-    context = in_float64() if dtype == torch.float64 else contextlib.nullcontext()
+    context: Any = contextlib.nullcontext()
+    if dtype == torch.float64:
+        context = in_float64(operators=any(isinstance(part, torch.jit.ScriptModule) for part in model.modules()))
     run: Any = model
     if isinstance(model, fx.GraphModule) and getattr(model._wrapped_call, "cls_call", None) is None:
         # Its own call prints the code around an error, also where a refusal is what is being asked for.
         run = functools.partial(nn.Module.__call__, model)
     try:
-        with context:
+        with _drawing_privately(model), context:
             return run(*inputs.args, **inputs.kwargs)
     except WriteError:
         raise

@@ -36,7 +36,6 @@ class Restless(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         self.calls += 1
         x.mul_(2)
-        random.random()
         torch.rand(1)
         return self.norm(self.linear(x)) * self.table["scale"][0] + self.derived + self.tied
 
