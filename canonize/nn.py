@@ -28,6 +28,7 @@ __all__ = [
     "Gate",
     "Mean",
     "Offset",
+    "RMSNorm",
     "Rearrange",
     "Sum",
     "SumOver",
@@ -181,6 +182,48 @@ class SumOver(nn.Module):
     def extra_repr(self) -> str:
         """Show the dimensions."""
         return f"dim={self.dim}, keepdim={self.keepdim}"
+
+
+class RMSNorm(nn.RMSNorm):
+    r"""Division by the root mean square, without a weight, whatever precision it computes in.
+
+    .. math:: y = x \Big/ \sqrt{\tfrac{1}{n} \sum_i x_i^2 + \epsilon}
+
+    Parameters
+    ----------
+    dim : sequence of int
+        Dimensions of the mean, counted from the end.
+    eps : float
+    inner : torch.dtype, optional
+        Precision that it computes in; by default its input's.
+    back : bool
+        Whether the result has the precision of the input, not ``inner``.
+
+    References
+    ----------
+    Zhang & Sennrich 2019, *Root Mean Square Layer Normalization* (arXiv 1910.07467), Eq. 4.
+    """
+
+    def __init__(
+        self, dim: Sequence[int], eps: float, inner: torch.dtype | None = None, back: bool = True
+    ) -> None:  # fmt: skip
+        nn.Module.__init__(self)
+        self.dim, self.eps, self.inner, self.back = tuple(dim), eps, inner, back
+        self.normalized_shape, self.elementwise_affine = (), False
+        self.register_parameter("weight", None)
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Divide by the root mean square."""
+        wide = input if self.inner is None else input.to(self.inner)
+        result = wide * torch.rsqrt(wide.square().mean(self.dim, keepdim=True) + (self.eps or 0.0))
+        return result.to(input.dtype) if self.back else result
+
+    def reset_parameters(self) -> None:
+        """There are none."""
+
+    def extra_repr(self) -> str:
+        """Show the dimensions and the constant."""
+        return f"dim={self.dim}, eps={self.eps}" + (f", inner={self.inner}" if self.inner is not None else "")
 
 
 class ChannelPad(nn.Module):

@@ -1360,4 +1360,22 @@ MUTANTS: tuple[Mutant, ...] = (
         ("a name that nobody registered", "    if not url:\n", "    if True:\n"),
         ("an extra that does not help", "if sys.version_info < first:", "if False:"),
     ),
+    *_many(
+        "recognised normalisations",
+        "normalize/recognise.py",
+        "test_recognise.py",
+        (
+            "any power will do",
+            "_power(_operation(network, factor)) != power",
+            "_power(_operation(network, factor)) is None",
+        ),
+        (
+            "the numerator may be anything",
+            "if not _same_value(network, _uncast(network, numerator), source):",
+            "if False:",
+        ),
+        ("a factor inside is overlooked", " or float(affine.scale) != 1.0", ""),
+        ("the weight on the numerator is lost", "        if found.scaled is not None:", "        if False:"),
+        ("the precision inside is lost", "None if found.inner == own else found.inner", "None"),
+    ),
 )

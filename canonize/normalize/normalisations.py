@@ -1,4 +1,4 @@
-r"""LayerNorm, GroupNorm and InstanceNorm: what depends on the input stays, the affine behind it is split off.
+r"""LayerNorm, RMSNorm, GroupNorm and InstanceNorm: what depends on the input stays, the affine behind it is split off.
 
 .. math:: \mathrm{LN}(x) = \gamma \odot \hat x + \beta, \qquad \hat x = \frac{x - \mu(x)}{\sqrt{\sigma^2(x) + \epsilon}}
 
@@ -21,7 +21,9 @@ from canonize.normalize.constants import FixedValue
 from canonize.normalize.operations import Built, Context, Layer, is_node, operation, plain
 
 INSTANCE_NORM = (nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d)
-SPLIT = (nn.LayerNorm, nn.GroupNorm, *INSTANCE_NORM)
+# They divide over their last dimensions, the others over positions.
+_OVER_FEATURES = (nn.LayerNorm, nn.RMSNorm)
+SPLIT = (*_OVER_FEATURES, nn.GroupNorm, *INSTANCE_NORM)
 
 
 def split(module: nn.Module, ndim: int) -> tuple[nn.Module, Affine] | None:
@@ -29,17 +31,17 @@ def split(module: nn.Module, ndim: int) -> tuple[nn.Module, Affine] | None:
     norm: Any = module
     if not isinstance(norm.weight, Tensor) or getattr(norm, "running_mean", None) is not None:
         return None
-    if isinstance(module, nn.LayerNorm) and len(module.normalized_shape) != 1:
+    if isinstance(module, _OVER_FEATURES) and len(module.normalized_shape) != 1:
         return None
-    dim = ndim - 1 if isinstance(module, nn.LayerNorm) else 1
+    dim = ndim - 1 if isinstance(module, _OVER_FEATURES) else 1
     shape = [1] * ndim
     shape[dim] = -1
     scale = exact_value(norm.weight).to(EXACT)
-    shift = exact_value(norm.bias).to(EXACT) if isinstance(norm.bias, Tensor) else scale * 0
+    shift = exact_value(norm.bias).to(EXACT) if isinstance(getattr(norm, "bias", None), Tensor) else scale * 0
     core: Any = copy.copy(module)
     core.__class__ = layer_class(type(module))
-    core.__dict__["_parameters"] = dict(norm._parameters) | {"weight": None, "bias": None}
-    if isinstance(module, nn.LayerNorm):
+    core.__dict__["_parameters"] = dict(norm._parameters) | dict.fromkeys(norm._parameters)
+    if isinstance(module, _OVER_FEATURES):
         core.elementwise_affine = False
     else:
         core.affine = False
@@ -55,6 +57,15 @@ def layer_norm(
         return None
     module: Any = nn.LayerNorm(normalized_shape, eps, elementwise_affine=False)
     return _with_parameters(module, input, weight, bias, "elementwise_affine")
+
+
+@operation("rms_norm")
+def rms_norm(ctx: Context, input: Any, normalized_shape: Any, weight: Any = None, eps: Any = None, *_: Any) -> Built:
+    """``F.rms_norm`` with a fixed weight, as the module."""
+    if not is_node(input) or not plain(normalized_shape, eps):
+        return None
+    module: Any = nn.RMSNorm(normalized_shape, eps, elementwise_affine=False)
+    return _with_parameters(module, input, weight, None, "elementwise_affine")
 
 
 @operation("group_norm")

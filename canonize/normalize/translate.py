@@ -27,6 +27,7 @@ from canonize.normalize.functionalize import functionalize
 from canonize.normalize.naming import kind_of, operation_name, target_name
 from canonize.normalize.normalisations import INSTANCE_NORM, SPLIT, split
 from canonize.normalize.operations import OPERATIONS, Context, Layer, Same
+from canonize.normalize.recognise import recognise
 from canonize.twins.modules import named_modules
 from canonize.twins.torchscript import Scripted
 
@@ -65,6 +66,7 @@ def normalize(captured: Captured, inputs: Inputs, name: str) -> Network:
     if captured.tracer == "symbolic_trace":
         functionalize(graph, root)
     network = _Translation(graph, root, inputs, name).run()
+    recognise(network)
     network.notes.extend(captured.notes)
     return network
 
