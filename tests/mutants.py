@@ -1376,6 +1376,10 @@ MUTANTS: tuple[Mutant, ...] = (
         ),
         ("a factor inside is overlooked", " or float(affine.scale) != 1.0", ""),
         ("the weight on the numerator is lost", "        if found.scaled is not None:", "        if False:"),
-        ("the precision inside is lost", "None if found.inner == own else found.inner", "None"),
+        (
+            "the precision inside is lost",
+            "None if found.inner == _dtype(network, found.source) else found.inner",
+            "None",
+        ),
     ),
 )
