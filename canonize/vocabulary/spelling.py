@@ -22,9 +22,9 @@ SPACES: dict[str, Any] = {
     "operator": operator,
     "torch._C._nn": torch._C._nn,
     "torch._C._VariableFunctions": torch._C._VariableFunctions,
-    "torch._C._linalg": torch._C._linalg,
-    "torch._C._fft": torch._C._fft,
-    "torch._C._special": torch._C._special,
+    "torch._C._linalg": torch._C._linalg,  # type: ignore[attr-defined]
+    "torch._C._fft": torch._C._fft,  # type: ignore[attr-defined]
+    "torch._C._special": torch._C._special,  # type: ignore[attr-defined]
     "torch.linalg": torch.linalg,
     "torch.special": torch.special,
     "torch.fft": torch.fft,
