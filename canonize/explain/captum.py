@@ -30,6 +30,7 @@ from torch.utils import _pytree as pytree
 from canonize import nn as cnn
 from canonize.algebra.weights import LINEAR
 from canonize.errors import ExplainError
+from canonize.explain.deep_lift import has_deep_lift_rule
 from canonize.explain.hooks import (
     ByContribution,
     ProductEpsilon,
@@ -45,7 +46,7 @@ from canonize.explain.structure import assembled
 from canonize.graph.factors import Factors, dependents, gates_closed, module_at, products
 from canonize.graph.network import shell
 from canonize.graph.relevance import Operation, Way
-from canonize.vocabulary.kinds import ACTIVATIONS, MAXIMA, THRESHOLDS, Kind, chooses, kind_of
+from canonize.vocabulary.kinds import ACTIVATIONS, THRESHOLDS, Kind, kind_of
 
 require("captum")
 
@@ -346,25 +347,6 @@ def _rule_of(module: nn.Module, found: Factors, options: dict[str, Any]) -> Any:
 
 
 # ------------------------------------------------------------------------------- DeepLIFT, guided backpropagation
-
-
-def has_deep_lift_rule(operation: Operation) -> bool:
-    """Whether DeepLIFT, as it is here, has a rule for an operation that makes contributions add up."""
-    module = operation.module
-    if module is None:
-        return operation.has_rule or operation.operator in _AFFINE_FUNCTIONS
-    kind = kind_of(module)
-    if kind in (Kind.UNKNOWN, Kind.CLOSED, Kind.SOFTMAX, Kind.NORMALISATION) or isinstance(module, nn.GLU):
-        return False
-    if kind is Kind.COPY and isinstance(module, (cnn.Call, *MAXIMA)):  # which element it is depends on the input
-        return type(module) in deep_lift.SUPPORTED_NON_LINEAR or not chooses(module)
-    return operation.has_rule
-
-
-_AFFINE_FUNCTIONS = {
-    *("convolution", "addmm", "add", "sub", "neg", "mean", "sum", "native_batch_norm", "cudnn_batch_norm"),
-    *("avg_pool2d", "avg_pool1d", "avg_pool3d", "adaptive_avg_pool2d", "mkldnn_convolution", "thnn_conv2d"),
-}
 
 
 class _Rescaling:

@@ -83,7 +83,7 @@ class Watch:
 
     def _has_rule(self, operation: Operation) -> bool:
         if self.method.name == "deep-lift":
-            from canonize.explain.captum import has_deep_lift_rule
+            from canonize.explain.deep_lift import has_deep_lift_rule
 
             return has_deep_lift_rule(operation)
         module = operation.module
