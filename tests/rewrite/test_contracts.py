@@ -35,13 +35,13 @@ def _affine_waits(network: Network, journal: Journal) -> None:
 
 
 def _forget_where(network: Network, journal: Journal) -> None:
-    for course in journal.courses.values():
-        course.into.clear()
+    for history in journal.histories.values():
+        history.into.clear()
 
 
 def _into_a_layer_that_is_gone(network: Network, journal: Journal) -> None:
-    for course in journal.courses.values():
-        course.into[:] = ["nowhere"]
+    for history in journal.histories.values():
+        history.into[:] = ["nowhere"]
 
 
 def _call_twice(network: Network, journal: Journal) -> None:
