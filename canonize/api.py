@@ -9,7 +9,15 @@ import torch
 from torch import fx, nn
 
 from canonize.canonical import findings, inspect_module
-from canonize.errors import CanonizeError, CaptureError, InputError, NotEquivalentError, RewriteError, StatefulError
+from canonize.errors import (
+    CanonizeError,
+    CaptureError,
+    InputError,
+    NotEquivalentError,
+    RewriteError,
+    StatefulError,
+    cuts_in,
+)
 from canonize.forms import chosen_forms
 from canonize.graph.network import Network
 from canonize.inputs import Inputs, infer, normalise
@@ -104,6 +112,8 @@ def _captured_and_rewritten(
                 report.verdict = _prove(model, network, built, inputs, tell)
             return built, report
         except Exception as error:
+            if cuts_in(error):
+                raise
             # A trace can silently take another branch than the model does. Only torch.export's word is final.
             told = error if isinstance(error, CanonizeError) else _unexpected(model, error)
             if tracer == "torch.export" or isinstance(error, InputError):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import signal
+
 
 class CanonizeError(Exception):
     """Base class of every error that canonize raises on purpose.
@@ -67,3 +69,19 @@ class NotEquivalentError(CanonizeError, AssertionError):
 
 class ExplainError(CanonizeError):
     """A model cannot be explained as asked: no such method, no rule for a layer, a library that is missing."""
+
+
+def cuts_in(error: BaseException) -> bool:
+    """Whether an exception is the caller's own, which stops whatever runs: a time limit, or what a signal raised.
+
+    It says nothing about a model, and no other way is tried because of it.
+    """
+    if isinstance(error, TimeoutError):
+        return True
+    handlers = {getattr(signal.getsignal(number), "__code__", None) for number in signal.valid_signals()} - {None}
+    trace = error.__traceback__
+    while trace is not None and handlers:
+        if trace.tb_frame.f_code in handlers:
+            return True
+        trace = trace.tb_next
+    return False

@@ -285,7 +285,7 @@ def test_conditions_are_told_as_one_would_write_them(
 ) -> None:
     model = wired(forward, conv=conv(3, 3)).double().eval()
     (note,) = canonize.canonize(model, torch.randn(2, 3, 6, 5, dtype=torch.float64)).report.notes
-    assert f"this canonical model holds where {condition}." in note
+    assert f"this canonical model holds where {condition} (test_capture.py:" in note
 
 
 def test_the_refusal_says_what_to_do_and_the_report_knows_of_it() -> None:

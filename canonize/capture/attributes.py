@@ -34,7 +34,7 @@ def attributes_as_they_were(root: nn.Module, notes: list[str]) -> Iterator[None]
         yield
     finally:
         for path, table, before in tables:
-            if _is_as_it_was(table, before):
+            if is_as_it_was(table, before):
                 continue
             after = dict(table)
             changed.append((path, before, after))
@@ -54,7 +54,7 @@ def attributes_as_they_were(root: nn.Module, notes: list[str]) -> Iterator[None]
                 notes.append(f"the forward counts in {where}; the canonical model is what it computes at first")
 
 
-def _is_as_it_was(table: dict[str, Any], before: dict[str, Any]) -> bool:
+def is_as_it_was(table: dict[str, Any], before: dict[str, Any]) -> bool:
     """Whether two tables hold the very same things under the same names."""
     if len(table) != len(before) or table.keys() != before.keys():
         return False

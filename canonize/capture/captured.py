@@ -37,12 +37,15 @@ class Captured:
     tracer : {"symbolic_trace", "torch.export"}
     notes : tuple of str
         What the graph leaves out.
+    told : bool
+        Whether the forward makes text of values, which the meta device has not.
     """
 
     graph: fx.Graph
     root: nn.Module
     tracer: str
     notes: tuple[str, ...] = ()
+    told: bool = False
 
 
 def input_names(forward: Callable[..., Any], inputs: Inputs) -> Iterator[str]:

@@ -14,7 +14,7 @@ from torch.utils._pytree import tree_leaves
 from canonize.capture.captured import Captured, defaults, input_names, path_of, plain_output_notes
 from canonize.capture.size_guards import Leaf, guard_inputs
 from canonize.compat import exporting, guards_of
-from canonize.errors import CaptureError
+from canonize.errors import CaptureError, cuts_in
 from canonize.inputs import Inputs
 from canonize.twins.copying import eval_twin
 from canonize.twins.writes import unharmed, writes_its_state
@@ -115,6 +115,8 @@ def _export(root: nn.Module, inputs: Inputs) -> torch.export.ExportedProgram:
                     root, example.args, example.kwargs or None, dynamic_shapes=shapes, strict=False
                 )
         except Exception as error:  # the last attempt's failure is raised below
+            if cuts_in(error):
+                raise
             failure = failure or error
     assert failure is not None
     raise failure
@@ -204,7 +206,9 @@ def _holds_for_one(root: nn.Module, graph: fx.Graph, inputs: Inputs) -> bool:
         with torch.no_grad():
             expected = unharmed(twin, lambda: twin(*row.args, **row.kwargs))
             found = fx.GraphModule(root, graph)(*copied.args, *copied.kwargs.values())
-    except Exception:
+    except Exception as error:
+        if cuts_in(error):
+            raise
         return False
     pairs = itertools.zip_longest(*(_leaves(value) for value in (expected, found)))
     return all(_alike(a, b) for a, b in pairs)

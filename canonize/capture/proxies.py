@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import builtins
 import contextlib
+import math
 import operator
 import sys
 from collections.abc import Callable, Iterator
@@ -62,8 +63,18 @@ class _Sized:
     def _shown(self) -> str:
         """What stands in a text. Most texts are messages, for which nothing is worked out; names of dtypes are not."""
         proxy: Any = self
+        if _asked_by_the_model(3) and proxy.tracer.is_tensor(proxy.node):
+            proxy.tracer.told = True  # whoever reads the text reads values
         named = type(self) is SizedAttribute and proxy.attr in _NAMED
         return str(_plain(proxy)) if named and _asked_by_the_model(3) else repr(self)
+
+    def __ceil__(self) -> Any:
+        proxy: Any = self
+        return proxy.tracer.create_proxy("call_function", math.ceil, (proxy,), {})
+
+    def __floor__(self) -> Any:
+        proxy: Any = self
+        return proxy.tracer.create_proxy("call_function", math.floor, (proxy,), {})
 
     def __round__(self, *digits: Any) -> Any:
         proxy: Any = self
@@ -74,7 +85,7 @@ class _Sized:
         self.tracer.create_proxy("call_function", operator.setitem, (self, index, value), {})
 
     def __len__(self) -> int:
-        # A length is a number of dimensions or of outputs; unlike a size it does not vary from call to call.
+        # Asked by Python itself; where a forward asks, `truthful_questions` keeps the length of a tensor free.
         proxy: Any = self
         with untraced(proxy.tracer):
             value = proxy.tracer.value_of(proxy.node)
@@ -82,7 +93,7 @@ class _Sized:
             return int(_plain(proxy.tracer.create_proxy("call_method", "size", (proxy, 0), {})))
         if not isinstance(value, tuple | list):
             raise proxy.tracer.failed(f"{proxy.node.name} has no length while tracing")
-        return len(value)
+        return int(proxy.tracer.count_of(proxy.node, value))
 
     def __index__(self) -> int:
         return operator.index(_plain(self))
@@ -129,12 +140,12 @@ def _asked_by_the_model(depth: int = 2) -> bool:
 
 @contextlib.contextmanager
 def truthful_questions() -> Iterator[None]:
-    """Let ``isinstance`` and ``torch.is_tensor`` say of a proxy in a model's code what they would say of its value.
+    """Let ``isinstance``, ``len`` and ``torch.is_tensor`` say of a proxy in a model's code what they say of its value.
 
     Their answer decides which way a forward takes, and no error would tell that it was wrong. The class of a proxy
     cannot lie instead: torch's C++ code asks for it, too.
     """
-    real, is_tensor, check = builtins.isinstance, torch.is_tensor, torch._check
+    real, is_tensor, check, length = builtins.isinstance, torch.is_tensor, torch._check, builtins.len
     proxies = (SizedProxy, SizedAttribute)
 
     def truthful(value: Any, classes: Any) -> bool:
@@ -147,12 +158,23 @@ def truthful_questions() -> Iterator[None]:
     def says_tensor(value: Any) -> bool:
         return value.tracer.is_tensor(value.node) if type(value) in proxies else is_tensor(value)
 
+    def length_of(value: Any) -> Any:
+        if type(value) not in proxies or not _asked_by_the_model():
+            return length(value)
+        with untraced(value.tracer):
+            known = value.tracer.value_of(value.node)
+        if not real(known, Tensor):
+            return length(value)
+        return value.tracer.create_proxy("call_method", "size", (value, 0), {})  # the number of rows stays free
+
     def checks(condition: Any, *message: Any) -> None:
         if type(condition) not in proxies:  # assertions on values are not part of the function
             check(condition, *message)
 
     builtins.isinstance, torch.is_tensor, torch._check = truthful, says_tensor, checks  # type: ignore[assignment]
+    builtins.len = length_of
     try:
         yield
     finally:
         builtins.isinstance, torch.is_tensor, torch._check = real, is_tensor, check
+        builtins.len = length

@@ -21,6 +21,7 @@ from torch.fx.proxy import TraceError
 
 from canonize.capture.captured import GUARD, PLAIN, Captured, defaults, flag_message, input_names, plain_output_notes
 from canonize.capture.leaves import is_leaf
+from canonize.capture.pieces import cuts, pieces_vary
 from canonize.capture.proxies import SizedProxy, truthful_questions, untraced
 from canonize.capture.recording import (
     PatchedModule,
@@ -28,6 +29,7 @@ from canonize.capture.recording import (
     recorded_autograd_functions,
     sequence_functions,
 )
+from canonize.capture.source import current_line
 from canonize.capture.whole import opened_functions, refuse_hidden_writes
 from canonize.capture.wording import expression
 from canonize.graph.shapes import Shapes, Unknown, gives_tensor
@@ -36,6 +38,8 @@ from canonize.twins.writes import WriteGuard
 
 # Layers that give more than a tensor.
 _SEVERAL = (nn.RNNBase, nn.RNNCellBase, nn.MultiheadAttention)
+# Python's own: a trace exchanges it.
+_LENGTH = len
 _OF_DEVICES = {"device", "is_cuda", "is_cpu", "is_mps", "is_xpu", "is_meta"}
 # One trace at a time: what is replaced meanwhile is everybody's.
 _TRACING = threading.RLock()
@@ -46,15 +50,18 @@ class _Tracer(fx.Tracer):
 
     proxy_buffer_attributes = True
 
-    def __init__(self, inputs: Inputs) -> None:
+    def __init__(self, inputs: Inputs, pinned: bool = False) -> None:
         super().__init__(autowrap_functions=tuple(sequence_functions().values()))
         self.inputs = inputs
+        self.pinned = pinned
+        self.counted: set[fx.Node] = set()
         self.sizes: Shapes | None = None
         self.guarded: dict[fx.Node, Any] = {}
         self.path = [""]
         self.failure: TraceError | None = None
         self.at_rest = False
         self.thread = threading.get_ident()
+        self.told = False
         self.notes: tuple[str, ...] = ()
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
@@ -161,11 +168,11 @@ class _Tracer(fx.Tracer):
         with untraced(self):
             value = self.value_of(obj.node)
         if isinstance(value, Tensor):
-            self.decide(self.create_proxy("call_method", "size", (obj, 0), {}).node)
+            self.settle(self.create_proxy("call_method", "size", (obj, 0), {}).node, value.shape[0])
             return self._items(obj, value.shape[0])
         if not isinstance(value, tuple | list):
             raise self.failed(f"{obj.node.name} cannot be unpacked while tracing")
-        return self._items(obj, len(value))
+        return self._items(obj, self.count_of(obj.node, value))
 
     def _items(self, obj: fx.Proxy, count: int) -> Iterator[Any]:
         return iter([self.create_proxy("call_function", operator.getitem, (obj, i), {}) for i in range(count)])
@@ -183,16 +190,42 @@ class _Tracer(fx.Tracer):
             if isinstance(value, Tensor | fx.Proxy) or value is Unknown:
                 raise self.failed(f"{node.name} is decided by the data, not by shapes")
             shapes = self.shapes
-            if any(shapes.value_in(node, env) not in (value, Unknown) for env in shapes.batch_variants):
+            if shapes.reads_data(node):
+                raise self.failed(f"{node.name} is decided by the data, not by shapes (it is data-dependent)")
+            if not self.pinned and any(
+                shapes.value_in(node, env) not in (value, Unknown) for env in shapes.batch_variants
+            ):
                 raise self.failed(f"{node.name} depends on the batch size")
             on_device = self._on_its_device(node)
             if on_device is not Unknown:
                 return on_device
+        self.settle(node, value)
+        return value
+
+    def settle(self, node: fx.Node, value: Any) -> None:
+        """Take the value of a node for what it always is; where it may be another one, the graph checks it."""
+        with untraced(self):
             guard = node not in self.guarded and self._depends_on_size(node)
         if guard:
             self.guarded[node] = value
             self._guard(node, value)
-        return value
+
+    def count_of(self, node: fx.Node, value: Any) -> int:
+        """How many items a tuple or a list has; where that follows from a size, the graph checks it."""
+        count = len(value)
+        with untraced(self):
+            if self.shapes.reads_data(node):
+                raise self.failed(f"the number of items of {node.name} is decided by the data (it is data-dependent)")
+            varies = cuts(node) and pieces_vary(node, self._values_of)
+        if varies and node not in self.counted:
+            self.counted.add(node)
+            self._guard(self.create_node("call_function", _LENGTH, (node,), {}), count)
+        return count
+
+    def _values_of(self, node: fx.Node) -> list[Any]:
+        """A node's value under the example inputs, and under the others that are tried."""
+        shapes = self.shapes
+        return [shapes.value_in(node, env) for env in (shapes.own, *shapes.batch_variants, *shapes.size_variants)]
 
     def failed(self, why: str) -> TraceError:
         """The error to raise; a forward that catches it has taken a way that the model does not take."""
@@ -274,7 +307,10 @@ class _Tracer(fx.Tracer):
         else:
             holds = self.graph.call_function(operator.eq, (node, value))
         shown = tuple(value) if isinstance(value, torch.Size) else value
-        condition = expression(node) if value is True else f"{expression(node)} is {shown}"
+        words = expression(node, self.is_tensor)
+        condition = words if value is True else f"{words} is {shown}"
+        line = current_line()
+        condition += f" ({line})" if line else ""
         message = f"{GUARD}: this canonical model holds where {condition}. Canonize again with an input like yours."
         self.graph.call_function(torch._assert, (holds, message))
 
@@ -333,7 +369,7 @@ def _traced(root: nn.Module, inputs: Inputs) -> Captured:
         raise tracer.failure
     _detach_what_had_no_gradient(tracer, graph)
     refuse_hidden_writes(graph, tracer.shapes)
-    return Captured(graph, root, "symbolic_trace", tracer.notes)
+    return Captured(graph, root, "symbolic_trace", tracer.notes, tracer.told)
 
 
 def _held(root: nn.Module, name: str) -> Tensor | None:

@@ -10,10 +10,11 @@ from torch import nn
 from canonize.capture.attributes import attributes_as_they_were
 from canonize.capture.baking import bake_weights
 from canonize.capture.captured import Captured
+from canonize.capture.conformance import check_conformance, refuse_lost_reads
 from canonize.capture.exported import export_trace
 from canonize.capture.hooks import refuse_what_a_trace_would_drop
 from canonize.capture.symbolic import symbolic_trace
-from canonize.errors import CaptureError
+from canonize.errors import CaptureError, cuts_in
 from canonize.inputs import Inputs
 from canonize.twins.copying import eval_copy
 from canonize.twins.modules import class_name
@@ -55,12 +56,18 @@ def capture(model: nn.Module, inputs: Inputs, tracer: str | None = None) -> Capt
             notes: list[str] = []
             with attributes_as_they_were(root, notes):
                 captured = trace(root, inputs)
+            if name == "torch.fx":
+                check_conformance(model, captured, inputs)
+            else:
+                refuse_lost_reads(model, captured, inputs)
             return dataclasses.replace(captured, notes=(*captured.notes, *notes))
         except CaptureError as error:
             if name == "torch.export":
                 raise
             failures.append((name, error))
         except Exception as error:
+            if cuts_in(error):
+                raise
             failures.append((name, error))
     raise _cannot(model, failures) from failures[-1][1]
 

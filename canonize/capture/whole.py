@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, fx
 from torch.utils import _pytree as pytree
 
-from canonize.errors import CaptureError
+from canonize.errors import CaptureError, cuts_in
 from canonize.graph.shapes import Shapes, Unknown
 
 # Where functions come from that name what they overwrite, or overwrite nothing.
@@ -89,6 +89,8 @@ def _writes(node: fx.Node, value_of: Callable[[fx.Node], Any]) -> bool | None:
         before = [tensor._version for tensor in tensors]
         try:
             node.target(*fx.map_arg(node.args, copies.__getitem__), **fx.map_arg(node.kwargs, copies.__getitem__))
-        except Exception:
+        except Exception as error:
+            if cuts_in(error):
+                raise
             return None
         return [tensor._version for tensor in tensors] != before

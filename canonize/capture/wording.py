@@ -2,38 +2,66 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from torch import fx
 
 _SYMBOLS = {"eq": "==", "ne": "!=", "lt": "<", "le": "<=", "gt": ">", "ge": ">=", "add": "+", "sub": "-", "mul": "*",
             "floordiv": "//", "truediv": "/", "mod": "%"}  # fmt: skip
+# Deeper than this nobody reads a formula, and its length could double at each level.
+_DEEPEST = 5
 
 
-def expression(value: Any) -> str:
-    """A computation with sizes, as a reader would write it."""
-    if isinstance(value, slice):
-        ends = ("" if end is None else expression(end) for end in (value.start, value.stop))
-        return ":".join(ends) + (f":{expression(value.step)}" if value.step is not None else "")
-    if not isinstance(value, fx.Node):
-        return repr(value)
-    if value.op == "call_function":
-        name = getattr(value.target, "__name__", str(value.target))
-        parts = [expression(argument) for argument in value.args]
+def expression(value: Any, is_data: Callable[[fx.Node], bool]) -> str:
+    """A computation with sizes, as a reader would write it.
+
+    Parameters
+    ----------
+    value : fx.Node or object
+    is_data : callable
+        Whether a node's value is a tensor. How a tensor was computed is not told: it is called by its name.
+    """
+    return _Words(is_data).of(value, 0)[0]
+
+
+class _Words:
+    """Each node is worded once at each depth, so that what is read twice costs no more than what is read once."""
+
+    def __init__(self, is_data: Callable[[fx.Node], bool]) -> None:
+        self._is_data = is_data
+        self._known: dict[tuple[fx.Node, int], tuple[str, bool]] = {}
+
+    def of(self, value: Any, depth: int) -> tuple[str, bool]:
+        """The words, and whether they need parentheses in a larger expression."""
+        if isinstance(value, slice):
+            ends = ("" if end is None else self.of(end, depth)[0] for end in (value.start, value.stop))
+            step = f":{self.of(value.step, depth)[0]}" if value.step is not None else ""
+            return ":".join(ends) + step, False
+        if isinstance(value, tuple | list):
+            items = ", ".join(self.of(item, depth)[0] for item in value)
+            return (f"[{items}]" if isinstance(value, list) else f"({items})"), False
+        if not isinstance(value, fx.Node):
+            return repr(value), False
+        if (value, depth) not in self._known:
+            self._known[value, depth] = self._of_node(value, depth)
+        return self._known[value, depth]
+
+    def _of_node(self, node: fx.Node, depth: int) -> tuple[str, bool]:
+        if node.op not in ("call_function", "call_method"):
+            return str(node.target), False
+        if depth > _DEEPEST or self._is_data(node):
+            return node.name, False
+        parts = [self.of(argument, depth + 1) for argument in node.args]
+        if node.op == "call_method":
+            first, *rest = (words for words, _ in parts)
+            return f"{first}.{node.target}({', '.join(rest)})", False
+        name = getattr(node.target, "__name__", str(node.target))
+        operands = [f"({words})" if compound else words for words, compound in parts]
         if name in _SYMBOLS and len(parts) == 2:
-            return f" {_SYMBOLS[name]} ".join(_operand(argument) for argument in value.args)
+            return f" {_SYMBOLS[name]} ".join(operands), True
         if name == "getattr":
-            return f"{_operand(value.args[0])}.{value.args[1]}"
+            return f"{operands[0]}.{node.args[1]}", False
         if name == "getitem":
-            return f"{_operand(value.args[0])}[{parts[1]}]"
-        return f"{name}({', '.join(parts)})"
-    if value.op == "call_method":
-        first, *rest = (expression(argument) for argument in value.args)
-        return f"{first}.{value.target}({', '.join(rest)})"
-    return str(value.target)
-
-
-def _operand(value: Any) -> str:
-    """A part of a larger expression, in parentheses where it needs them."""
-    compound = isinstance(value, fx.Node) and getattr(value.target, "__name__", "") in _SYMBOLS
-    return f"({expression(value)})" if compound else expression(value)
+            return f"{operands[0]}[{parts[1][0]}]", False
+        return f"{name}({', '.join(words for words, _ in parts)})", False

@@ -16,6 +16,7 @@ from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 
 from canonize.algebra.exact import ExactTensor
+from canonize.errors import cuts_in
 from canonize.graph.affine import FrozenAffine
 from canonize.graph.shape_rules import KEEP_SHAPE, fixed_dims, output_of
 from canonize.inputs import Inputs
@@ -69,6 +70,8 @@ class Environment:
         self.meta: dict[fx.Node, Any] = {}
         self.real: dict[fx.Node, Any] = {}
         self.runs: bool | None = None
+        # Nodes that meta tensors could not follow: what they give may depend on values.
+        self.ran: set[fx.Node] = set()
 
 
 class Shapes:
@@ -104,6 +107,31 @@ class Shapes:
     def value_in(self, node: fx.Node, env: Environment) -> Any:
         """A node's value under other input sizes; ``Unknown`` where it cannot be inferred."""
         return self._value(node, env)
+
+    def reads_data(self, node: fx.Node) -> bool:
+        """Whether a plain value (a number, a list of them) depends on what the inputs hold, not on their sizes alone.
+
+        What meta tensors can follow depends on sizes only. What had to be run depends on all that it was made from.
+        """
+        self.value(node)
+        waiting: list[tuple[fx.Node, bool]] = [(node, False)]
+        seen = set(waiting)
+        while waiting:
+            current, values_matter = waiting.pop()
+            holds_tensor = _holds_tensor(self.value(current))
+            if current.op == "placeholder":
+                if holds_tensor and values_matter:
+                    return True
+                continue
+            values_matter = (values_matter and holds_tensor) or current in self.own.ran
+            for source in current.all_input_nodes:
+                if not values_matter and _holds_tensor(self.value(source)):
+                    continue  # asked for its size, or the like
+                following = (source, values_matter)
+                if following not in seen:
+                    seen.add(following)
+                    waiting.append(following)
+        return False
 
     def real(self, node: fx.Node) -> Any:
         """A node's value under the example inputs, computed; ``Unknown`` where that fails."""
@@ -248,9 +276,12 @@ class Shapes:
             with torch.no_grad():
                 return self._run(node, known, real)
         except Exception as error:
-            if real or not _meta_cannot_follow(error):
+            if cuts_in(error):
+                raise
+            if real or not meta_cannot_follow(error):
                 return Unknown
         # Values that meta tensors cannot follow (packed sequences, data-dependent sizes): run this part for real.
+        env.ran.add(node)
         value = self._evaluate(node, env, env.real, real=True)
         return value if value is Unknown else _to_meta(value)
 
@@ -290,7 +321,7 @@ class Shapes:
         return torch.func.functional_call(module, state, args, kwargs) if state else module(*args, **kwargs)
 
 
-def _meta_cannot_follow(error: Exception) -> bool:
+def meta_cannot_follow(error: Exception) -> bool:
     """Whether an operation failed for want of values; sizes that do not fit would not fit for real either."""
     return isinstance(error, NotImplementedError) or "meta" in str(error).lower() or "Dynamic" in type(error).__name__
 

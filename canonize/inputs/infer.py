@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from canonize.compat import no_warnings
-from canonize.errors import InputError
+from canonize.errors import InputError, cuts_in
 from canonize.inputs.shapes import Shape, parse_shape, random_inputs
 from canonize.inputs.values import Inputs, normalise
 from canonize.twins.randomness import PrivateRandom
@@ -224,6 +224,8 @@ def _runs(twin: nn.Module, inputs: Inputs) -> bool:
     with PrivateRandom(), torch.no_grad(), no_warnings():
         try:
             unharmed(twin, forward)
-        except Exception:  # models say "not this shape" with every kind of exception there is
+        except Exception as error:  # models say "not this shape" with every kind of exception there is
+            if cuts_in(error):
+                raise
             return False
     return True

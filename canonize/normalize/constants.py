@@ -11,6 +11,7 @@ from torch import Tensor, fx, nn
 
 from canonize.algebra.affine import EXACT
 from canonize.algebra.exact import exact_value
+from canonize.errors import cuts_in
 from canonize.twins.float64 import in_float64
 
 _RANDOM = ("rand", "dropout", "bernoulli", "normal", "multinomial", "uniform", "exponential", "cauchy", "geometric")
@@ -88,13 +89,17 @@ def _evaluate(node: fx.Node, fixed: dict[fx.Node, FixedValue], module: nn.Module
     try:
         with torch.no_grad():
             value = _run(node, lambda n: _detached(fixed[n].value), module)
-    except Exception:
+    except Exception as error:
+        if cuts_in(error):
+            raise
         return None
     try:
         # As the reference is run in float64: what integers become by default is float64 there, too.
         with torch.no_grad(), in_float64():
             exact = _run(node, lambda n: _as_exact(fixed[n].exact), None if module is None else _in_float64(module))
-    except Exception:
+    except Exception as error:
+        if cuts_in(error):
+            raise
         exact = value
     if (
         isinstance(exact, Tensor)

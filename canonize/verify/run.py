@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.utils._pytree import tree_map_only
 
+from canonize.errors import cuts_in
 from canonize.inputs import Inputs
 from canonize.twins.float64 import in_float64
 from canonize.twins.randomness import PrivateRandom, Streams
@@ -187,6 +188,8 @@ def call(model: nn.Module, inputs: Inputs, dtype: torch.dtype) -> Any:
     except WriteError:
         raise
     except Exception as error:
+        if cuts_in(error):
+            raise
         raise FailedRunError(_first_line(error)) from error
 
 

@@ -1,0 +1,94 @@
+"""Running a model's copy, or a captured graph of it, to see what it does."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+from collections import OrderedDict
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+
+from canonize.capture.attributes import is_as_it_was
+from canonize.capture.captured import GUARD
+from canonize.inputs import Inputs
+from canonize.twins.modules import named_modules
+
+_CONTAINERS = (dict, list, OrderedDict)
+
+
+class GuardedError(Exception):
+    """The graph refuses these inputs by a check of its own."""
+
+
+@contextlib.contextmanager
+def as_it_was(root: nn.Module) -> Iterator[None]:
+    """Take back what a forward leaves behind in attributes, also in the containers that it keeps there."""
+    tables: list[tuple[dict[str, Any], dict[str, Any], list[Any]]] = []
+    for _, module in named_modules(root):
+        own: dict[str, Any] = module.__dict__
+        containers = [(it, it.copy()) for name, it in own.items() if type(it) in _CONTAINERS and name[0] != "_"]
+        buffers: dict[str, Any] = module._buffers
+        tables += [(own, own.copy(), containers), (buffers, buffers.copy(), [])]
+    try:
+        yield
+    finally:
+        for table, before, containers in tables:
+            if not is_as_it_was(table, before):
+                table.clear()
+                table.update(before)
+            for container, held in containers:
+                container.clear()
+                container.update(held) if isinstance(container, dict) else container.extend(held)
+
+
+def run_graph(graph: fx.Graph, root: nn.Module, inputs: Inputs) -> None:
+    """Run a graph, node by node, with the layers of a copy of its root.
+
+    Raises
+    ------
+    GuardedError
+        Where the graph refuses the inputs.
+    """
+    values: dict[fx.Node, Any] = {}
+    arguments = iter([*inputs.args, *inputs.kwargs.values()])
+    for node in graph.nodes:
+        args, kwargs = fx.map_arg((node.args, node.kwargs), values.__getitem__)
+        if node.op == "placeholder":
+            values[node] = next(arguments)
+        elif node.op == "get_attr":
+            values[node] = functools.reduce(getattr, str(node.target).split("."), root)
+        elif node.op == "call_module":
+            values[node] = root.get_submodule(str(node.target))(*args, **kwargs)
+        elif node.op == "call_method":
+            values[node] = getattr(args[0], str(node.target))(*args[1:], **kwargs)
+        elif node.op == "call_function":
+            assert callable(node.target)
+            try:
+                values[node] = node.target(*args, **kwargs)
+            except AssertionError as error:
+                raise (GuardedError() if GUARD in str(error) else error) from error
+
+
+def duplicate(tensor: Tensor) -> Tensor:
+    """A tensor of its own with the same values."""
+    return like(tensor, tensor.detach().clone())
+
+
+def like(tensor: Tensor, value: Tensor) -> Tensor:
+    """A value in place of a tensor: a parameter, where that is one."""
+    if isinstance(tensor, nn.Parameter):
+        return nn.Parameter(value, tensor.requires_grad)
+    return value
+
+
+def empty(tensor: Tensor) -> Tensor:
+    """A tensor that is laid out alike, on the meta device."""
+    return torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device="meta")
+
+
+def fresh(inputs: Inputs, real: bool) -> Inputs:
+    """Inputs of their own: with the same values, or without any."""
+    return inputs.map(duplicate if real else empty)
