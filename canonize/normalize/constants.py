@@ -13,8 +13,7 @@ from canonize.algebra.affine import EXACT
 from canonize.algebra.exact import exact_value
 from canonize.errors import cuts_in
 from canonize.twins.float64 import in_float64
-
-_RANDOM = ("rand", "dropout", "bernoulli", "normal", "multinomial", "uniform", "exponential", "cauchy", "geometric")
+from canonize.vocabulary import resolve
 
 
 @dataclass
@@ -73,16 +72,14 @@ def fixed_values(graph: fx.Graph, root: nn.Module) -> dict[fx.Node, FixedValue]:
 
 
 def _is_fixed(node: fx.Node, fixed: dict[fx.Node, FixedValue]) -> bool:
-    name = str(getattr(node.target, "__name__", node.target)).lower()
-    if any(word in name for word in _RANDOM) and not _is_deterministic_dropout(node):
+    if not all(source in fixed for source in node.all_input_nodes):
         return False
-    if name.startswith(("_assert", "sym_constrain")):
-        return False
-    return all(source in fixed for source in node.all_input_nodes)
-
-
-def _is_deterministic_dropout(node: fx.Node) -> bool:
-    return "batch_norm" in str(node.target) or "layer_norm" in str(node.target) or "normalize" in str(node.target)
+    operation = resolve(node)
+    if operation is None:
+        return not str(getattr(node.target, "__name__", "")).startswith("_assert")
+    if operation.row.drops:
+        return not operation.get("training", True) or operation.get("p") == 0
+    return not operation.random and not operation.row.asserts
 
 
 def _evaluate(node: fx.Node, fixed: dict[fx.Node, FixedValue], module: nn.Module | None = None) -> FixedValue | None:

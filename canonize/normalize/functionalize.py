@@ -12,42 +12,18 @@ from typing import Any
 
 import torch
 from torch import fx, nn
-from torch.nn import functional as F
 
 from canonize.errors import CaptureError
 from canonize.nn import assign
 from canonize.twins.modules import named_modules
 from canonize.twins.writes import writes_its_state
+from canonize.vocabulary import Operation, resolve
+from canonize.vocabulary.binding import signature
+from canonize.vocabulary.spelling import IN_PLACE_OPERATORS, aten
 
-_IN_PLACE_OPERATORS = {
-    operator.iadd: operator.add,
-    operator.isub: operator.sub,
-    operator.imul: operator.mul,
-    operator.itruediv: operator.truediv,
-    operator.ifloordiv: operator.floordiv,
-    operator.imod: operator.mod,
-    operator.ipow: operator.pow,
-    operator.iand: operator.and_,
-    operator.ior: operator.or_,
-    operator.ixor: operator.xor,
-    operator.imatmul: operator.matmul,
-}
-# With a max_norm they shorten the rows that they look up.
-_EMBEDDINGS = (F.embedding, F.embedding_bag)
 # Methods whose names without the underscore are of something else.
 _OTHERWISE = {"resize_", "resize_as_"}
-_IN_PLACE_METHODS = {f"__{written.__name__}__": pure for written, pure in _IN_PLACE_OPERATORS.items()}
-# Their names end like those of operations in place, because Python keeps the words without the underscore for itself.
-_PURE = {operator.and_, operator.or_, operator.not_, operator.is_}
-# What may hand back its own input, or a view of it.
-_VIEWS = {
-    "view", "reshape", "flatten", "transpose", "permute", "squeeze", "unsqueeze", "expand", "expand_as", "narrow",
-    "select", "chunk", "split", "split_with_sizes", "tensor_split", "getitem", "getattr", "t", "unbind", "detach",
-    "contiguous", "movedim", "moveaxis", "swapaxes", "swapdims", "unflatten", "diagonal", "unfold", "as_strided",
-    "view_as", "reshape_as", "to", "type_as", "float", "double", "half", "bfloat16", "type", "cuda", "cpu",
-    "broadcast_to", "dropout", "dropout1d", "dropout2d", "dropout3d", "feature_dropout", "alpha_dropout",
-    "stochastic_depth", "ravel", "real", "hsplit", "vsplit", "dsplit", "atleast_1d", "atleast_2d", "atleast_3d",
-}  # fmt: skip
+# Layers that may hand back their own input, or a view of it.
 _VIEW_MODULES = (
     nn.Identity,
     nn.Flatten,
@@ -58,6 +34,7 @@ _VIEW_MODULES = (
     nn.Dropout3d,
     nn.AlphaDropout,
     nn.FeatureAlphaDropout,
+    nn.ChannelShuffle,
 )
 
 
@@ -71,23 +48,20 @@ def functionalize(graph: fx.Graph, root: nn.Module) -> None:
     """
     order = {node: position for position, node in enumerate(graph.nodes)}
     modules = dict(named_modules(root, repeated=True))
-    storage: dict[fx.Node, fx.Node] = {}
-    sharing: dict[fx.Node, list[fx.Node]] = {}
+    homes: dict[fx.Node, _Memory] = {}
     for node in list(graph.nodes):
-        written = _written(node, modules)
+        operation = resolve(node)
+        written = _written(node, operation, modules)
         if written is None:
-            source = node.args[0] if node.args and isinstance(node.args[0], fx.Node) else None
-            shares = source is not None and _may_share(node, modules)
-            home = storage[source] if shares and source is not None else node
-            storage[node] = home
-            sharing.setdefault(home, []).append(node)
+            homes[node] = _memory_of(node, operation, modules, homes)
             continue
-        home = storage[node] = storage[written]
-        if home.op == "get_attr":
-            raise writes_its_state(str(home.target), node.meta.get("path"))
-        if node.target in _EMBEDDINGS:  # what it gives is not what it writes
-            raise CaptureError(f"{node.name} writes into its weight (max_norm)", _path(node))
-        _make_out_of_place(node)
+        memory = homes[node] = homes[written]
+        state = next((other for other in memory.nodes if other.op == "get_attr"), None)
+        if state is not None:
+            raise writes_its_state(str(state.target), node.meta.get("path"))
+        if operation is not None and operation.row.writes_if:  # what it gives is not what it writes
+            raise CaptureError(f"{node.name} writes into its {operation.row.writes_if[1]}", _path(node))
+        _make_out_of_place(node, operation)
         base, whole = _sliced(written), None
         later = [user for user in written.users if order[user] > order[node]]
         for user in later:
@@ -95,15 +69,42 @@ def functionalize(graph: fx.Graph, root: nn.Module) -> None:
         if base is not None:
             whole = _write_back(graph, base, written, node, order)
             if whole is not None:
-                storage[whole] = home
-                sharing[home].append(whole)
-        for other in sharing[home]:
+                memory.add(whole, homes)
+        for other in memory.nodes:
             if other not in (written, base, whole) and _read_after(other, node, order):
                 raise CaptureError(
                     f"{node.name} writes in place into a tensor that is read later under another name ({other.name})",
                     _path(node),
                 )
-        sharing[home].append(node)
+        memory.add(node, homes)
+
+
+class _Memory:
+    """The values that may lie in the same memory."""
+
+    def __init__(self) -> None:
+        self.nodes: list[fx.Node] = []
+
+    def add(self, node: fx.Node, homes: dict[fx.Node, _Memory]) -> None:
+        self.nodes.append(node)
+        homes[node] = self
+
+    def join(self, other: _Memory, homes: dict[fx.Node, _Memory]) -> None:
+        if other is not self:
+            for node in other.nodes:
+                self.add(node, homes)
+
+
+def _memory_of(
+    node: fx.Node, operation: Operation | None, modules: dict[str, nn.Module], homes: dict[fx.Node, _Memory]
+) -> _Memory:
+    """The memory of a value: that of what it may be a view of, or new."""
+    memory = _Memory()
+    memory.add(node, homes)
+    for source in _shared(node, operation, modules):
+        homes[source].join(memory, homes)
+        memory = homes[source]
+    return memory
 
 
 def _path(node: fx.Node) -> str | None:
@@ -138,102 +139,116 @@ def _read_after(node: fx.Node, point: fx.Node, order: dict[fx.Node, int]) -> boo
     return any(order[user] > order[point] for user in node.users)
 
 
-def _name(node: fx.Node) -> str:
-    if isinstance(node.target, torch._ops.OpOverload):
-        return str(node.target._schema.name).partition("::")[2]
-    return node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
-
-
-def _may_share(node: fx.Node, modules: dict[str, nn.Module]) -> bool:
+def _shared(node: fx.Node, operation: Operation | None, modules: dict[str, nn.Module]) -> list[fx.Node]:
+    """The arguments in whose memory a value may lie."""
     if node.op == "call_module":
-        return isinstance(modules[str(node.target)], _VIEW_MODULES)
-    if isinstance(node.target, torch._ops.OpOverload) and any(r.alias_info for r in node.target._schema.returns):
-        return True
-    return node.op in ("call_function", "call_method") and _name(node) in _VIEWS
+        first = node.args[0] if node.args else None
+        views = isinstance(modules[str(node.target)], _VIEW_MODULES)
+        return [first] if views and isinstance(first, fx.Node) else []
+    if operation is None or not operation.is_view or operation.asks_size:
+        return []
+    first = next(iter(operation.bound.values()), node.args[0] if node.args else None)
+    if isinstance(first, fx.Node):
+        return [first]
+    # ``einsum``, ``broadcast_tensors``: any of a list.
+    return list(node.all_input_nodes)
 
 
-def _written(node: fx.Node, modules: dict[str, nn.Module]) -> fx.Node | None:
+def _written(node: fx.Node, operation: Operation | None, modules: dict[str, nn.Module]) -> fx.Node | None:
     """The node whose value a node overwrites."""
-    first = node.args[0] if node.args else node.kwargs.get("input")
-    if node.op == "call_function" and node.target in _PURE:
-        return None
-    if not isinstance(first, fx.Node):
-        name = _name(node)
-        if node.op == "call_function" and name.endswith("_") and not name.endswith("__") and node.all_input_nodes:
-            raise CaptureError(f"{name} writes into several tensors at once", _path(node))
-        return None
     if node.op == "call_module":
-        return first if getattr(modules[str(node.target)], "inplace", False) is True else None
-    if node.op not in ("call_function", "call_method"):
-        return None
-    if "out" in node.kwargs and node.kwargs["out"] is not None:
+        first = node.args[0] if node.args else node.kwargs.get("input")
+        in_place = getattr(modules[str(node.target)], "inplace", False) is True
+        return first if in_place and isinstance(first, fx.Node) else None
+    if operation is None:
+        return _written_by_name(node)
+    written = operation.writes
+    if "out" in written or node.kwargs.get("out") is not None:
         raise CaptureError(f"{node.name} writes into its argument out=", _path(node))
-    if isinstance(node.target, torch._ops.OpOverload):
-        alias = node.target._schema.arguments[0].alias_info
-        return first if alias is not None and alias.is_write else None
-    name = _name(node)
-    if node.target in _EMBEDDINGS and _argument(node, "max_norm") is not None:
-        weight = _argument(node, "weight")
-        return weight if isinstance(weight, fx.Node) else None
-    if node.op == "call_function" and (node.target in _IN_PLACE_OPERATORS or node.target is operator.setitem):
-        return first
-    if (name.endswith("_") and not name.endswith("__")) or name in _IN_PLACE_METHODS:
-        return first
-    if _flag(node, "inplace"):
-        return first
-    return None
-
-
-def _flag(node: fx.Node, flag: str) -> bool:
-    """Whether a functional call has a flag set, as a keyword or by position."""
-    if node.op != "call_function":
-        return False
-    given = any(argument is True for argument in node.args)
-    return node.kwargs.get(flag) is True or (given and _argument(node, flag) is True)
-
-
-def _argument(node: fx.Node, wanted: str) -> Any:
-    """What a function is called with under a name, as a keyword or by position; None where it is not told."""
-    if wanted in node.kwargs:
-        return node.kwargs[wanted]
-    import inspect
-
-    assert callable(node.target)
-    try:
-        names = list(inspect.signature(node.target).parameters)
-    except (TypeError, ValueError):
+    if not written:
         return None
-    return node.args[names.index(wanted)] if wanted in names and len(node.args) > names.index(wanted) else None
+    value = operation.bound.get(written[0], node.args[0] if node.args else None)
+    if isinstance(value, tuple | list) and node.all_input_nodes:
+        raise CaptureError(f"{operation.name}_ writes into several tensors at once", _path(node))
+    if len(written) > 1 and node.all_input_nodes:
+        raise CaptureError(f"{operation.name} writes into {' and '.join(written)}", _path(node))
+    return value if isinstance(value, fx.Node) else None
 
 
-def _make_out_of_place(node: fx.Node) -> None:
-    if node.op == "call_function" and node.target in _IN_PLACE_OPERATORS:
-        node.target = _IN_PLACE_OPERATORS[node.target]
-    elif node.op == "call_method" and node.target in _IN_PLACE_METHODS:
-        node.op, node.target = "call_function", _IN_PLACE_METHODS[str(node.target)]
-    elif node.target is operator.setitem:
-        node.target = assign
-    elif node.op == "call_method" and node.target == "zero_":
-        node.op, node.target = "call_function", torch.zeros_like
-    elif node.op == "call_method" and node.target == "fill_":
-        node.op, node.target = "call_function", torch.full_like
-        if "value" in node.kwargs:
-            node.kwargs = {"fill_value": node.kwargs["value"]}
-    elif node.op == "call_method" and (
-        node.target in _OTHERWISE or not callable(getattr(torch.Tensor, str(node.target).rstrip("_"), None))
-    ):
-        raise CaptureError(f"{node.target} writes in place, and has no counterpart that does not", _path(node))
-    elif isinstance(node.target, torch._ops.OpOverload):
-        node.target = _out_of_place(node.target)
+def _written_by_name(node: fx.Node) -> fx.Node | None:
+    """What a function that is not torch's overwrites, if its name says that it does."""
+    name = str(node.target if isinstance(node.target, str) else getattr(node.target, "__name__", ""))
+    first = node.args[0] if node.args else None
+    writes = node.op != "call_module" and name.endswith("_") and not name.endswith("__")
+    return first if writes and isinstance(first, fx.Node) else None
+
+
+def _make_out_of_place(node: fx.Node, operation: Operation | None) -> None:
+    """Let a node compute the same and write nothing."""
+    name = operation.name if operation is not None else ""
+    target: Any = node.target
+    if name in ("setitem", "zero", "fill"):
+        _replace_whole(node, name)
+    elif isinstance(target, torch._ops.OpOverload):
+        node.target = _out_of_place(target)
+    elif isinstance(target, torch._ops.OpOverloadPacket):
+        node.target = _pure_packet(target)
+    elif node.op == "call_method" and target.startswith("__"):
+        written = getattr(operator, target, None)
+        if written not in IN_PLACE_OPERATORS:
+            raise _no_counterpart(node)
+        node.op, node.target = "call_function", IN_PLACE_OPERATORS[written]
+    elif node.op == "call_method":
+        if target in _OTHERWISE or not callable(getattr(torch.Tensor, target.rstrip("_"), None)):
+            raise _no_counterpart(node)
+    elif target in IN_PLACE_OPERATORS:
+        node.target = IN_PLACE_OPERATORS[target]
+    else:
+        _clear_flag(node)
+
+
+def _replace_whole(node: fx.Node, name: str) -> None:
+    """Assignment to items, and filling."""
+    if isinstance(node.target, torch._ops.OpOverload | torch._ops.OpOverloadPacket):
+        node.target = torch.ops.aten.zeros_like.default if name == "zero" else torch.full_like
+    else:
+        replacements: dict[str, Any] = {"setitem": assign, "zero": torch.zeros_like, "fill": torch.full_like}
+        node.target = replacements[name]
+    node.op = "call_function"
+    if "value" in node.kwargs:
+        node.kwargs = {"fill_value" if name == "fill" else "value": node.kwargs["value"]}
+
+
+def _clear_flag(node: fx.Node) -> None:
+    """Take back ``inplace=True``, given as a keyword or by position."""
+    known = signature(node.target)
+    if known is None or "inplace" not in known.parameters:
+        return
+    place = list(known.parameters).index("inplace")
+    node.args = tuple(False if i == place else argument for i, argument in enumerate(node.args))
+    node.kwargs = {key: value for key, value in node.kwargs.items() if key != "inplace"}
+
+
+def _no_counterpart(node: fx.Node) -> CaptureError:
+    return CaptureError(f"{node.target} writes in place, and has no counterpart that does not", _path(node))
+
+
+def _pure_packet(packet: torch._ops.OpOverloadPacket) -> Any:
+    name = packet._qualified_op_name.partition("::")[2]
+    found = aten(_pure_name(name))
+    if found is None:
+        raise CaptureError(f"{name} writes in place, and has no counterpart that does not")
+    return found
+
+
+def _pure_name(name: str) -> str:
+    return f"__{name[3:]}" if name.startswith("__i") and name.endswith("__") else name.removesuffix("_")
 
 
 def _out_of_place(operation: torch._ops.OpOverload) -> torch._ops.OpOverload:
     """ATen's operator that computes the same and writes nothing."""
     name, overload = operation._schema.name.partition("::")[2], operation._overloadname
-    if name == "zero_":
-        return torch.ops.aten.zeros_like.default
-    other = f"__{name[3:]}" if name.startswith("__i") and name.endswith("__") else name.removesuffix("_")
-    packet = getattr(torch.ops.aten, other, None)
+    packet = aten(_pure_name(name))
     if packet is None or overload not in packet.overloads():
         raise CaptureError(f"{operation.name()} writes in place, and has no counterpart that does not")
     found: torch._ops.OpOverload = getattr(packet, overload)

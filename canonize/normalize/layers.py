@@ -4,70 +4,50 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from canonize.normalize.constants import FixedValue
-from canonize.normalize.operations import Builder, Built, Context, Layer, Same, is_node, is_number, operation, plain
+from canonize.normalize.operations import (
+    Builder,
+    Built,
+    Context,
+    Layer,
+    Same,
+    cast_to,
+    is_node,
+    is_number,
+    operation,
+    plain,
+)
+from canonize.vocabulary.layers import ACTIVATIONS, POOLINGS
 
 
-def _activation(make: Any, *names: str) -> Builder:
-    """An activation whose functional arguments are those of its module, in order."""
+def _activation(make: Any) -> Builder:
+    """An activation whose arguments are those of its module."""
 
-    def build(ctx: Context, input: Any, *args: Any, **named: Any) -> Built:
-        options = dict(zip(names, args, strict=False)) | named
-        options.pop("inplace", None)
-        options = {key: value for key, value in options.items() if key != "_stacklevel"}
-        if not is_node(input) or not plain(*options.values()) or options.pop("dtype", None) is not None:
-            return None
-        if "training" in options and options.pop("training"):
+    def build(ctx: Context, input: Any, **options: Any) -> Built:
+        options = {key: value for key, value in options.items() if value is not None or key != "dtype"}
+        if not is_node(input) or not plain(*options.values()) or "dtype" in options:
             return None
         return Layer(make(**options), (input,))
 
     return build
 
 
-_ACTIVATIONS: dict[str, tuple[Any, tuple[str, ...]]] = {
-    "relu": (nn.ReLU, ("inplace",)),
-    "relu6": (nn.ReLU6, ("inplace",)),
-    "hardtanh": (nn.Hardtanh, ("min_val", "max_val", "inplace")),
-    "leaky_relu": (nn.LeakyReLU, ("negative_slope", "inplace")),
-    "selu": (nn.SELU, ("inplace",)),
-    "celu": (nn.CELU, ("alpha", "inplace")),
-    "silu": (nn.SiLU, ("inplace",)),
-    "mish": (nn.Mish, ("inplace",)),
-    "hardswish": (nn.Hardswish, ("inplace",)),
-    "hardsigmoid": (nn.Hardsigmoid, ("inplace",)),
-    "sigmoid": (nn.Sigmoid, ()),
-    "tanh": (nn.Tanh, ()),
-    "softplus": (nn.Softplus, ("beta", "threshold")),
-    "softsign": (nn.Softsign, ()),
-    "softshrink": (nn.Softshrink, ("lambd",)),
-    "hardshrink": (nn.Hardshrink, ("lambd",)),
-    "tanhshrink": (nn.Tanhshrink, ()),
-    "logsigmoid": (nn.LogSigmoid, ()),
-    "log_sigmoid": (nn.LogSigmoid, ()),
-    "threshold": (nn.Threshold, ("threshold", "value", "inplace")),
-    "glu": (nn.GLU, ("dim",)),
-}
-for _name, (_make, _names) in _ACTIVATIONS.items():
-    operation(_name)(_activation(_make, *_names))
+for _name, _make in ACTIVATIONS.items():
+    operation(_name)(_activation(_make))
 
 
 @operation("elu")
-def elu(
-    ctx: Context, input: Any, alpha: float = 1.0, scale: float = 1.0, input_scale: float = 1.0, inplace: bool = False
-) -> Built:
+def elu(ctx: Context, input: Any, alpha: float = 1.0, scale: float = 1.0, input_scale: float = 1.0) -> Built:
     """ELU; ATen's version has two more scales, which other activations use."""
-    if isinstance(scale, bool):  # torch.nn.functional.elu(input, alpha, inplace)
-        scale = 1.0
     if not is_node(input) or not plain(alpha, scale, input_scale) or (scale, input_scale) != (1.0, 1.0):
         return None
     return Layer(nn.ELU(alpha), (input,))
 
 
 @operation("gelu")
-def gelu(ctx: Context, input: Any, *, approximate: str = "none") -> Built:
+def gelu(ctx: Context, input: Any, approximate: str = "none") -> Built:
     """GELU."""
     return Layer(nn.GELU(approximate), (input,)) if is_node(input) else None
 
@@ -87,10 +67,9 @@ def prelu(ctx: Context, input: Any, weight: Any) -> Built:
 
 
 @operation("embedding")
-def embedding(ctx: Context, weight: Any, indices: Any, *_: Any, **__: Any) -> Built:
-    """ATen's look-up in a fixed table; ``F.embedding`` has another order."""
-    named = isinstance(ctx.node.target, torch._ops.OpOverload)
-    if not named or not is_node(indices) or not isinstance(weight, FixedValue) or weight.value.ndim != 2:
+def embedding(ctx: Context, weight: Any, indices: Any, max_norm: Any = None, **_: Any) -> Built:
+    """A look-up in a fixed table."""
+    if max_norm is not None or not is_node(indices) or not isinstance(weight, FixedValue) or weight.value.ndim != 2:
         return None
     count, size = weight.value.shape
     module = nn.Embedding(count, size, device="meta")
@@ -99,20 +78,20 @@ def embedding(ctx: Context, weight: Any, indices: Any, *_: Any, **__: Any) -> Bu
     return Layer(module, (indices,), weight.name.rpartition(".")[0])
 
 
-@operation("softmax", "_softmax")
-def softmax(ctx: Context, input: Any, dim: Any = None, *_: Any, dtype: Any = None, **__: Any) -> Built:
-    """Softmax along a fixed dimension."""
-    if not is_node(input) or dtype is not None or not isinstance(dim, int):
-        return None
-    return Layer(nn.Softmax(dim), (input,))
+def _normalised(make: Any) -> Builder:
+    def build(ctx: Context, input: Any, dim: Any = None, dtype: Any = None, half_to_float: Any = False) -> Built:
+        if not is_node(input) or half_to_float or not isinstance(dim, int) or not plain(dtype):
+            return None
+        module = make(dim)
+        # The input is cast first, then normalised.
+        return Layer(module, (input,)) if dtype is None else Layer(module, (input,), before=cast_to(dtype))
+
+    return build
 
 
-@operation("log_softmax")
-def log_softmax(ctx: Context, input: Any, dim: Any = None, *_: Any, dtype: Any = None, **__: Any) -> Built:
-    """Logarithm of softmax along a fixed dimension."""
-    if not is_node(input) or dtype is not None or not isinstance(dim, int):
-        return None
-    return Layer(nn.LogSoftmax(dim), (input,))
+for _names, _make in ((("softmax", "_softmax"), nn.Softmax), (("log_softmax", "_log_softmax"), nn.LogSoftmax)):
+    operation(*_names)(_normalised(_make))
+operation("softmin")(_normalised(nn.Softmin))
 
 
 def _number(value: Any) -> Any:
@@ -121,7 +100,7 @@ def _number(value: Any) -> Any:
     return value
 
 
-@operation("clamp", "clip", "hardtanh_")
+@operation("clamp")
 def clamp(ctx: Context, input: Any, min: Any = None, max: Any = None) -> Built:
     """A clamp between numbers is a rectifier or a hard tanh."""
     low, high = _number(min), _number(max)
@@ -132,17 +111,20 @@ def clamp(ctx: Context, input: Any, min: Any = None, max: Any = None) -> Built:
     return Layer(nn.ReLU(), (input,)) if low == 0 and is_number(low) and high is None else None
 
 
-@operation("clamp_min", "maximum")
+@operation("clamp_min")
 def clamp_min(ctx: Context, input: Any, min: Any) -> Built:
     """A clamp from below."""
-    if is_node(min) and not is_node(input):
-        input, min = min, input
     return clamp(ctx, input, min) if is_node(input) and not is_node(min) else None
 
 
-def _pool(cls: Any, *names: str) -> Builder:
-    def build(ctx: Context, input: Any, *args: Any, **named: Any) -> Built:
-        options = dict(zip(names, args, strict=False)) | named
+@operation("maximum")
+def maximum(ctx: Context, input: Any, other: Any) -> Built:
+    """The larger of a value and a fixed number is a clamp from below."""
+    return clamp_min(ctx, other, input) if is_node(other) and not is_node(input) else clamp_min(ctx, input, other)
+
+
+def _pool(cls: Any) -> Builder:
+    def build(ctx: Context, input: Any, **options: Any) -> Built:
         if not is_node(input) or not plain(*options.values()) or options.pop("return_indices", False):
             return None
         if options.get("stride") in ((), []):
@@ -153,13 +135,8 @@ def _pool(cls: Any, *names: str) -> Builder:
     return build
 
 
-for _d in (1, 2, 3):
-    _average = ("kernel_size", "stride", "padding", "ceil_mode", "count_include_pad", "divisor_override")
-    _maximum = ("kernel_size", "stride", "padding", "dilation", "ceil_mode", "return_indices")
-    operation(f"avg_pool{_d}d")(_pool(getattr(nn, f"AvgPool{_d}d"), *_average))
-    operation(f"max_pool{_d}d")(_pool(getattr(nn, f"MaxPool{_d}d"), *_maximum))
-    operation(f"adaptive_avg_pool{_d}d")(_pool(getattr(nn, f"AdaptiveAvgPool{_d}d"), "output_size"))
-    operation(f"adaptive_max_pool{_d}d")(_pool(getattr(nn, f"AdaptiveMaxPool{_d}d"), "output_size", "return_indices"))
+for _name, _make in POOLINGS.items():
+    operation(_name)(_pool(_make))
 
 _PADDINGS = {"reflect": "ReflectionPad", "replicate": "ReplicationPad", "circular": "CircularPad"}
 
@@ -167,8 +144,6 @@ _PADDINGS = {"reflect": "ReflectionPad", "replicate": "ReplicationPad", "circula
 @operation("pad", "constant_pad_nd")
 def pad(ctx: Context, input: Any, pad: Any, mode: Any = "constant", value: Any = None) -> Built:
     """Padding by fixed amounts."""
-    if is_number(mode):  # aten.constant_pad_nd(input, pad, value)
-        mode, value = "constant", mode
     if not is_node(input) or not plain(pad, mode, value) or len(pad) not in (2, 4, 6):
         return None
     if not any(pad):
@@ -225,12 +200,12 @@ def flatten(ctx: Context, input: Any, start_dim: int = 0, end_dim: int = -1) -> 
 
 
 @operation("view", "reshape")
-def reshape(ctx: Context, input: Any, *shape: Any) -> Built:
+def reshape(ctx: Context, input: Any, shape: Any = None, dtype: Any = None) -> Built:
     """``x.view(n, -1)`` is a flattening; other reshapes stay what they are."""
     before, after = (ctx.shapes.shape(input), ctx.shapes.shape(ctx.node)) if is_node(input) else (None, None)
     if before is None or after is None:
         return None
-    if isinstance(shape[0], torch.dtype):
+    if dtype is not None:
         return None
     if ctx.shapes.always(lambda old, new: len(new) == 2 < len(old) and new[0] == old[0], input, ctx.node):
         return Layer(nn.Flatten(1), (input,))

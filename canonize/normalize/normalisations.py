@@ -11,14 +11,13 @@ from __future__ import annotations
 import copy
 from typing import Any
 
-import torch
 from torch import Tensor, fx, nn
 
 from canonize.algebra.affine import EXACT, Affine
 from canonize.algebra.exact import exact_value
 from canonize.capture.leaves import layer_class
 from canonize.normalize.constants import FixedValue
-from canonize.normalize.operations import Built, Context, Layer, is_node, operation, plain
+from canonize.normalize.operations import Built, Context, Layer, is_node, operation, plain, running_statistics
 
 INSTANCE_NORM = (nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d)
 # They divide over their last dimensions, the others over positions.
@@ -50,7 +49,7 @@ def split(module: nn.Module, ndim: int) -> tuple[nn.Module, Affine] | None:
 
 @operation("layer_norm")
 def layer_norm(
-    ctx: Context, input: Any, normalized_shape: Any, weight: Any = None, bias: Any = None, eps: Any = 1e-5, *_: Any
+    ctx: Context, input: Any, normalized_shape: Any, weight: Any = None, bias: Any = None, eps: Any = 1e-5, **_: Any
 ) -> Built:
     """``F.layer_norm`` with fixed parameters, as the module."""
     if not is_node(input) or not plain(normalized_shape, eps):
@@ -70,7 +69,7 @@ def rms_norm(ctx: Context, input: Any, normalized_shape: Any, weight: Any = None
 
 @operation("group_norm")
 def group_norm(
-    ctx: Context, input: Any, num_groups: Any, weight: Any = None, bias: Any = None, eps: Any = 1e-5, *_: Any
+    ctx: Context, input: Any, num_groups: Any, weight: Any = None, bias: Any = None, eps: Any = 1e-5, **_: Any
 ) -> Built:
     """``F.group_norm`` with fixed parameters, as the module."""
     shape = ctx.shapes.shape(input) if is_node(input) else None
@@ -84,21 +83,22 @@ def group_norm(
 def instance_norm(
     ctx: Context,
     input: Any,
-    weight: Any,
-    bias: Any,
-    running_mean: Any,
-    running_var: Any,
+    weight: Any = None,
+    bias: Any = None,
+    running_mean: Any = None,
+    running_var: Any = None,
     use_input_stats: Any = True,
     momentum: Any = 0.1,
     eps: Any = 1e-5,
-    *_: Any,
+    cudnn_enabled: Any = True,
 ) -> Built:
-    """ATen's instance norm over the statistics of its input, as the module; ``F.instance_norm`` has another order."""
+    """An instance norm: over the statistics of its input the module, over running ones an affine."""
     shape = ctx.shapes.shape(input) if is_node(input) else None
-    named = isinstance(ctx.node.target, torch._ops.OpOverload)
-    if not named or shape is None or len(shape) not in (3, 4, 5) or not plain(eps) or use_input_stats is not True:
+    if shape is None or len(shape) not in (3, 4, 5) or not plain(eps):
         return None
-    if running_mean is not None or running_var is not None:
+    if use_input_stats is False and running_mean is not None:
+        return running_statistics(ctx, input, weight, bias, running_mean, running_var, eps)
+    if use_input_stats is not True or running_mean is not None or running_var is not None:
         return None
     cls: Any = INSTANCE_NORM[len(shape) - 3]
     return _with_parameters(cls(shape[1], eps=eps), input, weight, bias, "affine")

@@ -1,7 +1,7 @@
-"""How each function, tensor method and ATen operator is spelt as a module.
+"""How each of torch's operators is spelt as a module.
 
-One builder per operation, under the name that ``torch.nn.functional``, ``torch``, ``Tensor`` and ATen share. A builder
-gets the call's arguments with graph nodes for tensors that depend on the input and ``FixedValue`` for those that do
+One builder per operator, under the name that the vocabulary gives it. A builder gets the call's arguments by the names
+of the operator's schema, with graph nodes for tensors that depend on the input and ``FixedValue`` for those that do
 not, and returns what the call is:
 
 - ``Layer``: a module and the nodes it reads,
@@ -17,7 +17,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
 from canonize import nn as cnn
@@ -26,6 +25,7 @@ from canonize.algebra.exact import exact_parameter
 from canonize.graph.network import FrozenAffine, Origin
 from canonize.graph.shapes import Shapes
 from canonize.normalize.constants import FixedValue
+from canonize.vocabulary import ROWS
 
 
 @dataclass
@@ -38,11 +38,17 @@ class Layer:
     inputs : tuple of fx.Node
     owner : str
         Qualified name of the layer whose parameters it uses; empty for operations without parameters.
+    before : nn.Module, optional
+        What its one input goes through first: a cast, a change of shape.
+    after : nn.Module, optional
+        What its output goes through.
     """
 
     module: nn.Module
     inputs: tuple[fx.Node, ...]
     owner: str = ""
+    before: nn.Module | None = None
+    after: nn.Module | None = None
 
 
 @dataclass
@@ -100,6 +106,11 @@ def plain(*values: Any) -> bool:
     return True
 
 
+def cast_to(dtype: torch.dtype) -> cnn.Rearrange:
+    """A cast as a layer."""
+    return cnn.Rearrange(".to", (cnn.Slot(0), dtype))
+
+
 def _owner(*values: Any) -> str:
     for value in values:
         if isinstance(value, FixedValue) and "." in value.name:
@@ -136,10 +147,12 @@ def linear(ctx: Context, input: Any, weight: Any, bias: Any = None) -> Built:
     return _with_weights(ctx, nn.Linear(inputs, outputs, bias=bias is not None, device="meta"), input, weight, bias)
 
 
-@operation("matmul", "mm")
+@operation("matmul", "mm", "mv")
 def matmul(ctx: Context, input: Any, other: Any) -> Built:
     """``x @ W`` with a fixed matrix is a linear layer with the weight transposed."""
     if not is_node(input) or not isinstance(other, FixedValue) or not other.is_tensor or other.value.ndim != 2:
+        return None
+    if not ctx.shapes.is_floating(input):
         return None
     turned = FixedValue(other.value.detach().T, other.exact.detach().T, other.name)
     inputs, outputs = other.value.shape
@@ -222,26 +235,29 @@ def functional_batch_norm(
     eps: float = 1e-5,
     cudnn_enabled: bool = True,
 ) -> Built:
-    """``F.batch_norm`` with running statistics is an affine along dimension 1.
-
-    ``torch.batch_norm`` and ATen take the same arguments in another order: weight and bias first.
-    """
-    if ctx.node.target is not F.batch_norm:
-        running_mean, running_var, weight, bias = weight, bias, running_mean, running_var
+    """``F.batch_norm`` with running statistics is an affine along dimension 1."""
     if training or running_mean is None or not is_node(input):
         return None
-    return _batch_norm(ctx, input, weight, bias, running_mean, running_var, eps)
+    return running_statistics(ctx, input, weight, bias, running_mean, running_var, eps)
 
 
-@operation("native_batch_norm")
+@operation("native_batch_norm", "_native_batch_norm_legit")
 def native_batch_norm_call(
-    ctx: Context, input: Any, weight: Any, bias: Any, mean: Any, var: Any, training: Any, momentum: Any, eps: Any
+    ctx: Context,
+    input: Any,
+    weight: Any,
+    bias: Any,
+    running_mean: Any = None,
+    running_var: Any = None,
+    training: Any = True,
+    momentum: Any = 0.1,
+    eps: Any = 1e-5,
 ) -> Built:
     """``torch.native_batch_norm`` in eval mode; only its first output means anything then."""
     only_first = all(user.target is operator.getitem and user.args[1] == 0 for user in ctx.node.users)
-    if training is not False or mean is None or not only_first:
+    if training is not False or running_mean is None or not only_first:
         return None
-    return _batch_norm(ctx, input, weight, bias, mean, var, eps)
+    return running_statistics(ctx, input, weight, bias, running_mean, running_var, eps)
 
 
 @operation("_native_batch_norm_legit_no_training")
@@ -249,10 +265,11 @@ def native_batch_norm(
     ctx: Context, input: Any, weight: Any, bias: Any, running_mean: Any, running_var: Any, momentum: float, eps: float
 ) -> Built:
     """What torch.export makes of a BatchNorm in eval mode; only its first output is ever read."""
-    return _batch_norm(ctx, input, weight, bias, running_mean, running_var, eps)
+    return running_statistics(ctx, input, weight, bias, running_mean, running_var, eps)
 
 
-def _batch_norm(ctx: Context, input: Any, weight: Any, bias: Any, mean: Any, var: Any, eps: float) -> Built:
+def running_statistics(ctx: Context, input: Any, weight: Any, bias: Any, mean: Any, var: Any, eps: float) -> Built:
+    """A normalisation by fixed statistics: an affine along dimension 1."""
     if not is_node(input) or not isinstance(mean, FixedValue) or not isinstance(var, FixedValue):
         return None
     if not _fixed_or_none(weight, bias) or not plain(eps):
@@ -323,7 +340,7 @@ def add(ctx: Context, input: Any, other: Any, *, alpha: float = 1) -> Built:
     return None
 
 
-@operation("sub", "subtract")
+@operation("sub")
 def subtract(ctx: Context, input: Any, other: Any, *, alpha: float = 1) -> Built:
     """A difference, or a fixed shift."""
     if not plain(alpha):
@@ -349,7 +366,7 @@ def _sum(ctx: Context, inputs: tuple[Any, ...], weights: tuple[float, ...]) -> B
     return Layer(cnn.Sum(weights), inputs)
 
 
-@operation("mul", "multiply")
+@operation("mul")
 def multiply(ctx: Context, input: Any, other: Any) -> Built:
     """A gate, or a fixed scale."""
     if is_node(input) and is_node(other):
@@ -367,7 +384,7 @@ def multiply(ctx: Context, input: Any, other: Any) -> Built:
     return None
 
 
-@operation("div", "divide", "true_divide", "truediv")
+@operation("div")
 def divide(ctx: Context, input: Any, other: Any, *, rounding_mode: str | None = None) -> Built:
     """Division by something fixed."""
     if rounding_mode is not None or not is_node(input) or not _fixed(other):
@@ -380,7 +397,7 @@ def divide(ctx: Context, input: Any, other: Any, *, rounding_mode: str | None = 
     return fixed_affine(ctx, input, FixedValue(inverse, inverse, name), 0.0)
 
 
-@operation("neg", "negative")
+@operation("neg")
 def negative(ctx: Context, input: Any) -> Built:
     """A scale of minus one."""
     return fixed_affine(ctx, input, -1.0) if is_node(input) else None
@@ -401,23 +418,15 @@ def addcmul(ctx: Context, input: Any, tensor1: Any, tensor2: Any, *, value: floa
 # -------------------------------------------------------------------------------------- nothing happens
 
 
-@operation("dropout", "dropout1d", "dropout2d", "dropout3d", "alpha_dropout", "feature_alpha_dropout")
-def dropout(ctx: Context, input: Any, p: float = 0.5, training: bool = True, inplace: bool = False) -> Built:
-    """Dropout that is switched off."""
+def dropout(ctx: Context, input: Any, p: Any = 0.5, training: Any = True, mode: Any = None) -> Built:
+    """Dropout, or stochastic depth, that is switched off."""
     train = training if isinstance(training, bool) else True
     return Same(input) if is_node(input) and (not train or p == 0) else None
 
 
-@operation("feature_dropout")
-def feature_dropout(ctx: Context, input: Any, p: float = 0.5, train: bool = True) -> Built:
-    """ATen's name for dropout of whole channels."""
-    return dropout(ctx, input, p, train)
-
-
-@operation("stochastic_depth")
-def stochastic_depth(ctx: Context, input: Any, p: float, mode: str, training: bool = True) -> Built:
-    """Torchvision's stochastic depth that is switched off."""
-    return Same(input) if is_node(input) and (not training or p == 0) else None
+for _name, _row in ROWS.items():
+    if _row.drops and _name != "native_dropout":
+        operation(_name)(dropout)
 
 
 @operation("copy")
@@ -427,12 +436,6 @@ def overwrite(ctx: Context, input: Any, src: Any, non_blocking: bool = False) ->
         return None
     same = ctx.shapes.value(src).dtype == ctx.shapes.value(ctx.node).dtype
     return Same(src) if same and ctx.shapes.always(lambda new, old: new == old, src, ctx.node) else None
-
-
-@operation("contiguous", "clone", "alias", "lift_fresh_copy", "positive", "pos", "detach_copy")
-def nothing(ctx: Context, input: Any, *_: Any, **__: Any) -> Built:
-    """A copy, or a change of memory layout."""
-    return Same(input) if is_node(input) else None
 
 
 # ------------------------------------------------------------------------------------- sums over positions
@@ -466,7 +469,7 @@ def _reduced(dim: Any, ndim: int) -> tuple[int, ...]:
     return tuple(sorted(d % ndim for d in (dim if isinstance(dim, tuple | list) else (dim,))))
 
 
-@operation("cat", "concat", "concatenate")
+@operation("cat")
 def concatenate(ctx: Context, tensors: Any, dim: Any = 0) -> Built:
     """A concatenation; of one tensor, nothing."""
     if not isinstance(tensors, tuple | list) or not all(is_node(t) for t in tensors) or not plain(dim):

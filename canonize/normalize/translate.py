@@ -24,34 +24,18 @@ from canonize.inputs import Inputs
 from canonize.normalize import layers as _layers  # noqa: F401  (fills OPERATIONS)
 from canonize.normalize.constants import FixedValue, fixed_values, lookup
 from canonize.normalize.functionalize import functionalize
-from canonize.normalize.naming import kind_of, operation_name, target_name
+from canonize.normalize.naming import kind_of, target_name
 from canonize.normalize.normalisations import INSTANCE_NORM, SPLIT, split
 from canonize.normalize.operations import OPERATIONS, Context, Layer, Same
 from canonize.normalize.recognise import recognise
 from canonize.twins.modules import named_modules
 from canonize.twins.torchscript import Scripted
+from canonize.vocabulary import ROWS, Operation, resolve
 
 BATCH_NORM = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 DROPOUT = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout)
-# Functions and methods whose outputs are copies of the elements of their first argument.
-MOVEMENT = {
-    "view", "reshape", "permute", "transpose", "t", "swapaxes", "swapdims", "movedim", "moveaxis", "squeeze",
-    "unsqueeze", "expand", "expand_as", "repeat", "tile", "repeat_interleave", "getitem", "select", "narrow", "slice",
-    "index_select", "flip", "roll", "unflatten", "view_as", "reshape_as", "broadcast_to", "numpy_T", "mT", "T",
-    "diagonal", "rot90", "detach", "to", "type_as", "float", "double", "half", "bfloat16", "_to_copy", "ravel",
-    "flatten", "squeeze_copy", "_unsafe_view", "cpu", "cuda", "type", "unfold",
-}  # fmt: skip
-BATCH_NORM_CALLS = {"batch_norm", "native_batch_norm", "_native_batch_norm_legit_no_training"}
 _NO_SHAPE = "the shape of its input cannot be inferred"
 _NOT_FIXED = "what it scales and shifts by is computed, not fixed"
-# Those that may do nothing at all.
-_RESHAPES = {
-    "view", "reshape", "expand", "expand_as", "squeeze", "flatten", "view_as", "reshape_as", "unflatten",
-    "_unsafe_view",
-}  # fmt: skip
-# Copies that only change the layout are left out, so that these would read something else.
-_READS_MEMORY = {"as_strided", "as_strided_scatter", "as_strided_copy", "set", "storage_offset", "stride"}
-_SPLITS = {"chunk", "split", "split_with_sizes", "tensor_split", "unbind", "hsplit", "vsplit", "dsplit"}
 
 
 def normalize(captured: Captured, inputs: Inputs, name: str) -> Network:
@@ -86,6 +70,7 @@ class _Translation:
         new = fx.Graph()
         self.network = Network(new, {}, Shapes(new, inputs, self._find), name, dtype, device)
         self.values: dict[fx.Node, Any] = {}
+        self.operations: dict[fx.Node, Operation | None] = {}
         # Nodes whose values depend on more of the inputs than their sizes.
         self.data: set[fx.Node] = set()
 
@@ -224,32 +209,59 @@ class _Translation:
 
     # ---------------------------------------------------------------- functions
 
+    def _operation(self, node: fx.Node) -> Operation | None:
+        """What a call of the captured graph is."""
+        if node not in self.operations:
+            self.operations[node] = resolve(node, self._is_tensor)
+        return self.operations[node]
+
+    def _is_tensor(self, value: Any) -> bool:
+        if not isinstance(value, fx.Node):
+            return isinstance(value, Tensor)
+        fixed = self.fixed.get(value)
+        if fixed is not None:
+            return fixed.is_tensor
+        return gives_tensor(value) or isinstance(self.shapes.value(value), Tensor)
+
     def _function(self, node: fx.Node) -> Any:
-        name = operation_name(node)
-        builder = OPERATIONS.get(name or "")
-        if builder is not None and (gives_tensor(node) or isinstance(self.shapes.value(node), Tensor | tuple)):
-            context = Context(self.shapes, node, node.meta.get("path", ""), self._kind(node))
-            args = tuple(self._argument(a) for a in node.args)
-            kwargs = {key: self._argument(a) for key, a in node.kwargs.items()}
-            try:
-                built = builder(context, *args, **kwargs)
-            except TypeError:  # a signature this builder does not know: keep the call as it is
-                built = None
-            if isinstance(built, Same):
-                return self._value_of(built.node)
-            # What is computed from sizes alone (the coordinates of a position encoding) is no part of the function
-            # that is explained: an affine of it stays a call.
-            if isinstance(built, Layer) and (node in self.data or not isinstance(built.module, FrozenAffine)):
-                return self._layer(node, name or "layer", built)
-        if name in _SPLITS and self._splits_statically(node):
+        operation = self._operation(node)
+        if operation is None:
+            return self._call(node, None)
+        layer = self._built(node, operation)
+        if layer is not None:
+            return layer
+        if operation.row.splits and self._splits_statically(node):
             return self._value_of(_first(node))
-        if name in MOVEMENT and self._is_idle(node):
+        if operation.moves and self._is_idle(node):
             return self._value_of(_first(node))
-        if name in BATCH_NORM_CALLS and not (len(node.args) > 5 and node.args[5]) and not node.kwargs.get("training"):
+        if operation.row.statistics and not (operation.get("training") or operation.get("use_input_stats")):
             path = node.meta.get("path") or node.name
             known = self.shapes.shape(_first(node)) is not None
             self.network.unread[Origin(path, self._kind(node))] = _NOT_FIXED if known else _NO_SHAPE
-        return self._call(node, name)
+        return self._call(node, operation)
+
+    def _built(self, node: fx.Node, operation: Operation) -> Any:
+        """A call as a layer, or as nothing at all; ``None`` where it has no special form."""
+        source = operation.bound.get("input")
+        if operation.row.idle and isinstance(source, fx.Node):
+            return self._value_of(source)
+        builder = OPERATIONS.get(operation.name)
+        if builder is None or not operation.bound:
+            return None
+        if not gives_tensor(node) and not isinstance(self.shapes.value(node), Tensor | tuple):
+            return None
+        context = Context(self.shapes, node, node.meta.get("path", ""), self._kind(node))
+        try:
+            built = builder(context, **{key: self._argument(value) for key, value in operation.bound.items()})
+        except TypeError:  # arguments that this builder does not know: keep the call as it is
+            built = None
+        if isinstance(built, Same):
+            return self._value_of(built.node)
+        # What is computed from sizes alone (the coordinates of a position encoding) is no part of the function
+        # that is explained: an affine of it stays a call.
+        if isinstance(built, Layer) and (node in self.data or not isinstance(built.module, FrozenAffine)):
+            return self._layer(node, operation.name, built)
+        return None
 
     def _kind(self, node: fx.Node) -> str:
         """What a report calls a call that may be an affine: TorchScript remembers which layer made it."""
@@ -271,12 +283,18 @@ class _Translation:
     def _layer(self, node: fx.Node, name: str, layer: Layer) -> fx.Node:
         inputs = [self._value_of(n) for n in layer.inputs]
         module = layer.module
-        if isinstance(module, FrozenAffine):
-            return self._affine_of(node, layer, inputs[0])
+        if layer.before is not None:
+            inputs = [self.network.call(f"{self._name(node, name)}_input", layer.before, inputs, node)]
         wanted = layer.owner or self._name(node, name)
-        if isinstance(module, SPLIT):
-            return self._normalisation(wanted, module, inputs[0], node)
-        return self.network.call(wanted, module, inputs, node)
+        if isinstance(module, FrozenAffine):
+            new = self._affine_of(node, layer, inputs[0])
+        elif isinstance(module, SPLIT):
+            new = self._normalisation(wanted, module, inputs[0], node)
+        else:
+            new = self.network.call(wanted, module, inputs, node)
+        if layer.after is not None:
+            new = self.network.call(f"{self._name(node, name)}_output", layer.after, (new,), node)
+        return new
 
     def _affine_of(self, node: fx.Node, layer: Layer, source: fx.Node) -> fx.Node:
         module = layer.module
@@ -304,7 +322,7 @@ class _Translation:
             return f"{path}_{name}"  # the name itself belongs to the layer whose parameters these are
         return f"{path}.{name}".strip(".")
 
-    def _call(self, node: fx.Node, name: str | None) -> fx.Node:
+    def _call(self, node: fx.Node, operation: Operation | None) -> fx.Node:
         """Any other operation: a module that makes the call."""
         inputs: list[fx.Node] = []
 
@@ -316,28 +334,29 @@ class _Translation:
                 inputs.append(value)
             return cnn.Slot(inputs.index(value))
 
-        if name in _READS_MEMORY:
+        if operation is not None and operation.row.reads_memory:
+            # Copies that only change the layout are left out, so that it would read something else.
             raise CaptureError(
-                f"it reads the memory of a tensor by strides ({name})",
+                f"it reads the memory of a tensor by strides ({operation.name})",
                 node.meta.get("path") or None,
                 "How a tensor lies in memory is not kept; write it with indices, or unfold.",
             )
         args, kwargs = _map(node.args, slot), _map(node.kwargs, slot)
         target = target_name(node)
+        moves = operation is not None and operation.moves
         # A view of what used to be contiguous: operations that only changed the layout are gone.
-        if target in ("torch.ops.aten.view.default", "torch.ops.aten._unsafe_view.default"):
-            target = "torch.ops.aten.reshape.default"
-        elif target == ".view" and name == "view":  # not one that reads other numbers from the same memory
-            target = ".reshape"
-        cls = cnn.Rearrange if self._only_moves(node, name, inputs) else cnn.Call
+        if moves and operation is not None and operation.row.views:
+            target = ".reshape_as" if operation.row.like else ".reshape" if target.startswith(".") else "torch.reshape"
+        cls = cnn.Rearrange if moves and self._only_moves(node, inputs) else cnn.Call
         function: Any = node.target if node.op == "call_function" and "<" in target else None
         module = cls(target, args, kwargs, function)
+        name = operation.name if operation is not None else getattr(node.target, "__name__", None)
         return self.network.call(self._name(node, name or "call"), module, inputs, node)
 
-    def _only_moves(self, node: fx.Node, name: str | None, inputs: list[fx.Node]) -> bool:
+    def _only_moves(self, node: fx.Node, inputs: list[fx.Node]) -> bool:
         """Whether a call moves the elements of its first argument and makes nothing else of them."""
         first = node.args[0] if node.args else None
-        if name not in MOVEMENT or not inputs or not isinstance(first, fx.Node):
+        if not inputs or not isinstance(first, fx.Node):
             return False
         return inputs[0] is self._value_of(first) and isinstance(self.shapes.value(node), Tensor)
 
@@ -354,11 +373,13 @@ class _Translation:
         return dim is not None and not self.shapes.free_among(_first(node), {dim})
 
     def _split_dim(self, node: fx.Node) -> int | None:
-        name, shape = operation_name(node), self.shapes.shape(_first(node))
-        if shape is None:
+        operation, shape = self._operation(node), self.shapes.shape(_first(node))
+        if shape is None or operation is None or not operation.bound:
             return None
-        position = 1 if name == "unbind" else 2
-        dim = node.args[position] if len(node.args) > position else node.kwargs.get("dim", 0)
+        along = operation.row.along
+        if along is not None:
+            return 0 if len(shape) == 1 else along
+        dim = operation.get("dim", 0)
         return dim % len(shape) if isinstance(dim, int) else None
 
     def _item(self, node: fx.Node) -> Any:
@@ -366,10 +387,13 @@ class _Translation:
         source = _first(node)
         if isinstance(self.shapes.value(source), Tensor):
             return None
-        name = operation_name(source)
-        if self._is_module(source) and name in ("_native_batch_norm_legit_no_training", "native_batch_norm"):
+        operation = self._operation(source)
+        if operation is None:
+            return self._copy(node)
+        name = operation.name
+        if self._is_module(source) and operation.row.statistics:
             return self.values[source] if node.args[1] == 0 else self._copy(node)
-        if name in _SPLITS and self._splits_statically(source):
+        if operation.row.splits and self._splits_statically(source):
             pieces, dim, index = self.shapes.value(source), self._split_dim(source), node.args[1]
             assert isinstance(index, int) and dim is not None
             slot = cnn.Slot(0)
@@ -391,14 +415,15 @@ class _Translation:
 
     def _is_idle(self, node: fx.Node) -> bool:
         """Whether a rearrangement gives back what it got, whatever the input size."""
-        name = operation_name(node) if node.op != "call_module" else "flatten"
-        if name not in _RESHAPES:
+        operation = self._operation(node)
+        row = operation.row if operation is not None else ROWS["flatten"]
+        if not (row.orderly or row.grows):
             return False
         source = _first(node)
         before, after = self.shapes.shape(source), self.shapes.shape(node)
         if before is None or before != after:
             return False
-        if len(node.all_input_nodes) > 1 and name in ("view", "reshape", "_unsafe_view"):
+        if len(node.all_input_nodes) > 1 and not row.like and not row.grows:
             return self.shapes.always(lambda old, new: old == new, source, node)
         if len(before) > 0 and self.shapes.free_dims(source) != self.shapes.free_dims(node):
             return False

@@ -51,6 +51,8 @@ class Operation:
     @property
     def writes(self) -> tuple[str, ...]:
         """Names of the arguments that the call overwrites."""
+        if self.row.statistics and not (self.get("training") or self.get("use_input_stats")):
+            return ()  # running statistics are written in training only
         written = dict.fromkeys(name for name in self.traits.writes if self.bound.get(name) is not None)
         if self.in_place and not written:
             written = dict.fromkeys(list(self.bound)[:1])
@@ -85,6 +87,12 @@ class Operation:
         """Whether the result's elements are those of the first argument, elsewhere or as often as needed."""
         # x.view(torch.int32) reads the same memory as other numbers.
         return self.row.moves and not (self.name == "view" and "dtype" in self.bound)
+
+    @property
+    def copies(self) -> bool:
+        """Whether every element of the result is an argument's, or a constant beside them."""
+        row = self.row
+        return self.moves or row.splits or row.gathers or row.pads or row.drops or row.idle
 
     @property
     def linear_in(self) -> tuple[str, ...]:

@@ -80,14 +80,13 @@ def _traits(overload: torch._ops.OpOverload) -> Traits:
     tags = set(overload.tags)
     written = tuple(_name(a.name) for a in schema.arguments if a.alias_info is not None and a.alias_info.is_write)
     views = any(r.alias_info is not None and not r.alias_info.is_write for r in schema.returns)
-    composite = torch._C._dispatch_has_kernel_for_dispatch_key(overload.name(), "CompositeImplicitAutograd")
     return Traits(
         writes=written,
         is_view=views,
         pointwise=torch.Tag.pointwise in tags,
         reduction=torch.Tag.reduction in tags,
         random=torch.Tag.nondeterministic_seeded in tags,
-        composite=composite,
+        composite=_has_kernel(overload, "CompositeImplicitAutograd"),
         defaults={_name(a.name): a.default_value for a in schema.arguments if a.has_default_value()},
     )
 
@@ -125,10 +124,18 @@ def overloads(packet: torch._ops.OpOverloadPacket) -> tuple[torch._ops.OpOverloa
         overload = getattr(packet, name)
         types = [str(argument.type) for argument in overload._schema.arguments]
         tensors = any("Tensor" in kind for kind in (*types, *(str(r.type) for r in overload._schema.returns)))
-        if tensors and not any("Dimname" in kind for kind in types):
+        if tensors and _has_kernel(overload) and not any("Dimname" in kind for kind in types):
             found.append(overload)
     # Versions with ``out=`` come last: they take what others take, and more.
     return tuple(sorted(found, key=lambda one: torch.Tag.out in one.tags))
+
+
+def _has_kernel(overload: torch._ops.OpOverload, key: str = "") -> bool:
+    """Whether the dispatcher knows an operator (TorchScript has some of its own), with a kernel for a key."""
+    name = overload.name()
+    if not torch._C._dispatch_has_kernel(name):
+        return False
+    return not key or bool(torch._C._dispatch_has_kernel_for_dispatch_key(name, key))
 
 
 def _name(name: str) -> str:

@@ -22,9 +22,7 @@ SPACES: dict[str, Any] = {
     "operator": operator,
     "torch._C._nn": torch._C._nn,
     "torch._C._VariableFunctions": torch._C._VariableFunctions,
-    "torch._C._linalg": torch._C._linalg,  # type: ignore[attr-defined]
-    "torch._C._fft": torch._C._fft,  # type: ignore[attr-defined]
-    "torch._C._special": torch._C._special,  # type: ignore[attr-defined]
+    **{f"torch._C._{family}": getattr(torch._C, f"_{family}") for family in ("linalg", "fft", "special")},
     "torch.linalg": torch.linalg,
     "torch.special": torch.special,
     "torch.fft": torch.fft,

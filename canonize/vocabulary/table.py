@@ -26,8 +26,16 @@ class Row:
         It may change the dtype (or device), and leaves every element where it is.
     stays : bool
         It leaves every element where it is (a cast, ``detach``).
+    views : bool
+        Besides, only where the memory allows it (``x.view``).
+    grows : bool
+        It repeats elements to the size that is asked for, so that it does nothing where the size is there already.
     splits : bool
         It gives pieces of its first argument.
+    along : int, optional
+        The dimension that it splits, where its name says it.
+    gathers : bool
+        The elements of the result are those of several arguments.
     like : str
         An argument of which only size, dtype and device are looked at (``x.view_as(other)``, ``x.new_zeros(2)``).
     idle : bool
@@ -67,7 +75,11 @@ class Row:
     orderly: bool = False
     casts: bool = False
     stays: bool = False
+    views: bool = False
+    grows: bool = False
     splits: bool = False
+    along: int | None = None
+    gathers: bool = False
     like: str = ""
     idle: bool = False
     hands_back: bool = False
@@ -91,6 +103,7 @@ _ASKS = Row(asks=True)
 _MOVES = Row(moves=True)
 _ORDERLY = Row(moves=True, orderly=True)
 _CASTS = Row(moves=True, casts=True, stays=True)
+_GROWS = Row(moves=True, grows=True)
 _SPLITS = Row(splits=True)
 _ALIKE = Row(like="input")
 _LINEAR = Row(linear_in=("input",))
@@ -118,7 +131,6 @@ ROWS: dict[str, Row] = {
     "dtype": _ASKS,
     "device": _ASKS,
     "layout": _ASKS,
-    "has_names": _ASKS,
     "itemsize": _ASKS,
     "element_size": _ASKS,
     "nbytes": _ASKS,
@@ -157,16 +169,16 @@ ROWS: dict[str, Row] = {
     "sym_ite": _ASKS,
     "sym_sqrt": _ASKS,
     # ------------------------------------------------------------------------- elements elsewhere, unchanged
-    "view": _ORDERLY,
+    "view": Row(moves=True, orderly=True, views=True),
     "reshape": _ORDERLY,
-    "_unsafe_view": _ORDERLY,
+    "_unsafe_view": Row(moves=True, orderly=True, views=True),
     "flatten": _ORDERLY,
     "unflatten": _ORDERLY,
     "squeeze": _ORDERLY,
     "squeeze_copy": _ORDERLY,
     "unsqueeze": _ORDERLY,
     "ravel": _ORDERLY,
-    "view_as": Row(moves=True, orderly=True, like="other"),
+    "view_as": Row(moves=True, orderly=True, views=True, like="other"),
     "reshape_as": Row(moves=True, orderly=True, like="other"),
     "atleast_1d": Row(hands_back=True),
     "atleast_2d": Row(hands_back=True),
@@ -179,11 +191,11 @@ ROWS: dict[str, Row] = {
     "matrix_H": NOTHING,
     "adjoint": NOTHING,
     "mT": _MOVES,
-    "expand": _MOVES,
-    "expand_as": Row(moves=True, like="other"),
-    "broadcast_to": _MOVES,
-    "repeat": _MOVES,
-    "tile": _MOVES,
+    "expand": _GROWS,
+    "expand_as": Row(moves=True, grows=True, like="other"),
+    "broadcast_to": _GROWS,
+    "repeat": _GROWS,
+    "tile": _GROWS,
     "repeat_interleave": _MOVES,
     "getitem": Row(moves=True, hands_back=True),
     "select": _MOVES,
@@ -202,15 +214,15 @@ ROWS: dict[str, Row] = {
     "split": _SPLITS,
     "split_with_sizes": _SPLITS,
     "tensor_split": _SPLITS,
-    "hsplit": _SPLITS,
-    "vsplit": _SPLITS,
-    "dsplit": _SPLITS,
+    "hsplit": Row(splits=True, along=1),
+    "vsplit": Row(splits=True, along=0),
+    "dsplit": Row(splits=True, along=2),
     "unsafe_chunk": _SPLITS,
     "unsafe_split": _SPLITS,
     "unsafe_split_with_sizes": _SPLITS,
     "pixel_shuffle": Row(moves=True, whole=True),
     "pixel_unshuffle": Row(moves=True, whole=True),
-    "channel_shuffle": Row(moves=True, whole=True),
+    "channel_shuffle": Row(moves=True, hands_back=True, whole=True),
     "native_channel_shuffle": Row(moves=True, whole=True),
     # ------------------------------------------------------------------------------- elements where they are
     "to": _CASTS,
@@ -271,7 +283,8 @@ ROWS: dict[str, Row] = {
     "trace": _LINEAR,
     "sum": Row(linear_in=("input",), whole=True),
     "mean": Row(linear_in=("input",), averages=True, whole=True),
-    "cat": Row(whole=True),
+    "cat": Row(gathers=True, whole=True),
+    "stack": Row(gathers=True),
     # ----------------------------------------------------------------------------------------- linear layers
     "linear": Row(linear_in=("input", "weight"), whole=True),
     "conv1d": _LAYER,

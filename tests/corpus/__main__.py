@@ -1,0 +1,43 @@
+"""``python -m tests.corpus [NAME ...]``: all of torch's samples; a table, and what did not come out exact."""
+
+from __future__ import annotations
+
+import argparse
+import time
+import warnings
+from collections import Counter
+
+import torch
+from torch.testing._internal.common_methods_invocations import op_db
+
+from tests.corpus.judge import Result, judge
+
+warnings.simplefilter("ignore")
+
+
+def main() -> None:
+    """Run it."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("names", nargs="*", help="operators; by default all")
+    parser.add_argument("--samples", type=int, default=2, help="of each operator")
+    parser.add_argument("--part", default="1/1", help="I/N: every N-th operator, from the I-th")
+    given = parser.parse_args()
+    part, parts = (int(number) for number in given.part.split("/"))
+    torch.set_num_threads(1)
+    chosen = [op for op in op_db if not given.names or op.name in given.names][part - 1 :: parts]
+    results: list[Result] = []
+    started = time.time()
+    for op in chosen:
+        for result in judge(op, given.samples):
+            results.append(result)
+            if result.outcome != "exact":
+                print(f"{result.outcome}: {result.operator} ({result.spelling}): {result.detail}", flush=True)
+    outcomes = Counter(result.outcome for result in results)
+    canonical = sum(result.canonical for result in results)
+    operators = len({result.operator for result in results})
+    print(f"{len(results)} spellings of {operators} operators in {time.time() - started:.0f} s, {canonical} canonical")
+    print(", ".join(f"{count} {outcome}" for outcome, count in outcomes.most_common()))
+
+
+if __name__ == "__main__":
+    main()
