@@ -1022,7 +1022,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "the vocabulary",
         "vocabulary/binding.py",
         "vocabulary/test_resolve.py",
-        ("axis= is unknown", 'NUMPY.get(given)', 'None'),
+        ("axis= is unknown", "NUMPY.get(given)", "None"),
     ),
     *_many(
         "a model's own tensors",
