@@ -8,6 +8,7 @@ for residual sums, gates and concatenations can be attached to, and everything w
 from __future__ import annotations
 
 import builtins
+import copy
 import functools
 import importlib
 import math
@@ -321,9 +322,9 @@ class Constant(nn.Module):
         return self.value
 
 
-def assign(input: Tensor, index: Any, value: Any) -> Tensor:
-    """A copy of a tensor with some items replaced: ``input[index] = value`` out of place."""
-    output = input.clone()
+def assign(input: Any, index: Any, value: Any) -> Any:
+    """A copy of a tensor (or of a list) with some items replaced: ``input[index] = value`` out of place."""
+    output = input.clone() if isinstance(input, Tensor) else copy.copy(input)
     output[index] = value
     return output
 

@@ -12,7 +12,7 @@ from torch import Tensor, fx, nn
 from torch.utils._pytree import tree_leaves
 
 from canonize.capture.captured import Captured, defaults, input_names, path_of, plain_output_notes
-from canonize.capture.size_guards import Leaf, guard_inputs
+from canonize.capture.size_guards import Leaf, constant_size, guard_inputs
 from canonize.compat import exporting, guards_of
 from canonize.errors import CaptureError, cuts_in
 from canonize.inputs import Inputs
@@ -111,15 +111,26 @@ def _export(root: nn.Module, inputs: Inputs) -> torch.export.ExportedProgram:
         try:
             # Without gradients, so that code which writes into its arguments can be followed too.
             with exporting(), torch.no_grad():
-                return torch.export.export(
+                program = torch.export.export(
                     root, example.args, example.kwargs or None, dynamic_shapes=shapes, strict=False
                 )
+            if example is inputs or not _holds_two_rows(program, example):
+                return program
         except Exception as error:  # the last attempt's failure is raised below
             if cuts_in(error):
                 raise
             failure = failure or error
     assert failure is not None
     raise failure
+
+
+def _holds_two_rows(program: torch.export.ExportedProgram, sample: Inputs) -> bool:
+    """Whether a program is held to the batch size of a sample, which stood for an example of one row."""
+    names = set(program.graph_signature.user_inputs)
+    values = [node.meta["val"] for node in program.graph.nodes if node.op == "placeholder" and node.name in names]
+    pairs = zip([value for value in values if isinstance(value, Tensor)], sample.tensors(), strict=False)
+    batch = sample.batch_size
+    return any(t.ndim > 0 and t.shape[0] == batch and constant_size(v.shape[0]) is not None for v, t in pairs)
 
 
 def _dynamic_shapes(inputs: Inputs, first: int | None) -> dict[str, Any] | tuple[Any, ...]:

@@ -111,7 +111,7 @@ def guard_inputs(
     for i, leaf in enumerate(leaves):
         if isinstance(leaf.example, Tensor):
             for d, size in enumerate(leaf.traced.shape):
-                number = _constant(size)
+                number = constant_size(size)
                 (free if number is None else fixed)[i, d] = leaf.example.shape[d] if number is None else number
         elif not isinstance(leaf.example, PLAIN):
             raise CaptureError(
@@ -146,7 +146,7 @@ def _message(said: str) -> str:
     return f"{GUARD}: this canonical model holds where {said}. Canonize again with an input of the size you need."
 
 
-def _constant(size: Any) -> int | None:
+def constant_size(size: Any) -> int | None:
     if isinstance(size, torch.SymInt):
         expression = size.node.expr
         return int(expression) if expression.is_number else None

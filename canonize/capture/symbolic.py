@@ -19,7 +19,16 @@ import torch
 from torch import Tensor, fx, nn
 from torch.fx.proxy import TraceError
 
-from canonize.capture.captured import GUARD, PLAIN, Captured, defaults, flag_message, input_names, plain_output_notes
+from canonize.capture.captured import (
+    GUARD,
+    NUMBERS,
+    PLAIN,
+    Captured,
+    defaults,
+    flag_message,
+    input_names,
+    plain_output_notes,
+)  # fmt: skip
 from canonize.capture.leaves import is_leaf
 from canonize.capture.pieces import cuts, pieces_vary
 from canonize.capture.proxies import SizedProxy, truthful_questions, untraced
@@ -118,9 +127,13 @@ class _Tracer(fx.Tracer):
         given = [*self.inputs.args, *self.inputs.kwargs.values()]
         # A flag or a number is part of what is captured; only tensors, alone or nested, vary from call to call. Any
         # other value is refused when the model is called.
-        values = []
+        values: list[Any] = []
         for name, value, default in zip(names, given, defaults(root_fn, self.inputs), strict=True):
             proxy = self.create_proxy("placeholder", name, default, {})
+            if name in getattr(self.root, NUMBERS, ()) and isinstance(value, Tensor):
+                values.append(value.detach().clone())
+                self._guard_numbers(proxy.node, name, value)
+                continue
             if _holds_tensor(value):
                 values.append(proxy)
                 continue
@@ -156,6 +169,12 @@ class _Tracer(fx.Tracer):
             raise TraceError(f"the argument {name} is neither a tensor nor a plain value")
         holds = self.graph.call_function(operator.eq, (node, value))
         self.graph.call_function(torch._assert, (holds, flag_message(name, value)))
+
+    def _guard_numbers(self, node: fx.Node, name: str, value: Tensor) -> None:
+        """A tensor of sizes, axes or indices is part of what is captured, as a flag is."""
+        told = self.graph.call_method("tolist", (node,))
+        holds = self.graph.call_function(operator.eq, (told, value.tolist()))
+        self.graph.call_function(torch._assert, (holds, flag_message(name, value.tolist())))
 
     # ------------------------------------------------------------------ what Python asks
 

@@ -302,6 +302,8 @@ def fixed_affine(ctx: Context, input: Any, scale: Any = 1.0, shift: Any = 0.0) -
     if devices:
         operands = [t.to(next(iter(devices))) for t in operands]
     affine = Affine(operands[0], operands[1]).compress()
+    if not affine.is_finite:  # a mask of minus infinities: nothing that a layer could absorb
+        return None
     if affine.is_identity:
         return Same(input)
     owner = _owner(scale, shift)
