@@ -16,7 +16,7 @@ from torch import Tensor
 import canonize
 from benchmarks.onnx.cases import Case
 
-# What can become of a test. "not for us": ONNX Runtime itself cannot load it, or gives something else than the standard.
+# What can become of a test. "not for us": ONNX Runtime itself cannot load it, or gives something else than expected.
 OUTCOMES = ("right", "refused", "wrong", "crashed", "not for us")
 
 

@@ -17,7 +17,7 @@ from canonize.inputs import Inputs
 PLAIN = (bool, int, float, str, type(None), torch.dtype, torch.device)
 # Starts the message of a check that a canonical model makes of its input's size.
 GUARD = "captured for other sizes"
-# The attribute in which a model names inputs that are no data, but tensors of sizes, axes or indices (from ONNX files).
+# The entry of a graph module's ``meta`` that names inputs which are no data, but tensors of sizes or axes (from ONNX).
 NUMBERS = "number_inputs"
 
 

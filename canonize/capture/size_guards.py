@@ -147,6 +147,7 @@ def _message(said: str) -> str:
 
 
 def constant_size(size: Any) -> int | None:
+    """The number that a traced size is held to; None where it is free."""
     if isinstance(size, torch.SymInt):
         expression = size.node.expr
         return int(expression) if expression.is_number else None

@@ -127,10 +127,11 @@ class _Tracer(fx.Tracer):
         given = [*self.inputs.args, *self.inputs.kwargs.values()]
         # A flag or a number is part of what is captured; only tensors, alone or nested, vary from call to call. Any
         # other value is refused when the model is called.
+        numbers = getattr(self.root, "meta", {}).get(NUMBERS, ()) if isinstance(self.root, fx.GraphModule) else ()
         values: list[Any] = []
         for name, value, default in zip(names, given, defaults(root_fn, self.inputs), strict=True):
             proxy = self.create_proxy("placeholder", name, default, {})
-            if name in getattr(self.root, NUMBERS, ()) and isinstance(value, Tensor):
+            if name in numbers and isinstance(value, Tensor):
                 values.append(value.detach().clone())
                 self._guard_numbers(proxy.node, name, value)
                 continue

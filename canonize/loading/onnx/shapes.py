@@ -101,7 +101,9 @@ def _known(graph: onnx.GraphProto) -> tuple[set[str], set[str]]:
             continue
         if node.op_type in ("Shape", "Size"):
             shapes |= set(node.output)
-        elif inputs <= fixed and (inputs or node.op_type == "Constant"):
+        elif (node.op_type == "CastLike" and node.input[0] in fixed) or (
+            inputs <= fixed and (inputs or node.op_type == "Constant")
+        ):  # of the other input it is the type that counts
             fixed |= set(node.output)
         elif inputs and inputs <= fixed | shapes:
             shapes |= set(node.output)

@@ -1,12 +1,7 @@
-"""``.onnx`` -> ``nn.Module``, compared with ONNX Runtime before anybody gets it.
-
-The operators are translated by onnx2fx. Of the converters (onnx2torch, onnx2torch2, onnx2pytorch, onnx2fx) it was the
-only one that read every file of torch's two exporters at opset 20, and exactly.
-"""
+"""``.onnx`` -> ``nn.Module``, compared with ONNX Runtime before anybody gets it."""
 
 from __future__ import annotations
 
-import importlib
 import keyword
 import re
 from collections.abc import Iterator, Sequence
@@ -16,7 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from canonize.compat import need, no_warnings
+from canonize.capture.captured import NUMBERS
+from canonize.compat import need
 from canonize.errors import LoadError
 from canonize.inputs import Inputs, Shape, random_inputs
 from canonize.loading.agreement import largest_error
@@ -26,6 +22,8 @@ from canonize.nn import Slot, fill
 # Operators whose further inputs are options, even where they are no whole numbers.
 _OPTIONS = {"Resize", "Upsample", "Pad", "Clip", "Dropout", "OneHot", "Range", "Tile"}
 # Sizes to try for a dimension that the file leaves open.
+# Values of inputs that are sizes or axes, with which a translation is compared.
+MOST_PROVEN = 8
 SIDES = (224, 64, 32, 28, 299, 16, 128, 256, 8, 512)
 
 
@@ -51,8 +49,10 @@ def read_onnx(path: Path, shapes: Sequence[Shape] = ()) -> tuple[nn.Module, tupl
         Runtime does.
     """
     need(("onnx", "onnxruntime", "onnx2fx"), "reading ONNX files", where=str(path), error=LoadError)
-    from canonize.loading.onnx_file import read_proto, rename
-    from canonize.loading.onnx_shapes import BATCHES, fold_shapes
+    from canonize.loading.onnx.converter import translated
+    from canonize.loading.onnx.file import read_proto, rename
+    from canonize.loading.onnx.numbers import number_inputs
+    from canonize.loading.onnx.shapes import BATCHES, fold_shapes
 
     model = read_proto(path)
     stored = {initializer.name for initializer in model.graph.initializer}
@@ -61,7 +61,8 @@ def read_onnx(path: Path, shapes: Sequence[Shape] = ()) -> tuple[nn.Module, tupl
     model.graph.input.extend(open_inputs)
     old_names = rename(model)
     session = _session(model, path)
-    given = _fitting(session, shapes, path)
+    numbers = number_inputs(model)
+    given, *others = _fitting(model, session, shapes, numbers, path)
     batched = _has_free_batch(session)
     runs = [_with_batch(given, size) for size in BATCHES] if batched else [given]
     try:
@@ -75,22 +76,25 @@ def read_onnx(path: Path, shapes: Sequence[Shape] = ()) -> tuple[nn.Module, tupl
         ) from error
     batched = batched and folded.batched
     options = {name for n in model.graph.node if n.op_type in _OPTIONS for name in n.input[1:]}
-    module = _translated(model, path)
+    module = translated(model, path)
     _name_tensors(module, old_names, options)
     notes = []
     if folded.sized:
         notes += _guard(module, runs[0], batched)
+    module.meta[NUMBERS] = numbers  # they are part of what is captured
+    notes += [f"its input {name} says sizes or axes: a canonical model holds for one value of it" for name in numbers]
     module.example_shapes = tuple(  # type: ignore[assignment]
         Shape(tuple(t.shape), dtype=t.dtype) for t in runs[0].tensors()
     )
     _prove(module, list(zip(runs, wanted, strict=True))[: 2 if batched else 1], path)
+    _prove(module, [(other, _run(session, other)) for other in others], path)
     return module, tuple(notes)
 
 
 def _session(model: Any, path: Path) -> Any:
     import onnxruntime
 
-    from canonize.loading.onnx_shapes import quiet
+    from canonize.loading.onnx.shapes import quiet
 
     try:
         return onnxruntime.InferenceSession(model.SerializeToString(), quiet(), providers=["CPUExecutionProvider"])
@@ -105,23 +109,40 @@ def _has_free_batch(session: Any) -> bool:
     return bool(firsts) and all(not isinstance(size, int) and size == firsts[0] for size in firsts)
 
 
-def _fitting(session: Any, shapes: Sequence[Shape], path: Path) -> Inputs:
-    """Random inputs of the sizes asked for, or of the first usual ones that ONNX Runtime takes."""
+def _fitting(model: Any, session: Any, shapes: Sequence[Shape], numbers: Sequence[str], path: Path) -> list[Inputs]:
+    """Random inputs of the sizes asked for, or of the first usual ones that ONNX Runtime takes.
+
+    More than one where some are numbers: the translation must be right for whatever they are.
+    """
+    from canonize.loading.onnx.numbers import usual_numbers
+
     wanted = session.get_inputs()
     if shapes and len(shapes) != len(wanted):
         raise LoadError(f"takes {len(wanted)} inputs, {len(shapes)} are given", where=str(path), hint="Give one each")
     tried, reason = 0, ""
+    found: list[Inputs] = []
     for sizes in [[shape.dims for shape in shapes]] if shapes else _sizes(wanted):
-        inputs = random_inputs(
-            [Shape(tuple(d), dtype=_dtype(i.type, path)) for d, i in zip(sizes, wanted, strict=True)]
+        each = [Shape(tuple(d), dtype=_dtype(i.type, path)) for d, i in zip(sizes, wanted, strict=True)]
+        drawn = random_inputs(each)
+        for values in usual_numbers(model, each, numbers):
+            inputs = Inputs(tuple(values.get(i.name, t) for i, t in zip(wanted, drawn.args, strict=True)))
+            tried += 1
+            try:
+                _run(session, inputs)
+            except Exception as error:
+                reason = reason or _first_line(error)
+                continue
+            found.append(inputs)
+            if len(found) == (MOST_PROVEN if numbers else 1):
+                return found
+        if found:
+            return found
+    if numbers:
+        raise LoadError(
+            f"its input {numbers[0]} says sizes or axes, and none of the usual ones fit ({tried} tried; {reason})",
+            where=str(path),
+            hint="Store them in the file as initializers",
         )
-        tried += 1
-        try:
-            _run(session, inputs)
-        except Exception as error:
-            reason = _first_line(error)
-            continue
-        return inputs
     raise LoadError(
         f"no usual input fits ({tried} tried; {reason})", where=str(path), hint="Say what it takes: --input 1x3x224x224"
     )
@@ -133,7 +154,7 @@ def _sizes(wanted: Any) -> Iterator[list[tuple[int, ...]]]:
     for side in SIDES if open_ranks else SIDES[:1]:
         yield [
             tuple(
-                s if isinstance(s, int) and s > 0 else {0: 2, 1: 3 if len(i.shape) == 4 else side}.get(place, side)
+                s if isinstance(s, int) and s >= 0 else {0: 2, 1: 3 if len(i.shape) == 4 else side}.get(place, side)
                 for place, s in enumerate(i.shape)
             )
             for i in wanted
@@ -160,63 +181,6 @@ def _feed(session: Any, inputs: Inputs) -> dict[str, Any]:
 
 def _run(session: Any, inputs: Inputs) -> list[Tensor]:
     return [torch.as_tensor(value) for value in session.run(None, _feed(session, inputs))]
-
-
-def _translated(model: Any, path: Path) -> fx.GraphModule:
-    onnx2fx = importlib.import_module("onnx2fx")
-    _register()
-    try:
-        with no_warnings():
-            module: fx.GraphModule = onnx2fx.convert(model)
-    except Exception as error:
-        raise LoadError(
-            f"cannot be translated ({_first_line(error)})", where=str(path), hint="Give the model it was exported from"
-        ) from error
-    return module.eval()
-
-
-def _register() -> None:
-    """Teach the converter the operators that `onnx_shapes` writes."""
-    from canonize.loading.onnx_shapes import DOMAIN
-
-    registry = importlib.import_module("onnx2fx.op_registry")
-
-    @registry.register("ExpandBatch", domain=DOMAIN)
-    def build(builder: Any, node: Any) -> fx.Node:
-        from onnx import helper
-
-        options = {a.name: helper.get_attribute_value(a) for a in node.attribute}
-        values = [builder.get_value(name) for name in node.input]
-        made: fx.Node = builder.call_function(expand_batch, args=(*values, list(options["sizes"]), options["place"]))
-        return made
-
-    @registry.register("SliceConst", domain=DOMAIN)
-    def build_slice(builder: Any, node: Any) -> fx.Node:
-        from onnx import helper
-
-        options = {a.name: list(helper.get_attribute_value(a)) for a in node.attribute}
-        numbers = [options[name] for name in ("starts", "ends", "axes", "steps")]
-        made: fx.Node = builder.call_function(slice_const, args=(builder.get_value(node.input[0]), *numbers))
-        return made
-
-
-def expand_batch(tensor: Tensor, batch_of: Tensor, sizes: list[int], place: int) -> Tensor:
-    """`tensor` repeated to `sizes`, where that at `place` is the batch size of another tensor."""
-    new = len(sizes) - tensor.dim()
-    target: list[Any] = [-1 if size == 1 and index >= new else size for index, size in enumerate(sizes)]
-    target[place] = batch_of.shape[0]
-    return tensor.expand(target)
-
-
-def slice_const(tensor: Tensor, starts: list[int], ends: list[int], axes: list[int], steps: list[int]) -> Tensor:
-    """A slice between constants; ONNX writes an open end as the largest number there is."""
-    index = [slice(None)] * tensor.dim()
-    for start, end, axis, step in zip(starts, ends, axes, steps, strict=True):
-        index[axis] = slice(start or None, end if end < 2**31 - 1 else None, step if step != 1 else None)
-    if all(part == slice(None) for part in index):
-        return tensor
-    sliced: Tensor = tensor[tuple(index)]
-    return sliced
 
 
 def _name_tensors(module: fx.GraphModule, old_names: dict[str, str], options: set[str]) -> None:
