@@ -1406,6 +1406,10 @@ MUTANTS: tuple[Mutant, ...] = (
         "loading/test_onnx_corpus.py",
         ("negative axes are taken as they are", "sorted(a % rank for a in numbers)", "sorted(numbers)"),
         ("borders change places", "= [before, after]", "= [after, before]"),
-        ("a size of 1 is a size", "-1 if size == 1 and index >= new else size for index", "size for index"),
+        (
+            "a size of 1 is a size",
+            "[-1 if size == 1 and index >= new else size for index, size in enumerate(wanted)]",
+            "wanted",
+        ),
     ),
 )
