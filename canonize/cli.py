@@ -282,7 +282,11 @@ Samples = Annotated[Optional[int], typer.Option(metavar="N", help="Samples for e
 Folder = Annotated[Path, typer.Option("--output", "-o", metavar="FOLDER", help="For all results.")]
 Jobs = Annotated[int, typer.Option("--jobs", "-j", metavar="N", help="Processes; -1: one a core.")]
 Size = Annotated[int, typer.Option(metavar="PIXELS", help="Side that pictures from files are brought to.")]
-SettingsOf = Annotated[Many, typer.Option("--set", metavar="KEY=VALUE", help="Of metrics: patch=8,noise=0.1,...")]
+SettingsOf = Annotated[
+    Many,
+    typer.Option("--set", metavar="KEY=VALUE", help="Of metrics: patch=8,select=absolute,...; see --list."),
+]
+Preset = Annotated[str, typer.Option(metavar="NAME", help="Of metrics: default, pahde (the authors' settings).")]
 
 
 def evaluate(
@@ -300,6 +304,7 @@ def evaluate(
     target: Annotated[str, typer.Option(metavar="CLASS", help="Explain the label, or predicted.")] = "label",
     all_samples: Annotated[bool, typer.Option("--all-samples", help="Count wrong answers, too.")] = False,
     settings: SettingsOf = None,
+    preset: Preset = "default",
     size: Size = 224,
     jobs: Jobs = 1,
     backend: Annotated[str, typer.Option(metavar="NAME", help="loky, dask, ray, ... (joblib).")] = "loky",
@@ -338,7 +343,7 @@ def evaluate(
         arch=arch,
         allow=tuple(allow or ()),
         trust=trust,
-        settings=settings or (),
+        settings=command.settings_of(settings or (), preset),
         target=target,
         samples=64 if samples is None else samples,
         seeds=tuple(range(3 if seeds is None else seeds)),
@@ -366,6 +371,7 @@ def search(
     study: Annotated[str, typer.Option(metavar="NAME", help="Of the search in its storage.")] = "canonize",
     out: Folder = Path("search"),
     settings: SettingsOf = None,
+    preset: Preset = "default",
     size: Size = 224,
     jobs: Jobs = 1,
     arch: Arch = None,
@@ -401,7 +407,7 @@ def search(
         sampler=sampler,  # type: ignore[arg-type] # checked where all of it is
         device=device,
         size=size,
-        settings=shared.settings_of(settings or ()),
+        settings=shared.settings_of(settings or (), preset),
         name=study,
     )
     screen = common.Screen(quiet=quiet)

@@ -15,6 +15,7 @@ from canonize.errors import ExportError, InputError
 from canonize.evaluate.libraries import need_all
 from canonize.evaluate.metrics.catalogue import METRICS, Settings
 from canonize.evaluate.plan import Experiment, ModelSource
+from canonize.evaluate.presets import PRESETS, preset
 from canonize.evaluate.report import Section, write_page, write_results
 from canonize.evaluate.runner import Progress, Results, Workers, run
 from canonize.evaluate.tables import as_text
@@ -93,6 +94,11 @@ def listing(say: Say) -> int:
     say("\nModels that are shipped\n")
     for name in NETWORKS:
         say(f"  shipped:{name:18} {'sort-of-clevr' if name == 'relation_network' else 'digits'}")
+    say("\nPresets of the metrics' settings, and what --set takes\n")
+    for name, settings in PRESETS.items():
+        changed = [f.name for f in fields(Settings) if getattr(settings, f.name) != getattr(Settings(), f.name)]
+        shown = changed if name != "default" else [field.name for field in fields(Settings)]
+        say(f"  {name:10} " + ", ".join(f"{key}={getattr(settings, key)}" for key in shown))
     say("\nMethods\n")
     for method in EXPLAINED:
         say(f"  {method.name:22} {method.summary}")
@@ -109,7 +115,7 @@ def experiment_of(
     arch: str | None,
     allow: tuple[str, ...],
     trust: bool,
-    settings: Sequence[str],
+    settings: Settings,
     target: str,
     **more: Any,
 ) -> Experiment:
@@ -132,28 +138,30 @@ def experiment_of(
         canonizations=split(canonizations) or ("none", "threshold"),
         methods=split(methods) or METHODS,
         metrics=split(metrics) or MEASURED,
-        settings=settings_of(settings),
+        settings=settings,
         target=cast(Literal["label", "predicted"], target),
         **more,
     )
 
 
-def settings_of(given: Sequence[str]) -> Settings:
-    """Settings of the metrics from ``key=value``."""
+# Shorter names of settings.
+ALIASES = {"steps": "perturbation_steps", "samples": "noise_samples", "norm": "normalise"}
+
+
+def settings_of(given: Sequence[str], base: str = "default") -> Settings:
+    """Settings of the metrics: a preset, and ``key=value`` in place of parts of it."""
     known: dict[str, type] = {field.name: type(getattr(Settings(), field.name)) for field in fields(Settings)}
-    found = Settings()
+    found = preset(base)
     for text in split(given):
         key, _, value = text.partition("=")
+        key = ALIASES.get(key.strip().replace("-", "_"), key.strip().replace("-", "_"))
         if key not in known:
             raise InputError(f"there is no setting {key!r}", hint=f"Settings: {', '.join(known)}")
         try:
             found = replace(found, **{key: known[key](value)})
         except ValueError as error:
             raise InputError(f"{value!r} is no value of {key}", hint=f"It is a {known[key].__name__}") from error
-    if found.output not in ("softmax", "logit"):
-        raise InputError(f"there is no output {found.output!r}", hint="Use output=softmax or output=logit")
-    if min(found.patch, found.perturbation_steps, found.flipping_steps, found.blur, found.noise_samples) < 1:
-        raise InputError("settings that count something are at least 1", hint="Leave the setting out for its default")
+    found.check()
     return found
 
 

@@ -178,6 +178,7 @@ class Experiment:
                 raise InputError(f"there are no {what}", hint="Name at least one")
             if len({getattr(value, "name", value) for value in values}) < len(values):
                 raise InputError(f"one of the {what} is named twice", hint="Give each a name of its own: NAME=SOURCE")
+        self.settings.check()
         if self.samples < 1 or self.batch < 1:
             raise InputError("there is nothing to measure", hint="Give at least one sample and batches of at least one")
         if self.target not in ("label", "predicted"):

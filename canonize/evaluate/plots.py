@@ -85,7 +85,7 @@ def gallery(experiment: Experiment, data: str, model_name: str, shown: int = 4) 
         for canonization in experiment.canonizations:
             try:
                 model = model_in(source, canonization, experiment.device, data, experiment.size)
-                subject = Subject(model, MethodSpec.parse(method), found.low, found.high)
+                subject = Subject(model, MethodSpec.parse(method), found.low, found.high, settings=experiment.settings)
                 placed = samples.to(subject.device, subject.dtype)
                 if experiment.target == "predicted":
                     targets = subject.logits(placed.inputs).argmax(1)

@@ -201,7 +201,8 @@ def measure(task: Task) -> pd.DataFrame:
     model, method = model_in(*where), MethodSpec.parse(task.method)
     samples = data.take(indices)
     seeds = tuple(seed_of(task.data, task.seed, index) for index in indices)
-    case = Subject(model, method, data.low, data.high).case(samples, experiment.target, seeds, experiment.settings)
+    subject = Subject(model, method, data.low, data.high, settings=experiment.settings)
+    case = subject.case(samples, experiment.target, seeds)
     assert case.predicted is not None and case.right is not None
     columns |= {
         "control": is_control(method.name, model),
@@ -214,8 +215,9 @@ def measure(task: Task) -> pd.DataFrame:
     again = None
     if task.first == 0 and task.seed == experiment.seeds[0]:
         few = min(MEASURED_TWICE, len(indices))
-        subject = Subject(model_rounded_otherwise(*where), method, data.low, data.high)
-        again = subject.case(data.take(indices[:few]), experiment.target, seeds[:few], experiment.settings)
+        moved = model_rounded_otherwise(*where)
+        subject = Subject(moved, method, data.low, data.high, settings=experiment.settings)
+        again = subject.case(data.take(indices[:few]), experiment.target, seeds[:few])
     parts = []
     for name in experiment.metrics:
         measured = metric(name).measure(case).detach()

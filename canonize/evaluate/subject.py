@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from canonize.errors import InputError
 from canonize.evaluate.data import DataSet, Samples, open_data
 from canonize.evaluate.metrics.catalogue import Case, Settings, seed_of
+from canonize.evaluate.metrics.pooling import normalised, pooled
 from canonize.evaluate.noise import rounded_otherwise
 from canonize.evaluate.plan import MethodSpec, ModelSource, parse_canonization
 
@@ -89,13 +90,24 @@ class Subject:
         Range of the pixels' values: the bounds of the box rule, unless the method is given others.
     layers : mapping, optional
         Rules of single layers; see `canonize.explain.composite`.
+    settings : Settings, optional
+        How channels are pooled, and heatmaps normalised.
     """
 
-    def __init__(self, model: nn.Module, method: MethodSpec, low: Tensor, high: Tensor, layers: Any = None) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        method: MethodSpec,
+        low: Tensor,
+        high: Tensor,
+        layers: Any = None,
+        settings: Settings | None = None,
+    ) -> None:
         from canonize.explain.methods import find
 
         parameter = any_tensor(model)
         self.model, self.method, self.layers = model, method, layers
+        self.settings = settings or Settings()
         self.low, self.high = low.to(parameter), high.to(parameter)
         self.device, self.dtype = parameter.device, parameter.dtype
         needed = find(method.name).required
@@ -103,7 +115,7 @@ class Subject:
         self.hyperparameters = {key: bounds[key] for key in needed if key in bounds} | method.hyperparameters
 
     def explain(self, inputs: tuple[Tensor, ...], targets: Tensor) -> Tensor:
-        """Heatmaps (N, H, W) of the first input, summed over channels."""
+        """Heatmaps (N, H, W) of the first input, pooled over channels and normalised as the settings say."""
         from canonize.explain import Choices, attribute
 
         choices = Choices(**self.method.choices) if self.method.choices else None
@@ -117,14 +129,17 @@ class Subject:
             layers=self.layers,
             **self.hyperparameters,
         )
-        return found.heatmap().detach()
+        relevance = found.relevance if isinstance(found.relevance, Tensor) else found.relevance[0]
+        if relevance is None:
+            raise InputError("the model's first input is no image", hint="Evaluation explains the first input")
+        return normalised(pooled(relevance.detach(), self.settings.pooling), self.settings.normalise)
 
     def logits(self, inputs: tuple[Tensor, ...]) -> Tensor:
         """Outputs (N, K)."""
         with torch.no_grad():
             return outputs_of(self.model, inputs)
 
-    def case(self, samples: Samples, target: str, seeds: tuple[int, ...], settings: Settings) -> Case:
+    def case(self, samples: Samples, target: str, seeds: tuple[int, ...]) -> Case:
         """All that the metrics may ask for, on one batch."""
         samples = samples.to(self.device, self.dtype)
         others = samples.inputs[1:]
@@ -141,7 +156,7 @@ class Subject:
             seeds=seeds,
             low=self.low,
             high=self.high,
-            settings=settings,
+            settings=self.settings,
             predicted=predicted,
             right=samples.right(outputs),
         )

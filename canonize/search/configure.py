@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from canonize.evaluate.metrics.catalogue import Settings
 from canonize.evaluate.plan import CHOICES, MethodSpec
 from canonize.evaluate.subject import Subject
 
@@ -64,10 +65,10 @@ class Configuration:
             return rule, {"alpha": value("alpha"), "beta": value("alpha") - 1}
         return (rule, {rule: value(rule)}) if rule in ("gamma", "epsilon") else rule
 
-    def subject(self, model: nn.Module, low: Tensor, high: Tensor) -> Subject:
+    def subject(self, model: nn.Module, low: Tensor, high: Tensor, settings: Settings | None = None) -> Subject:
         """The model, explained by this configuration."""
         choices = {name: str(self.values[name]) for name in CHOICES if name in self.values}
         spec = MethodSpec("searched", "epsilon-plus", {}, choices)
         parameter = next(model.parameters())
         layers = self.layers(model, low.to(parameter), high.to(parameter))
-        return Subject(model, spec, low, high, layers)
+        return Subject(model, spec, low, high, layers, settings)

@@ -85,6 +85,7 @@ class Search:
             With what there is instead.
         """
         self.space.check()
+        self.settings.check()
         if not self.objectives:
             raise InputError("there is no objective", hint="Name a metric")
         for name in self.objectives:
@@ -250,13 +251,13 @@ def measured(wanted: Search, configuration: Configuration) -> tuple[tuple[float,
     """
     data = data_set(wanted.data, wanted.seed, wanted.samples, wanted.size)
     model = model_in(wanted.model, configuration.canonization, wanted.device, wanted.data, wanted.size)
-    subject = configuration.subject(model, data.low, data.high)
+    subject = configuration.subject(model, data.low, data.high, wanted.settings)
     indices = chosen_indices(data, wanted.data, wanted.seed, wanted.samples)
     found: dict[str, list[float]] = {name: [] for name in wanted.objectives}
     for first in range(0, len(indices), wanted.batch):
         part = indices[first : first + wanted.batch]
         seeds = tuple(seed_of(wanted.data, wanted.seed, index) for index in part)
-        case = subject.case(data.take(part), "label", seeds, wanted.settings)
+        case = subject.case(data.take(part), "label", seeds)
         assert case.right is not None
         right = case.right.cpu()
         for name in wanted.objectives:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 
 import pandas
 import pytest
 import torch
 
 from canonize.cli import main
+from canonize.commands.evaluate import settings_of
 from canonize.evaluate.networks import shipped
+from canonize.evaluate.presets import PRESETS
 
 SMALL = ["--data", "digits", "-m", "epsilon-plus", "--samples", "4", "--seeds", "1"]
 
@@ -59,6 +62,9 @@ def test_names_are_escaped_on_the_page(tmp_path):
         (["shipped:vgg", "--data", "digits", "--set", "patch=big"], "no value of patch"),
         (["shipped:vgg", "--data", "digits", "--set", "size=3"], "no setting 'size'"),
         (["shipped:vgg", "--data", "digits", "--set", "noise_samples=0"], "at least 1"),
+        (["shipped:vgg", "--data", "digits", "--set", "pooling=mean"], "no pooling 'mean'"),
+        (["shipped:vgg", "--data", "digits", "--set", "growth=0.5"], "at least 1"),
+        (["shipped:vgg", "--data", "digits", "--preset", "mine"], "no preset 'mine'"),
         (["shipped:vgg", "--data", "digits", "--device", "nowhere"], "cannot be used"),
         (["shipped:vgg", "--data", "digits", "--backend", "slurm"], "no backend 'slurm'"),
         (["shipped:vgg", "--data", "sort-of-clevr", "--seeds", "1", "--samples", "2"], "nothing could be measured"),
@@ -132,6 +138,30 @@ def test_wrong_answers_can_be_counted_after_all(tmp_path, capsys):
     arguments = ["tests.evaluate.test_command:never_right", *SMALL, "--metric", "sparseness", "-o", str(tmp_path / "o")]
     assert main(["evaluate", *arguments]) == 2 and "--all-samples" in capsys.readouterr().err
     assert main(["evaluate", *arguments, "--all-samples"]) == 0
+
+
+def test_a_preset_and_single_settings_on_top_of_it():
+    assert settings_of((), "pahde") == PRESETS["pahde"]
+    found = settings_of(["patch=4,steps=9", "select=all"], "pahde")
+    assert found == replace(PRESETS["pahde"], patch=4, perturbation_steps=9, select="all")
+    assert settings_of(["flipping-patch=2"]).flipping_patch == 2
+
+
+def test_settings_reach_the_numbers(tmp_path):
+    """Each of them changes what it is about."""
+    base = ["--metric", "mass-accuracy,random-logit,pixel-flipping,faithfulness-correlation,avg-sensitivity", "-q"]
+    found = {}
+    for setting in ("noise=0.05", "select=absolute", "pooling=max-norm", "flipping_patch=4", "subset=3", "radius=0.5"):
+        out = tmp_path / setting
+        assert main(["evaluate", "shipped:vgg", *SMALL, *base, "-c", "none", "--set", setting, "-o", str(out)]) == 0
+        found[setting] = pandas.read_csv(out / "summary.csv").set_index("metric")["mean"]
+    usual = found.pop("noise=0.05")
+    changed = {setting: set(usual.index[(means != usual)]) for setting, means in found.items()}
+    assert changed["select=absolute"] == {"mass-accuracy"}
+    assert changed["flipping_patch=4"] == {"pixel-flipping"}
+    assert changed["subset=3"] == {"faithfulness-correlation"}
+    assert changed["radius=0.5"] == {"avg-sensitivity"}
+    assert changed["pooling=max-norm"] == set(usual.index)
 
 
 def test_a_folder_that_cannot_be_is_refused(tmp_path, capsys):

@@ -245,6 +245,106 @@ def test_similarity_of_two_constants():
     assert metrics.structural_similarity(one, two).item() == pytest.approx((4 + 1e-4) / (5 + 1e-4))
 
 
+# -- Entropy and faithfulness correlation
+
+
+@pytest.mark.parametrize(
+    ("values", "entropy"),
+    [
+        ((1, 1, 1, 1), math.log(4)),
+        ((0, 0, 0, -5), 0.0),
+        ((1, -1, 2), 1.5 * math.log(2)),
+        ((1e-300, 1e-300), math.log(2)),
+    ],
+)
+def test_entropy(values, entropy):
+    assert metrics.entropy(tensor(values)).item() == pytest.approx(entropy, abs=1e-12)
+
+
+def test_faithfulness_of_what_adds_up_is_one_and_of_its_negative_minus_one():
+    """A sum of pixels: each pixel's relevance is what its loss costs."""
+    images = torch.rand(3, 1, 4, 4, dtype=D)
+
+    def found(relevance):
+        generators = [torch.Generator().manual_seed(i) for i in range(3)]
+        return metrics.faithfulness_correlation(
+            total, images, relevance, ZERO, subset=5, runs=20, generators=generators
+        ).tolist()
+
+    assert found(images[:, 0]) == pytest.approx([1, 1, 1]) and found(-images[:, 0]) == pytest.approx([-1, -1, -1])
+    assert max(map(abs, found(torch.rand(3, 4, 4, dtype=D)))) < 0.95
+
+
+# -- From channels to pixels
+
+CHANNELS = tensor(3, -4, shape=(1, 2, 1, 1)).repeat(1, 1, 1, 2) * tensor(1, 0.5)
+
+
+@pytest.mark.parametrize(
+    ("pooling", "values"),
+    [
+        ("sum", (-1, -0.5)),
+        ("pos-sum", (3, 1.5)),
+        ("abs-sum", (7, 3.5)),
+        ("max-norm", (4, 2)),
+        ("l2-norm", (5, 2.5)),
+        ("l2-norm-sq", (25 / 16, 25 / 64)),  # of what is divided by the largest, 4
+        ("pos-l2-norm-sq", (1, 0.25)),  # of what is divided by the largest, 3
+    ],
+)
+def test_pooling(pooling, values):
+    assert metrics.pooled(CHANNELS, pooling).flatten().tolist() == pytest.approx(values)
+
+
+def test_pooling_squares_nothing_away():
+    tiny = (CHANNELS * 1e-30).float()
+    assert metrics.pooled(tiny, "pos-l2-norm-sq").flatten().tolist() == pytest.approx([1, 0.25])
+    assert not metrics.pooled(torch.zeros(1, 2, 2, 2), "l2-norm-sq").isnan().any()
+
+
+@pytest.mark.parametrize(("how", "values"), [("none", (3, -4)), ("largest", (0.75, -1)), ("second-moment", None)])
+def test_normalisation(how, values):
+    heatmap = tensor(3, -4, shape=(1, 1, 2))
+    values = values or (3 / 12.5**0.5, -4 / 12.5**0.5)
+    assert metrics.normalised(heatmap, how).flatten().tolist() == pytest.approx(values)
+    assert metrics.normalised((heatmap * 1e-30).float(), how).isfinite().all()
+    assert torch.equal(metrics.normalised(torch.zeros(1, 1, 2), how), torch.zeros(1, 1, 2))
+
+
+def test_what_counts_of_a_heatmap_is_chosen():
+    """4 1 / -3 2: the two largest magnitudes stand in the left column, the two largest values do not."""
+    left = torch.tensor([[[True, False], [True, False]]])
+    heatmap = tensor(4, 1, -3, 2, shape=(1, 2, 2))
+    assert metrics.relevance_rank_accuracy(heatmap, left, "absolute").item() == 1
+    assert metrics.relevance_rank_accuracy(heatmap, left, "positive").item() == 0.5
+    assert metrics.relevance_rank_accuracy(heatmap, left).item() == 0.5
+
+
+# -- Steps
+
+
+@pytest.mark.parametrize(
+    ("regions", "steps", "growth", "sizes"),
+    [(10, 5, 1.0, [2] * 5), (10, 4, 1.0, [3, 3, 3, 1]), (14, 3, 2.0, [2, 4, 8]), (3, 10, 1.5, [1, 1, 1])],
+)
+def test_steps_of_pixel_flipping(regions, steps, growth, sizes):
+    assert metrics.growing(regions, steps, growth) == sizes
+
+
+@pytest.mark.parametrize("growth", [1.0, 1.2, 2.0, 7.0])
+@pytest.mark.parametrize("steps", [1, 2, 9])
+def test_all_regions_go_whatever_the_steps(steps, growth):
+    for regions in (1, 2, 16, 99):
+        sizes = metrics.growing(regions, steps, growth)
+        assert sum(sizes) == regions and min(sizes) >= 1 and len(sizes) <= steps + 1
+
+
+def test_the_area_under_a_curve_with_growing_steps_is_over_the_share_of_pixels():
+    flipped = metrics.pixel_flipping(total, IMAGE, IMAGE[:, 0], ZERO, patch=2, regions_per_step=[1, 3])
+    # 136 at 0, 82 at a quarter, 0 at the end.
+    assert flipped.item() == pytest.approx((136 + 82) / 2 / 4 + 82 / 2 * 3 / 4)
+
+
 # -- The catalogue
 
 
@@ -257,6 +357,8 @@ def test_every_metric_has_a_direction_unless_its_order_is_random():
 @pytest.mark.parametrize(
     ("name", "better"),
     [
+        ("entropy", "lower"),
+        ("faithfulness-correlation", "higher"),
         ("sparseness", "higher"),
         ("region-perturbation", "higher"),
         ("region-perturbation:lerf", "lower"),

@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from canonize.evaluate import metrics
+from canonize.evaluate.metrics.faithfulness import correlation
 
 quantus = pytest.importorskip("quantus", reason="the reference implementation is part of the development environment")
 
@@ -249,3 +250,42 @@ def test_similarity_of_images_is_that_of_scikit_image():
     span = float(torch.stack([a, b]).max() - torch.stack([a, b]).min())
     theirs = skimage.structural_similarity(a[0].numpy(), b[0].numpy(), data_range=span)
     assert metrics.structural_similarity(a, b).item() == pytest.approx(theirs, abs=TOLERANCE)
+
+
+def test_entropy(run, relevance):
+    theirs = run(quantus.Complexity(abs=True, **PLAIN), relevance.double())
+    agree(metrics.entropy(relevance.double()), theirs)
+
+
+def test_faithfulness_correlation(run, model, images, targets, relevance):
+    """The sets are drawn as Quantus draws them, by NumPy's global generator, in its order."""
+    metric = quantus.FaithfulnessCorrelation(
+        nr_runs=7, subset_size=40, perturb_baseline="black", abs=False, return_aggregate=False, **PLAIN
+    )
+    drawn = []
+    honest = np.random.choice
+
+    def watched(*arguments, **options):
+        drawn.append(honest(*arguments, **options))
+        return drawn[-1]
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(np.random, "choice", watched)
+        theirs = run(metric, relevance, softmax=True)
+    if len(drawn) != 7 * len(images):
+        pytest.skip("this Quantus draws its sets in another way")
+    black = metrics.make_fill("black", images)
+    watch = score(model, targets)
+    for index, own in enumerate(theirs):
+        sets = drawn[index :: len(images)]
+        masks = torch.zeros(7, SIZE * SIZE, dtype=torch.bool)
+        for row, chosen in enumerate(sets):
+            masks[row, torch.as_tensor(chosen)] = True
+        one = slice(index, index + 1)
+        drops = [
+            watch(images)[one] - watch(black(images, mask.view(1, SIZE, SIZE).expand(len(images), -1, -1)))[one]
+            for mask in masks
+        ]
+        sums = (relevance[index].flatten() * masks).sum(1)
+        found = correlation(sums[None].double(), torch.cat(drops)[None].double())
+        assert abs(found.item() - own) < 1e-4

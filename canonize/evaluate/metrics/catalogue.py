@@ -8,7 +8,7 @@ import hashlib
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
@@ -16,13 +16,23 @@ from torch import Tensor
 from canonize.errors import InputError
 from canonize.evaluate.data.samples import Samples
 from canonize.evaluate.metrics import localisation
-from canonize.evaluate.metrics.complexity import sparseness
+from canonize.evaluate.metrics.complexity import entropy, sparseness
+from canonize.evaluate.metrics.faithfulness import faithfulness_correlation
 from canonize.evaluate.metrics.fill import FILLS, Fill, make_fill
-from canonize.evaluate.metrics.perturbation import ORDERS, pixel_flipping, region_perturbation
+from canonize.evaluate.metrics.localisation import Select
+from canonize.evaluate.metrics.perturbation import ORDERS, growing, pixel_flipping, region_perturbation
+from canonize.evaluate.metrics.pooling import NORMALISATIONS, POOLINGS, Normalise, Pooling
 from canonize.evaluate.metrics.randomisation import other_targets, random_logit
 from canonize.evaluate.metrics.robustness import Sensitivity, sensitivity
 
 Better = Literal["higher", "lower", "neither"]
+# Settings that are one of some words.
+CHOICES: dict[str, tuple[str, ...]] = {
+    "output": ("softmax", "logit"),
+    "select": get_args(Select),
+    "pooling": POOLINGS,
+    "normalise": NORMALISATIONS,
+}
 
 
 @dataclass(frozen=True)
@@ -45,6 +55,20 @@ class Settings:
         Noisy copies of each image.
     output : {"softmax", "logit"}
         Which score of the target perturbation watches.
+    radius : float
+        Radius of that noise in the units of the model's input; 0 leaves it to `noise`.
+    flipping_patch : int
+        Side of the squares that pixel flipping takes away, in pixels.
+    growth : float
+        By how much each step of pixel flipping takes more squares than the one before it: 1 for equal steps.
+    select : {"positive", "all", "absolute"}
+        What of a heatmap counts for rank and mass accuracy. (`mu` is about positive relevance by definition.)
+    pooling : str
+        From channels to pixels: ``sum``, ``pos-l2-norm-sq``, ``max-norm``, ...; see `canonize.evaluate.metrics.pooled`.
+    normalise : {"none", "largest", "second-moment"}
+        What each heatmap is divided by before it is measured.
+    subsets, subset : int
+        Random sets of pixels of faithfulness correlation, and pixels in each; 0 for an eighth of the image.
     """
 
     patch: int = 4
@@ -54,6 +78,39 @@ class Settings:
     noise: float = 0.05
     noise_samples: int = 5
     output: Literal["softmax", "logit"] = "softmax"
+    radius: float = 0.0
+    flipping_patch: int = 1
+    growth: float = 1.0
+    select: Select = "positive"
+    pooling: Pooling = "sum"
+    normalise: Normalise = "none"
+    subsets: int = 50
+    subset: int = 0
+
+    def check(self) -> None:
+        """Refuse what means nothing.
+
+        Raises
+        ------
+        InputError
+            With what there is instead.
+        """
+        for name, allowed in CHOICES.items():
+            if getattr(self, name) not in allowed:
+                raise InputError(
+                    f"there is no {name} {getattr(self, name)!r}", hint=f"Use {name}={f', {name}='.join(allowed)}"
+                )
+        counts = (self.patch, self.perturbation_steps, self.flipping_steps, self.blur, self.noise_samples)
+        if min(*counts, self.flipping_patch, self.subsets) < 1:
+            raise InputError(
+                "settings that count something are at least 1", hint="Leave the setting out for its default"
+            )
+        if self.subset < 0 or self.radius < 0 or self.noise < 0:
+            raise InputError("subset, radius and noise are not negative", hint="Leave the setting out for its default")
+        if self.growth < 1:
+            raise InputError(
+                f"steps grow by a factor of at least 1, not {self.growth}", hint="Use growth=1 or growth=1.5"
+            )
 
 
 @dataclass(frozen=True, eq=False)
@@ -126,7 +183,7 @@ class Case:
             lambda noisy: self.explain(noisy, self.targets),
             self.samples.images,
             self.relevance,
-            radius=self.settings.noise * span,
+            radius=self.settings.radius or self.settings.noise * span,
             samples=self.settings.noise_samples,
             generators=self.generators("noise"),
         )
@@ -176,10 +233,10 @@ def seed_of(*parts: object) -> int:
     return int.from_bytes(digest, "big") >> 1
 
 
-def _on_mask(measure: Callable[[Tensor, Tensor], Tensor], name: str = "object") -> Callable[[Case], Tensor]:
+def _on_mask(measure: Callable[[Tensor, Tensor, Select], Tensor], name: str = "object") -> Callable[[Case], Tensor]:
     def on_case(case: Case) -> Tensor:
         mask = case.samples.masks.get(name)
-        return _unknown(case) if mask is None else measure(case.relevance, mask)
+        return _unknown(case) if mask is None else measure(case.relevance, mask, case.settings.select)
 
     return on_case
 
@@ -197,7 +254,12 @@ def _unknown(case: Case) -> Tensor:
 
 def _random_logit(case: Case) -> Tensor:
     others = other_targets(case.targets, case.classes, case.generators("class"))
-    return random_logit(lambda targets: case.explain(case.samples.images, targets), case.relevance, others)
+    return random_logit(
+        lambda targets: case.explain(case.samples.images, targets),
+        case.relevance,
+        others,
+        by_largest=case.settings.normalise == "none",
+    )
 
 
 def _region_perturbation(case: Case, order: Any, fill: str) -> Tensor:
@@ -214,20 +276,30 @@ def _region_perturbation(case: Case, order: Any, fill: str) -> Tensor:
 
 
 def _pixel_flipping(case: Case, order: Any, fill: str) -> Tensor:
-    pixels = case.relevance[0].numel()
+    patch, (height, width) = case.settings.flipping_patch, case.relevance.shape[1:]
+    squares = math.ceil(height / patch) * math.ceil(width / patch)
     return pixel_flipping(
         case.score,
         case.samples.images,
         case.relevance,
         case.fill(fill),
-        regions_per_step=math.ceil(pixels / case.settings.flipping_steps),
+        patch=patch,
+        regions_per_step=growing(squares, case.settings.flipping_steps, case.settings.growth),
         order=order,
         generators=case.generators("order"),
     )
 
 
-def _mass(relevance: Tensor, mask: Tensor) -> Tensor:
-    return localisation.relevance_mass_accuracy(relevance, mask)
+def _faithfulness(case: Case) -> Tensor:
+    return faithfulness_correlation(
+        case.score,
+        case.samples.images,
+        case.relevance,
+        case.fill("constant"),
+        subset=case.settings.subset or max(1, case.relevance[0].numel() // 8),
+        runs=case.settings.subsets,
+        generators=case.generators("subsets"),
+    )
 
 
 # Ground truths beside ``object``: those that CLEVR-XAI publishes.
@@ -241,6 +313,8 @@ OTHER_MASKS = {
 
 _PLAIN = (
     Metric("sparseness", "Sparseness", "complexity", "higher", lambda case: sparseness(case.relevance)),
+    Metric("entropy", "Complexity", "complexity", "lower", lambda case: entropy(case.relevance)),
+    Metric("faithfulness-correlation", "Faithfulness corr.", "faithfulness", "higher", _faithfulness),
     Metric(
         "rank-accuracy",
         "RRA",
@@ -249,13 +323,13 @@ _PLAIN = (
         _on_mask(localisation.relevance_rank_accuracy),
         "mask",
     ),
-    Metric("mass-accuracy", "RMA", "localisation", "higher", _on_mask(_mass), "mask"),
+    Metric("mass-accuracy", "RMA", "localisation", "higher", _on_mask(localisation.relevance_mass_accuracy), "mask"),
     *(
         Metric(f"{stem}-{name}", f"{title} ({words})", "localisation", "higher", _on_mask(measure, name), "mask")
         for name, words in OTHER_MASKS.items()
         for stem, title, measure in (
             ("rank-accuracy", "RRA", localisation.relevance_rank_accuracy),
-            ("mass-accuracy", "RMA", _mass),
+            ("mass-accuracy", "RMA", localisation.relevance_mass_accuracy),
         )
     ),
     Metric("mu", "μ", "localisation", "higher", _on_box(localisation.inside_total_ratio), "box"),

@@ -1,4 +1,4 @@
-"""Sparseness: how few pixels carry a heatmap."""
+"""How few pixels carry a heatmap: Gini index and entropy."""
 
 from __future__ import annotations
 
@@ -34,3 +34,25 @@ def sparseness(relevance: Tensor) -> Tensor:
     count = flat.shape[1]
     weights = torch.arange(1, count + 1, device=flat.device, dtype=flat.dtype) * 2 - count - 1
     return (flat * weights).sum(1) / (count * flat.sum(1))
+
+
+def entropy(relevance: Tensor) -> Tensor:
+    r"""Entropy of a heatmap's magnitudes as shares: 0 where one pixel carries all, :math:`\ln n` where all are alike.
+
+    .. math:: - \sum_p q_p \ln q_p, \qquad q_p = |r_p| \Big/ \sum_{p'} |r_{p'}|
+
+    (Bhatt et al. 2020, *complexity*.) Lower is better.
+
+    Parameters
+    ----------
+    relevance : Tensor, shape (N, ...)
+
+    Returns
+    -------
+    Tensor, shape (N,)
+        NaN where a heatmap is zero throughout.
+    """
+    flat = relevance.flatten(1).abs()
+    flat = flat / flat.amax(1, keepdim=True)
+    found: Tensor = torch.special.entr(flat / flat.sum(1, keepdim=True)).sum(1)
+    return found

@@ -52,7 +52,7 @@ def relevance_mass_accuracy(relevance: Tensor, mask: Tensor, select: Select = "p
     return share.masked_fill(~inside.any(1), torch.nan)
 
 
-def relevance_rank_accuracy(relevance: Tensor, mask: Tensor) -> Tensor:
+def relevance_rank_accuracy(relevance: Tensor, mask: Tensor, select: Select = "all") -> Tensor:
     r"""Share of the object's :math:`K` pixels among the :math:`K` most relevant ones.
 
     .. math:: \mathrm{RRA} = |\,\mathrm{top}_K(r) \cap M\,| / K, \qquad K = |M|
@@ -63,6 +63,8 @@ def relevance_rank_accuracy(relevance: Tensor, mask: Tensor) -> Tensor:
     ----------
     relevance : Tensor, shape (N, H, W)
     mask : Tensor, shape (N, H, W), bool
+    select : {"positive", "all", "absolute"}
+        What is ranked. That negative relevance does not count changes no rank above zero: ``positive`` is ``all``.
 
     Returns
     -------
@@ -70,7 +72,8 @@ def relevance_rank_accuracy(relevance: Tensor, mask: Tensor) -> Tensor:
         NaN where the mask is empty. Pixels of equal relevance rank by position.
     """
     _check(relevance, mask)
-    order = relevance.flatten(1).argsort(dim=1, descending=True, stable=True)
+    ranked = relevance if select == "positive" else selected(relevance, select)
+    order = ranked.flatten(1).argsort(dim=1, descending=True, stable=True)
     inside = mask.flatten(1)
     size = inside.sum(1, keepdim=True)
     ranks = torch.arange(order.shape[1], device=order.device)

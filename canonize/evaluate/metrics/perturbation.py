@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Literal, get_args
 
 import torch
@@ -26,7 +27,7 @@ def perturbation_curve(
     fill: Fill,
     *,
     patch: int = 1,
-    regions_per_step: int = 1,
+    regions_per_step: int | Sequence[int] = 1,
     steps: int | None = None,
     order: Order = "morf",
     generators: list[torch.Generator] | None = None,
@@ -44,8 +45,8 @@ def perturbation_curve(
     patch : int
         Regions are squares of this many pixels a side, from the upper left corner; those at the far borders may be
         smaller. 1 takes single pixels.
-    regions_per_step : int
-        How many regions go at once.
+    regions_per_step : int or sequence of int
+        How many regions go at once; a number for each step where they differ (`growing` makes them).
     steps : int, optional
         How many times; by default until nothing is left (the last step may take fewer regions).
     order : {"morf", "lerf", "random"}
@@ -60,14 +61,38 @@ def perturbation_curve(
     """
     ranks = _ranks(relevance, patch, order, generators)
     rows, columns = math.ceil(images.shape[2] / patch), math.ceil(images.shape[3] / patch)
-    most = math.ceil(rows * columns / regions_per_step)
-    taken = most if steps is None else min(steps, most)
+    if isinstance(regions_per_step, int):
+        regions_per_step = [regions_per_step] * math.ceil(rows * columns / regions_per_step)
+    gone = list(itertools.accumulate(regions_per_step))[:steps]
     # Rank of each pixel's region: (N, H, W).
     pixel_ranks = ranks.view(-1, rows, columns).repeat_interleave(patch, 1).repeat_interleave(patch, 2)
     pixel_ranks = pixel_ranks[:, : images.shape[2], : images.shape[3]]
     scores = [predict(images)]
-    scores += [predict(fill(images, pixel_ranks < step * regions_per_step)) for step in range(1, taken + 1)]
+    scores += [predict(fill(images, pixel_ranks < count)) for count in gone]
     return torch.stack(scores, 1)
+
+
+def growing(regions: int, steps: int, growth: float = 1.0) -> list[int]:
+    """How many regions go in each step: each step `growth` times as many as the one before it, all of them in the end.
+
+    Parameters
+    ----------
+    regions : int
+        In all.
+    steps : int
+        At most; fewer where each takes at least one.
+    growth : float
+        1 for steps of one size, of which the last may be smaller.
+    """
+    if growth == 1:
+        size = math.ceil(regions / steps)
+        sizes = [size] * (regions // size)
+    else:
+        first = regions * (growth - 1) / (growth**steps - 1)
+        sizes = [max(1, round(first * growth**step)) for step in range(steps)]
+        while sum(sizes) > regions:
+            sizes.pop()
+    return sizes + [regions - sum(sizes)] * (sum(sizes) < regions)
 
 
 def region_perturbation(
@@ -107,9 +132,14 @@ def region_perturbation(
     return (curve[:, :1] - curve).mean(1)
 
 
-def area_under_curve(curve: Tensor) -> Tensor:
-    """Mean height of each curve (N, K) by the trapezoid rule over [0, 1], (N,)."""
-    return torch.trapezoid(curve, dx=1 / (curve.shape[1] - 1), dim=1)
+def area_under_curve(curve: Tensor, places: Tensor | None = None) -> Tensor:
+    """Mean height of each curve (N, K) by the trapezoid rule, (N,).
+
+    Its points are equally far apart, or stand at `places` (K,), the last of which ends the curve.
+    """
+    if places is None:
+        return torch.trapezoid(curve, dx=1 / (curve.shape[1] - 1), dim=1)
+    return torch.trapezoid(curve, (places / places[-1]).to(curve), dim=1)
 
 
 def pixel_flipping(
@@ -119,7 +149,7 @@ def pixel_flipping(
     fill: Fill,
     *,
     patch: int = 1,
-    regions_per_step: int = 1,
+    regions_per_step: int | Sequence[int] = 1,
     steps: int | None = None,
     order: Order = "morf",
     generators: list[torch.Generator] | None = None,
@@ -129,19 +159,20 @@ def pixel_flipping(
     Most relevant first: lower is better. Least relevant first: higher is better. Parameters as for
     `perturbation_curve`; shape (N,).
     """
-    return area_under_curve(
-        perturbation_curve(
-            predict,
-            images,
-            relevance,
-            fill,
-            patch=patch,
-            regions_per_step=regions_per_step,
-            steps=steps,
-            order=order,
-            generators=generators,
-        )
+    curve = perturbation_curve(
+        predict,
+        images,
+        relevance,
+        fill,
+        patch=patch,
+        regions_per_step=regions_per_step,
+        steps=steps,
+        order=order,
+        generators=generators,
     )
+    if isinstance(regions_per_step, int):
+        return area_under_curve(curve)
+    return area_under_curve(curve, torch.tensor([0, *itertools.accumulate(regions_per_step)][: curve.shape[1]]))
 
 
 def _ranks(relevance: Tensor, patch: int, order: str, generators: list[torch.Generator] | None) -> Tensor:

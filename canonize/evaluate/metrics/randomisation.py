@@ -31,7 +31,9 @@ def other_targets(targets: Tensor, classes: int, generators: list[torch.Generato
     return (targets + torch.tensor(drawn, device=targets.device)) % classes
 
 
-def random_logit(explain: ExplainTargets, relevance: Tensor, others: Tensor, dims: Literal[1, 2] = 1) -> Tensor:
+def random_logit(
+    explain: ExplainTargets, relevance: Tensor, others: Tensor, dims: Literal[1, 2] = 1, *, by_largest: bool = True
+) -> Tensor:
     """Structural similarity of the heatmap for the target and the one for another class (Sixt et al. 2020).
 
     Lower is better: a heatmap that is the same for every class explains the image, not the decision.
@@ -46,13 +48,17 @@ def random_logit(explain: ExplainTargets, relevance: Tensor, others: Tensor, dim
         Other classes, as `other_targets` draws them.
     dims : {1, 2}
         Whether the windows of the similarity run over the flattened heatmap, as in Quantus, or over its two dimensions.
+    by_largest : bool
+        Whether each heatmap is divided by its largest magnitude first; otherwise they are compared as they come.
 
     Returns
     -------
     Tensor, shape (N,)
         In [-1, 1]; 1 for heatmaps that are the same up to a positive factor.
     """
-    ours, theirs = _by_largest(relevance), _by_largest(explain(others))
+    ours, theirs = relevance, explain(others)
+    if by_largest:
+        ours, theirs = _by_largest(ours), _by_largest(theirs)
     if dims == 1:
         ours, theirs = ours.flatten(1), theirs.flatten(1)
     return structural_similarity(ours, theirs)
