@@ -16,7 +16,7 @@ from canonize.evaluate.libraries import need_all
 from canonize.evaluate.metrics.catalogue import METRICS, Settings
 from canonize.evaluate.plan import Experiment, ModelSource
 from canonize.evaluate.presets import PRESETS, preset
-from canonize.evaluate.report import Section, write_page, write_results
+from canonize.evaluate.report import Section, write_page, write_results, write_sizes
 from canonize.evaluate.runner import Progress, Results, Workers, run
 from canonize.evaluate.tables import as_text
 
@@ -46,7 +46,9 @@ def evaluate(experiment: Experiment, where: Where, *, correct_only: bool) -> int
     start = time.monotonic()
     results = carried_out(experiment, where)
     section = write_results(results, where.folder, correct_only=correct_only)
-    write_page(where.folder / "report.html", experiment.title, [section], time.monotonic() - start)
+    sized = write_sizes(results, where.folder, correct_only=correct_only)
+    sections = [section, sized] if sized else [section]
+    write_page(where.folder / "report.html", experiment.title, sections, time.monotonic() - start)
     tell(section, where.say)
     where.say(f"\nwritten to {where.folder}: report.html, table.txt, summary.csv, results.parquet, pictures")
     return GOOD
@@ -54,7 +56,7 @@ def evaluate(experiment: Experiment, where: Where, *, correct_only: bool) -> int
 
 def papers(where: Where, *, samples: int | None, seeds: int | None, trials: int | None) -> int:
     """Both tables and the search, in one page."""
-    from canonize.search.papers import TRIALS, gamma_search, table_1, table_2
+    from canonize.search.papers import TRIALS, gamma_search, localisation, table_1, table_2
     from canonize.search.report import write_search
     from canonize.search.study import default_storage, search
 
@@ -62,12 +64,19 @@ def papers(where: Where, *, samples: int | None, seeds: int | None, trials: int 
     prepare(where.folder)
     start = time.monotonic()
     sections: list[Section] = []
-    for stem, made in (("table-1-", table_1), ("table-2-", table_2)):
-        experiment = made(samples or 64, seeds or 3)
+    counts = samples or 64, seeds or 3
+    for stem, experiment in (
+        ("table-1-", table_1(*counts)),
+        ("table-2-", table_2(*counts)),
+        ("table-2-max-", table_2(*counts, "max-norm")),
+        ("localisation-", localisation(*counts)),
+    ):
         results = carried_out(experiment, where)
         sections.append(write_results(results, where.folder, stem))
         where.say(f"\n{experiment.title}\n")
         tell(sections[-1], where.say)
+        if stem == "localisation-":
+            sections += filter(None, [write_sizes(results, where.folder, stem)])
     wanted = gamma_search(samples=min(samples or 32, 32), trials=trials or TRIALS)
     with where.show() as progress:
         found = search(wanted, default_storage(where.folder), where.workers.jobs, progress)

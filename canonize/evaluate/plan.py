@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 from canonize.errors import InputError
 from canonize.evaluate.metrics.catalogue import Settings, metric
+from canonize.explain.law import check_unruled
 from canonize.explain.methods import find
 
 # Raised whenever numbers change, so that nothing measured before is taken for what would be measured now.
@@ -71,6 +72,9 @@ class MethodSpec:
     initial : {"one", "output"}
         Relevance that the target's output starts with. Where that output is negative and relevance starts with one,
         rules that share by contribution turn every sign.
+    unruled : {"refuse", "gradient"}
+        What becomes of operations without a rule in a canonical model. In the model as it is they get the plain
+        gradient, as in the papers: that is what canonizing is compared with.
     """
 
     text: str
@@ -78,6 +82,7 @@ class MethodSpec:
     hyperparameters: dict[str, Any]
     choices: dict[str, str]
     initial: str = "one"
+    unruled: str = "refuse"
 
     @staticmethod
     def parse(text: str) -> MethodSpec:
@@ -92,7 +97,7 @@ class MethodSpec:
         method = find(name)
         hyperparameters: dict[str, Any] = {}
         choices: dict[str, str] = {}
-        initial = "one"
+        initial, unruled = "one", "refuse"
         for setting in settings:
             key, equals, value = setting.partition("=")
             if not equals:
@@ -101,13 +106,15 @@ class MethodSpec:
                 if value not in ("one", "output"):
                     raise InputError(f"there is no initial relevance {value!r}", where=text, hint="Use one or output")
                 initial = value
+            elif key == "unruled":
+                unruled = check_unruled(value)
             elif key in CHOICES:
                 choices[key] = value
             else:
                 hyperparameters[key] = _number(value)
         # Bounds of the input are the data's where they are not given.
         method.check({*hyperparameters, *method.required})
-        return MethodSpec(text, method.name, hyperparameters, choices, initial)
+        return MethodSpec(text, method.name, hyperparameters, choices, initial, unruled)
 
 
 # The fields of canonize.explain.Choices, which only importing zennit would tell.

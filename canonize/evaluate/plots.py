@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 DPI = 100
 COLOURS = {"better": "#1a7f37", "worse": "#c62828", "control differs": "#b8860b"}
 GREY = "#888888"
+HUES = ("#1f6fb4", "#d1495b", "#2e8b57", "#8456a8", "#b8860b", "#555555")
 
 
 def figure(**options: Any) -> Any:
@@ -73,13 +74,23 @@ def differences(summary: pd.DataFrame) -> Any | None:
     return drawn
 
 
+def cosine_distance(first: Tensor, second: Tensor) -> float:
+    """One minus the cosine of two heatmaps: 0 for the same up to a positive factor, 2 for the negative."""
+    similarity = torch.nn.functional.cosine_similarity(first.flatten().double(), second.flatten().double(), dim=0)
+    return max(0.0, 1 - float(similarity))
+
+
 def gallery(experiment: Experiment, data: str, model_name: str, shown: int = 4) -> Any | None:
-    """Heatmaps of some samples by every method, a row for each canonization; None where nothing could be explained."""
+    """Heatmaps of some samples by every method, a row for each canonization; None where nothing could be explained.
+
+    A cross marks the most relevant pixel; below each heatmap stands its cosine distance from that of the first
+    canonization (Motzkus et al. 2022, Fig. 2).
+    """
     source = next(model for model in experiment.models if model.name == model_name)
     found = data_set(data, experiment.seeds[0], experiment.samples, experiment.size)
     indices = chosen_indices(found, data, experiment.seeds[0], experiment.samples)[:shown]
     samples = found.take(indices)
-    rows: list[tuple[str, Tensor]] = []
+    rows: list[tuple[str, Tensor, str]] = []
     targets = samples.labels
     for method in experiment.methods:
         for canonization in experiment.canonizations:
@@ -92,7 +103,7 @@ def gallery(experiment: Experiment, data: str, model_name: str, shown: int = 4) 
                 heatmaps = subject.explain(placed.inputs, targets.to(subject.device))
             except CanonizeError:
                 continue  # the report lists it among what could not be measured
-            rows.append((f"{method}\n{canonization}", heatmaps.float().cpu()))
+            rows.append((f"{method}\n{canonization}", heatmaps.float().cpu(), canonization))
     if not rows:
         return None
     drawn = figure(figsize=(1.15 * len(indices) + 1.5, 1.1 * (len(rows) + 1)))
@@ -103,10 +114,18 @@ def gallery(experiment: Experiment, data: str, model_name: str, shown: int = 4) 
         if "object" in samples.masks and samples.masks["object"][column].any():
             axes[0, column].contour(samples.masks["object"][column].numpy(), levels=[0.5], colors="red", linewidths=0.6)
         axes[0, column].set_title(found.classes[int(targets[column])][:18], fontsize=7)
-        for row, (_, heatmaps) in enumerate(rows, 1):
-            top = float(heatmaps[column].abs().max()) or 1.0
-            axes[row, column].imshow(heatmaps[column].numpy(), cmap="seismic", vmin=-top, vmax=top)
-    for row, (label, _) in enumerate([("input", torch.empty(0)), *rows]):
+        first = rows[0][1]
+        for row, (_, heatmaps, form) in enumerate(rows, 1):
+            axis, heatmap = axes[row, column], heatmaps[column]
+            top = float(heatmap.abs().max()) or 1.0
+            axis.imshow(heatmap.numpy(), cmap="seismic", vmin=-top, vmax=top)
+            peak = divmod(int(heatmap.argmax()), heatmap.shape[1])
+            axis.plot(peak[1], peak[0], "x", color="black", ms=5, mew=1.2)
+            if form == experiment.canonizations[0]:
+                first = heatmaps
+            else:
+                axis.set_xlabel(f"{cosine_distance(first[column], heatmap):.2g}", fontsize=6, labelpad=1)
+    for row, (label, *_) in enumerate([("input", torch.empty(0), ""), *rows]):
         axes[row, 0].set_ylabel(label, fontsize=6, rotation=0, ha="right", va="center")
     for axis in axes.flatten():
         axis.set(xticks=[], yticks=[])

@@ -17,6 +17,7 @@ from canonize.errors import InputError
 from canonize.evaluate import plots
 from canonize.evaluate.libraries import require
 from canonize.evaluate.runner import Failure, Results
+from canonize.evaluate.sizes import size_plot, size_table
 from canonize.evaluate.summary import accuracies, summarise, uncounted
 from canonize.evaluate.tables import Table, as_text, legend, make_table
 from canonize.export.atomic import write_whole
@@ -113,6 +114,10 @@ def write_results(results: Results, folder: Path, stem: str = "", *, correct_onl
             if shown is not None:
                 name = f"{stem}heatmaps-{model.name}-{data.partition(':')[0]}.png"
                 gallery.append(Picture(name, f"{model.name}, {data}", plots.png(shown)))
+    sized = size_plot(results, correct_only=correct_only)
+    if sized is not None:
+        caption = "μ over the size of the object's box, in bins of as many objects each; dotted: a uniform heatmap"
+        pictures.append(Picture(f"{stem}mu-by-size.png", caption, plots.png(sized)))
     for picture in (*pictures, *gallery):
         write(folder / picture.name, lambda path, png=picture.png: path.write_bytes(png))
     return Section(
@@ -125,6 +130,16 @@ def write_results(results: Results, folder: Path, stem: str = "", *, correct_onl
         gallery=tuple(gallery),
         details=json.dumps(dataclasses.asdict(results.experiment), indent=1, ensure_ascii=False),
     )
+
+
+def write_sizes(results: Results, folder: Path, stem: str = "", *, correct_only: bool = True) -> Section | None:
+    """Write localisation by the size of the object; None where no size is known."""
+    table = size_table(results, correct_only)
+    if table is None:
+        return None
+    write_text(folder / f"{stem}sizes.txt", as_text(table) + "\n")
+    legend = "mean ± standard error over objects that fill less than so much of the picture"
+    return Section("Localisation by the size of the object", table, legend)
 
 
 def write_page(file: Path, title: str, sections: list[Section], seconds: float | None = None) -> None:

@@ -7,6 +7,7 @@ run with one more method measures that method alone, and nothing that was measur
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 Progress = Callable[[str, int, int], None]
-MEASURED = ("control", "sample", "name", "label", "predicted", "right", "metric", "value", "noise")
+MEASURED = ("control", "sample", "name", "area", "label", "predicted", "right", "metric", "value", "noise")
 BACKENDS = ("loky", "threading", "sequential", "dask", "ray")
 
 
@@ -65,8 +66,9 @@ class Results:
     ----------
     frame : DataFrame
         One row a measurement: model, canonization, data, method, seed, control (whether canonizing cannot change the
-        method), sample, name, label, predicted, right (whether the model answers rightly), metric, value, noise (how
-        far rounding alone moves the value; NaN where that was not measured).
+        method), sample, name, area (share of the picture that the object's box fills), label, predicted, right
+        (whether the model answers rightly), metric, value, noise (how far rounding alone moves the value; NaN where
+        that was not measured).
     failures : tuple of Failure
     experiment : Experiment
     """
@@ -208,6 +210,7 @@ def measure(task: Task) -> pd.DataFrame:
         "control": is_control(method.name, model),
         "sample": indices,
         "name": list(samples.names),
+        "area": [math.nan] * len(indices) if samples.boxes is None else samples.boxes.double().mean((1, 2)).tolist(),
         "label": samples.labels.tolist(),
         "predicted": case.predicted.tolist(),
         "right": case.right.tolist(),

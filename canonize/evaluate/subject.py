@@ -117,6 +117,7 @@ class Subject:
     def explain(self, inputs: tuple[Tensor, ...], targets: Tensor) -> Tensor:
         """Heatmaps (N, H, W) of the first input, pooled over channels and normalised as the settings say."""
         from canonize.explain import Choices, attribute
+        from canonize.explain.zennit import is_canonical
 
         choices = Choices(**self.method.choices) if self.method.choices else None
         found = attribute(
@@ -127,6 +128,8 @@ class Subject:
             initial=self.method.initial,
             choices=choices,
             layers=self.layers,
+            # A model that is no graph is explained as the papers do: the plain gradient where there is no rule.
+            unruled=self.method.unruled if is_canonical(self.model) else "gradient",
             **self.hyperparameters,
         )
         relevance = found.relevance if isinstance(found.relevance, Tensor) else found.relevance[0]

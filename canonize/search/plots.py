@@ -9,12 +9,9 @@ from typing import Any
 import numpy as np
 
 from canonize.evaluate.metrics.catalogue import metric
-from canonize.evaluate.plots import figure
+from canonize.evaluate.plots import HUES, figure
 from canonize.search.space import Choice
 from canonize.search.study import Found
-
-HUES = ("#1f6fb4", "#d1495b", "#2e8b57", "#8456a8", "#b8860b", "#555555")
-
 
 # Configurations that share a value before their mean is drawn as a point on a line.
 ENOUGH = 4

@@ -192,7 +192,14 @@ def test_partial_canonizations_leave_what_they_say(small):
 def made(rows, canonizations=("none", "threshold")):
     columns = ["canonization", "sample", "label", "predicted", "value"]
     frame = pandas.DataFrame(rows, columns=columns).assign(
-        model="vgg", data="digits", method="epsilon-plus", metric="mass-accuracy", seed=0, control=False, noise=0.0
+        model="vgg",
+        data="digits",
+        method="epsilon-plus",
+        metric="mass-accuracy",
+        seed=0,
+        control=False,
+        noise=0.0,
+        area=0.2,
     )
     frame["right"] = frame["label"] == frame["predicted"]
     experiment = dataclasses.replace(SMALL, canonizations=canonizations, metrics=("mass-accuracy",))

@@ -290,6 +290,16 @@ def _pixel_flipping(case: Case, order: Any, fill: str) -> Tensor:
     )
 
 
+def _occluded(case: Case, what: Callable[[Tensor], Tensor]) -> Tensor:
+    """Drop of the score where the object's box, or all around it, is grey; unknown where there is no box."""
+    boxes = case.samples.boxes
+    if boxes is None:
+        return _unknown(case)
+    images = case.samples.images
+    drop = case.score(images) - case.score(case.fill("constant")(images, what(boxes)))
+    return drop.masked_fill(~boxes.flatten(1).any(1), torch.nan).to(case.relevance.dtype)
+
+
 def _faithfulness(case: Case) -> Tensor:
     return faithfulness_correlation(
         case.score,
@@ -334,6 +344,18 @@ _PLAIN = (
     ),
     Metric("mu", "μ", "localisation", "higher", _on_box(localisation.inside_total_ratio), "box"),
     Metric("mu-weighted", "μ_w", "localisation", "higher", _on_box(localisation.weighted_inside_total_ratio), "box"),
+    # Of data and model, whatever the heatmap: whether the decision rests on the object (Kohlbrenner et al. 2020).
+    Metric(
+        "object-occlusion", "Object occluded", "data", "neither", lambda case: _occluded(case, lambda box: box), "box"
+    ),
+    Metric(
+        "context-occlusion",
+        "Context occluded",
+        "data",
+        "neither",
+        lambda case: _occluded(case, torch.logical_not),
+        "box",
+    ),
     Metric("avg-sensitivity", "Avg. sensitivity", "robustness", "lower", lambda case: case.sensitivity.average),
     Metric("max-sensitivity", "Max. sensitivity", "robustness", "lower", lambda case: case.sensitivity.maximum),
     Metric("random-logit", "Random logit", "randomisation", "lower", _random_logit),
