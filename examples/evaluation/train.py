@@ -3,7 +3,8 @@
     python examples/evaluation/train.py [NAME ...] [-o FOLDER]
 
 VGG, ResNet, EfficientNet and DenseNet learn digits pasted on photographs, the Relation Network learns Sort-of-CLEVR;
-all that is drawn has the seed 0. Writes ``NAME.safetensors`` and prints the accuracy on samples that training did not see.
+all that is drawn has the seed 0. Writes ``NAME.safetensors`` and prints the accuracy on samples that training did not
+see.
 """
 
 from __future__ import annotations
