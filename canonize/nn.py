@@ -31,6 +31,8 @@ __all__ = [
     "Offset",
     "RMSNorm",
     "Rearrange",
+    "SigmoidGELU",
+    "SoftCap",
     "Sum",
     "SumOver",
     "ThreshLeakyReLU",
@@ -225,6 +227,38 @@ class RMSNorm(nn.RMSNorm):
     def extra_repr(self) -> str:
         """Show the dimensions and the constant."""
         return f"dim={self.dim}, eps={self.eps}" + (f", inner={self.inner}" if self.inner is not None else "")
+
+
+class SigmoidGELU(nn.SiLU):
+    r"""GELU by a sigmoid, :math:`y = x\, \sigma(\beta x)` (Hendrycks & Gimpel 2016, with :math:`\beta = 1.702`)."""
+
+    def __init__(self, beta: float = 1.702) -> None:
+        super().__init__()
+        self.beta = beta
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Weigh every element by a sigmoid of itself."""
+        return input * torch.sigmoid(self.beta * input)
+
+    def extra_repr(self) -> str:
+        """Show the factor."""
+        return f"beta={self.beta}"
+
+
+class SoftCap(nn.Tanh):
+    r"""A smooth bound, :math:`y = c \tanh(x / c)` (Gemma 2, arXiv 2408.00118)."""
+
+    def __init__(self, cap: float) -> None:
+        super().__init__()
+        self.cap = cap
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Keep every element between the bounds."""
+        return self.cap * torch.tanh(input / self.cap)
+
+    def extra_repr(self) -> str:
+        """Show the bound."""
+        return f"cap={self.cap}"
 
 
 class ChannelPad(nn.Module):

@@ -1380,7 +1380,7 @@ MUTANTS: tuple[Mutant, ...] = (
     ),
     *_many(
         "recognised normalisations",
-        "normalize/recognise.py",
+        "normalize/recognise/root_mean_square.py",
         "test_recognise.py",
         (
             "any power will do",
@@ -1411,5 +1411,13 @@ MUTANTS: tuple[Mutant, ...] = (
             "[-1 if size == 1 and index >= new else size for index, size in enumerate(wanted)]",
             "wanted",
         ),
+    ),
+    *_many(
+        "recognised activations",
+        "normalize/recognise/activation.py",
+        "test_recognise_activations.py",
+        ("what comes close is the same", "_AGREES = 1e-13", "_AGREES = 1e-3"),
+        ("values that are read inside go", "if len(inside) > 1 and all(", "if len(inside) > 1 or all("),
+        ("the shift is overlooked", " * scale + shift", " * scale"),
     ),
 )

@@ -38,7 +38,7 @@ class _Found:
     scaled: fx.Node | None  # an affine on the numerator, which belongs behind the division
 
 
-def recognise(network: Network) -> None:
+def recognise_normalisations(network: Network) -> None:
     """Write every normalisation that is spelt out as one module; what nobody reads any more goes."""
     for node in [n for n in network.graph.nodes if _may_normalise(network, n)]:
         found = _root_mean_square(network, node)
