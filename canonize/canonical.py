@@ -18,12 +18,21 @@ from canonize.algebra.weights import LINEAR
 from canonize.capture import capture
 from canonize.inputs import Inputs
 from canonize.nn import Call, Offset
-from canonize.normalize.naming import operation_name
 from canonize.normalize.translate import BATCH_NORM, DROPOUT
 from canonize.patterns.stacked_linear import refusal
 from canonize.report import Report
 from canonize.report.data import Finding
 from canonize.twins.modules import class_name, named_modules
+from canonize.vocabulary import (
+    NOTHING,
+    ROWS,
+    Operation,
+    asks_size,
+    gives_tensor,
+    operator_name,
+    resolve,
+    resolve_module,
+)
 
 WHY = {
     "C1": "explainers have no rule for a loose affine, or a wrong one",
@@ -33,7 +42,6 @@ WHY = {
     "C5": "a layer that does nothing still gets a rule",
 }
 Layers = dict[fx.Node, nn.Module]
-_AFFINE_CALLS = {"batch_norm", "_native_batch_norm_legit_no_training", "layer_norm", "native_layer_norm"}
 
 
 def findings(module: fx.GraphModule, report: Report | None = None) -> list[Finding]:
@@ -103,10 +111,19 @@ def _loose_affines(nodes: list[fx.Node], layers: Layers) -> Iterator[Finding]:
             tensor = layer.scale if layer.scale is not None else layer.shift
             if tensor is not None and sum(size > 1 for size in tensor.shape) <= 1:
                 yield _finding("C1", _where(node), "a fixed scale or shift")
-        elif isinstance(layer, Call) and any(part in _AFFINE_CALLS for part in layer.target.split(".")):
+        elif isinstance(layer, Call) and _scales(resolve_module(layer)):
             yield _finding("C1", _where(node), f"{layer.target} scales and shifts every channel")
-        elif node.op == "call_function" and operation_name(node) in _AFFINE_CALLS:
-            yield _finding("C1", _where(node), f"{operation_name(node)} is a fixed affine")
+        elif layer is None and _scales(resolve(node)):
+            yield _finding("C1", _where(node), f"{operator_name(node)} is a fixed affine")
+
+
+def _scales(operation: Operation | None) -> bool:
+    """Whether a call scales and shifts every channel: a normalisation by fixed statistics, or with an affine behind."""
+    if operation is None or not operation.row.scales:
+        return False
+    if operation.row.statistics and not (operation.get("training") or operation.get("use_input_stats")):
+        return operation.get("running_mean") is not None or not operation.bound
+    return operation.get("weight") is not None or operation.get("bias") is not None
 
 
 def _stacked(nodes: list[fx.Node], layers: Layers) -> Iterator[Finding]:
@@ -135,18 +152,14 @@ def _calls(nodes: list[fx.Node], layers: Layers) -> Iterator[Finding]:
                 yield _finding("C3", name, "works in place")
         elif node.op in ("call_function", "call_method") and not is_bookkeeping(node):
             kind = "tensor method" if node.op == "call_method" else "functional call"
-            yield _finding("C3", _where(node), f"{kind} {operation_name(node) or node.target}")
+            yield _finding("C3", _where(node), f"{kind} {operator_name(node) or node.target}")
 
 
 def is_bookkeeping(node: fx.Node) -> bool:
-    """Sizes and items of tuples need no rule."""
-    if node.op == "call_method":
-        return node.target in ("size", "dim", "numel")
-    name = getattr(node.target, "__name__", "")
-    if name.startswith(("sym_", "_assert")) or name == "_assert":
+    """Sizes, numbers made of them and items of tuples need no rule."""
+    name = operator_name(node) or str(getattr(node.target, "__name__", ""))
+    if asks_size(node) or ROWS.get(name, NOTHING).asserts or name.startswith("_assert"):
         return True
-    if name == "getattr":
-        return node.args[1] in ("shape", "ndim", "device", "dtype")
     if name == "getitem":
         return _gives_tuple(node.args[0]) or _is_size(node.args[0])
     return _is_size(node)
@@ -160,23 +173,17 @@ def _gives_tuple(node: object) -> bool:
     if node.op == "call_module" and owner is not None:
         layer = owner.get_submodule(str(node.target))
         return isinstance(layer, nn.RNNBase | nn.RNNCellBase | nn.MultiheadAttention) or type(layer).__name__ == "Call"
-    return (
-        node.op == "call_function" and getattr(node.target, "__name__", "") == "getitem" and _gives_tuple(node.args[0])
-    )
+    return operator_name(node) == "getitem" and _gives_tuple(node.args[0])
 
 
 def _is_size(node: object) -> bool:
     """Whether a node computes a number from sizes."""
     if not isinstance(node, fx.Node):
         return True
-    if node.op == "call_method":
-        return node.target in ("size", "dim", "numel")
-    if node.op != "call_function":
-        return False
-    if getattr(node.target, "__name__", "") == "getattr":
-        return node.args[1] in ("shape", "ndim")
-    if getattr(node.target, "__name__", "").startswith("sym_"):
+    if asks_size(node):
         return True
+    if node.op not in ("call_function", "call_method") or gives_tensor(node):
+        return False
     inputs = node.all_input_nodes
     return bool(inputs) and all(_is_size(n) for n in inputs)
 
@@ -184,8 +191,11 @@ def _is_size(node: object) -> bool:
 def _random(nodes: list[fx.Node], layers: Layers) -> Iterator[Finding]:
     for node in nodes:
         layer = layers.get(node)
-        if isinstance(layer, DROPOUT) or (node.op == "call_function" and "dropout" in (operation_name(node) or "")):
+        operation = resolve_module(layer) if layer is not None else resolve(node)
+        if isinstance(layer, DROPOUT) or (operation is not None and operation.row.drops):
             yield _finding("C4", _where(node), "dropout")
+        elif operation is not None and operation.random:
+            yield _finding("C4", _where(node), f"{operation.name} draws random numbers")
         elif isinstance(layer, BATCH_NORM) and layer.running_mean is None:
             yield _finding(
                 "C4", _where(node), f"{type(layer).__name__} without running statistics uses those of the batch",

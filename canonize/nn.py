@@ -420,11 +420,6 @@ class Call(nn.Module):
 class Rearrange(Call):
     """A call that only moves elements (view, permute, slice, repeat, ...): its outputs are copies of its inputs."""
 
-    @property
-    def measures(self) -> bool:
-        """Whether its second argument only says a shape or a dtype (``x.view_as(other)``)."""
-        return self.target.endswith(("_as", "_as.default"))
-
 
 def fill(template: Any, inputs: Sequence[Any]) -> Any:
     """Put the inputs into the slots of a (nested) argument structure."""

@@ -41,9 +41,10 @@ from canonize.capture.recording import (
 from canonize.capture.source import current_line
 from canonize.capture.whole import opened_functions, refuse_hidden_writes
 from canonize.capture.wording import expression
-from canonize.graph.shapes import Shapes, Unknown, gives_tensor
+from canonize.graph.shapes import Shapes, Unknown
 from canonize.inputs import Inputs
 from canonize.twins.writes import WriteGuard
+from canonize.vocabulary import gives_tensor
 
 # Layers that give more than a tensor.
 _SEVERAL = (nn.RNNBase, nn.RNNCellBase, nn.MultiheadAttention)

@@ -6,12 +6,13 @@ from canonize.algebra.affine import Affine
 from canonize.flow.padding import is_constant_pad, pad_backward, pad_forward
 from canonize.flow.plan import RefusedError, Step, backward_rule, forward_rule
 from canonize.flow.pooling import only_input, same_everywhere
-from canonize.flow.sums import is_product, product_backward, product_forward
+from canonize.flow.sums import factors, product_backward, product_forward
 from canonize.nn import Call
+from canonize.vocabulary import row_of
 
 
 def _is_resizing(module: object) -> bool:
-    return isinstance(module, Call) and ("interpolate" in module.target or "aten.upsample_" in module.target)
+    return isinstance(module, Call) and row_of(module).resizes
 
 
 def _refusal(step: Step) -> RefusedError:
@@ -21,10 +22,10 @@ def _refusal(step: Step) -> RefusedError:
 @forward_rule(Call)
 def call_forward(step: Step, incoming: list[Affine | None]) -> Affine | None:
     """Resizing is an average with weights that sum to one."""
-    if is_product(step.module):
-        return product_forward(step, incoming)
     if is_constant_pad(step.module):
         return pad_forward(step, incoming)
+    if factors(step.module) and not _is_resizing(step.module):
+        return product_forward(step, incoming)
     if not _is_resizing(step.module) or any(affine is not None for affine in incoming[1:]):
         raise _refusal(step)
     affine = only_input(step, incoming[:1])
@@ -36,10 +37,10 @@ def call_forward(step: Step, incoming: list[Affine | None]) -> Affine | None:
 @backward_rule(Call)
 def call_backward(step: Step, affine: Affine) -> list[Affine | None]:
     """Resizing is an average with weights that sum to one."""
-    if is_product(step.module):
-        return product_backward(step, affine)
     if is_constant_pad(step.module):
         return pad_backward(step, affine)
+    if factors(step.module) and not _is_resizing(step.module):
+        return product_backward(step, affine)
     if not _is_resizing(step.module):
         raise _refusal(step)
     same_everywhere(step, affine)

@@ -14,13 +14,8 @@ from torch import Tensor, fx, nn
 from canonize.algebra.affine import EXACT, Affine
 from canonize.flow.plan import RefusedError, Step, backward_rule, forward_rule
 from canonize.nn import Rearrange
+from canonize.vocabulary import row_of
 
-# Casts and gradient stops keep every element where it is.
-_CASTS = {
-    ".to", ".type_as", ".float", ".double", ".half", ".bfloat16", ".type", "torch.ops.aten._to_copy.default",
-    "torch.ops.aten.to.dtype",
-}  # fmt: skip
-_IN_PLACE = _CASTS | {".detach", ".cpu", ".cuda", "torch.detach", "torch.ops.aten.detach.default"}
 MOVING_MODULES = (
     Rearrange,
     nn.Flatten,
@@ -55,9 +50,10 @@ def _keeps_places(step: Step, *, back: bool = False) -> bool:
         For a cast that rounds: what is rounded may not change. Backwards also for one that widens: what is computed
         behind it in the wider precision may not be computed before it.
     """
-    if not isinstance(step.module, Rearrange) or step.module.target not in _IN_PLACE:
+    row = row_of(step.module)
+    if not isinstance(step.module, Rearrange) or not row.stays:
         return False
-    if step.module.target in _CASTS:
+    if row.casts:
         shapes = step.network.shapes
         before, after = shapes.value(_data(step)), shapes.value(step.node)
         if not isinstance(before, Tensor) or not isinstance(after, Tensor):
@@ -94,7 +90,7 @@ def _move(step: Step, tensor: Tensor) -> Tensor:
 def moves_forward(step: Step, incoming: list[Affine | None]) -> Affine:
     """Scale and shift take the way of the data."""
     affine = incoming[0]
-    measures = isinstance(step.module, Rearrange) and step.module.measures
+    measures = row_of(step.module).like == "other"  # x.view_as(y): of y only the shape or dtype is looked at
     if affine is None or (any(other is not None for other in incoming[1:]) and not measures):
         raise RefusedError(f"{step.label()} uses the value for something else than moving it")
     step.pass_through("movement")

@@ -16,9 +16,9 @@ from canonize.algebra.affine import EXACT, Affine
 from canonize.flow.edits import PadWith
 from canonize.flow.plan import RefusedError, Step, backward_rule, forward_rule
 from canonize.nn import Call, ChannelPad, Slot
+from canonize.vocabulary import resolve_module, row_of
 
 CONSTANT_PADS = (nn.ConstantPad1d, nn.ConstantPad2d, nn.ConstantPad3d, nn.ZeroPad1d, nn.ZeroPad2d, nn.ZeroPad3d)
-_CALLS = ("torch.nn.functional.pad", "torch._C._nn.pad", "torch.ops.aten.constant_pad_nd.default")
 Padding = tuple[int | Slot, ...]
 
 
@@ -28,14 +28,13 @@ def is_constant_pad(module: object) -> bool:
 
 
 def _amounts_of(call: Call) -> tuple[Padding, float] | None:
-    if call.target not in _CALLS:
+    operation = resolve_module(call) if row_of(call).pads else None
+    if operation is None:
         return None
-    names = ("input", "pad", "value") if "aten" in call.target else ("input", "pad", "mode", "value")
-    given = dict(zip(names, call.args, strict=False)) | call.kwargs
-    padding, value = given.get("pad"), given.get("value") or 0.0
-    if given.get("mode", "constant") != "constant" or not isinstance(value, int | float):
+    padding, value = operation.get("pad"), operation.get("value") or 0.0
+    if operation.get("mode", "constant") != "constant" or not isinstance(value, int | float):
         return None
-    if given["input"] != Slot(0) or not isinstance(padding, tuple | list):
+    if operation.get("input") != Slot(0) or not isinstance(padding, tuple | list):
         return None
     return tuple(padding), float(value)
 

@@ -10,7 +10,8 @@ from torch import Tensor
 from canonize.algebra.affine import Affine
 from canonize.algebra.weights import LINEAR
 from canonize.flow.plan import RefusedError, Step, backward_rule, forward_rule
-from canonize.nn import Call, Concat, Gate, Sum
+from canonize.nn import Concat, Gate, Slot, Sum
+from canonize.vocabulary import resolve_module, row_of
 
 
 def _widened(affine: Affine, ndim: int) -> Affine:
@@ -110,19 +111,27 @@ def gate_backward(step: Step, affine: Affine) -> list[Affine | None]:
 # --------------------------------------------------------------------------------------------------- matmul
 
 
-def is_product(module: object) -> bool:
-    """Whether a call is a matrix product of two values."""
-    names = ("torch.matmul", "torch.bmm", "operator.matmul", ".matmul", ".bmm", "__matmul__")
-    aten = ("torch.ops.aten.matmul.default", "torch.ops.aten.bmm.default")
-    return isinstance(module, Call) and module.target in (*names, *aten)
+def factors(module: object) -> tuple[int, ...]:
+    """Which inputs a call is linear in, each alone; one that is used twice stands there twice."""
+    operation = resolve_module(module) if row_of(module).linear_in else None
+    if operation is None or any(operation.get(name) is not None for name in ("bias", "rounding_mode")):
+        return ()
+    values = (operation.bound.get(name) for name in operation.linear_in)
+    return tuple(value.index for value in values if isinstance(value, Slot))
 
 
 def product_forward(step: Step, incoming: list[Affine | None]) -> Affine:
-    """A matrix product passes one number that scales everything (an attention's temperature)."""
+    """A product passes one number that scales everything (an attention's temperature)."""
     step.pass_through("gate")
     ndim = len(step.shape())
+    linear = factors(step.module)
+    step.require(
+        all(affine is None or i in linear for i, affine in enumerate(incoming)),
+        f"{step.label()} is not linear in what it is given",
+    )
     scale: Tensor | None = None
-    for affine in incoming:
+    for i in linear:
+        affine = incoming[i]
         if affine is not None:
             _require_one_number(step, affine)
             scale = affine.scale.reshape(()) if scale is None else scale * affine.scale.reshape(())
@@ -134,10 +143,15 @@ def product_backward(step: Step, affine: Affine) -> list[Affine | None]:
     """The first factor takes the number."""
     step.pass_through("gate")
     _require_one_number(step, affine)
-    first, *rest = step.network.data_inputs(step.node)
-    step.require(first not in rest, f"{step.label()} multiplies a value with itself")
+    inputs = step.network.data_inputs(step.node)
+    linear = factors(step.module)
+    first = inputs[linear[0]]
+    step.require(
+        inputs.count(first) == 1 and linear.count(linear[0]) == 1, f"{step.label()} multiplies a value with itself"
+    )
     shape = (1,) * len(step.shape(first))
-    return [Affine(affine.scale.reshape(shape), affine.shift.reshape(shape)), *([None] * len(rest))]
+    taken = Affine(affine.scale.reshape(shape), affine.shift.reshape(shape))
+    return [taken if i == linear[0] else None for i in range(len(inputs))]
 
 
 def _require_one_number(step: Step, affine: Affine) -> None:

@@ -22,13 +22,8 @@ from canonize.graph.network import FrozenAffine, Network, Origin
 from canonize.report.data import Rewrite
 from canonize.rewrite.form import Form
 from canonize.rewrite.journal import Journal
+from canonize.vocabulary import resolve_module, row_of
 
-_PRODUCTS = (
-    "torch.nn.functional.scaled_dot_product_attention",
-    "torch._C._nn.scaled_dot_product_attention",
-    "torch.ops.aten.scaled_dot_product_attention.default",
-)
-_PRODUCT = ("query", "key", "value", "attn_mask", "dropout_p", "is_causal", "scale", "enable_gqa")
 _MULTIHEAD = (
     "query", "key", "value", "key_padding_mask", "need_weights", "attn_mask", "average_attn_weights", "is_causal",
 )  # fmt: skip
@@ -48,7 +43,7 @@ class OpenAttention(Form):
             module = network.module(node)
             if isinstance(module, nn.MultiheadAttention):
                 reason = _open_multihead(network, node, module)
-            elif isinstance(module, cnn.Call) and module.target in _PRODUCTS:
+            elif isinstance(module, cnn.Call) and row_of(module).attends:
                 reason = _open_product(network, node, module)
             else:
                 continue
@@ -138,14 +133,17 @@ def _adds(network: Network, mask: Any, dims: int | None = None) -> bool:
 
 def _open_product(network: Network, node: fx.Node, module: cnn.Call) -> str:
     """Open one call of ``scaled_dot_product_attention``; why not, where it is left."""
-    given = dict(zip(_PRODUCT, module.args, strict=False)) | module.kwargs
+    operation = resolve_module(module)
+    if operation is None or operation.name != "scaled_dot_product_attention":
+        return "it is no plain product of queries, keys and values"
+    given = operation.bound
     if given.get("enable_gqa"):
         return "it shares keys among groups of queries"
     if given.get("is_causal"):
         return "its mask depends on the length"
-    if not all(isinstance(given[name], cnn.Slot) for name in _PRODUCT[:3]):
+    if not all(isinstance(given[name], cnn.Slot) for name in _MULTIHEAD[:3]):
         return "an operand is fixed"
-    query, key, value = (node.args[given[name].index] for name in _PRODUCT[:3])
+    query, key, value = (node.args[given[name].index] for name in _MULTIHEAD[:3])
     mask = given.get("attn_mask")
     held = node.args[mask.index] if isinstance(mask, cnn.Slot) else mask
     if mask is not None and not _adds(network, held):

@@ -21,12 +21,11 @@ from canonize.graph.affine import FrozenAffine as FrozenAffine
 from canonize.graph.affine import Origin as Origin
 from canonize.graph.correspondence import Correspondence
 from canonize.graph.shapes import Shapes
-from canonize.nn import Call, Rearrange
+from canonize.nn import Call, Slot
 from canonize.twins.copying import is_plain
+from canonize.vocabulary import resolve_module, row_of
 
 Answer = TypeVar("Answer")
-# Make a tensor of the same kind as their first argument, whose values they do not look at.
-_MAKE_ALIKE = {"new_zeros", "new_ones", "new_full", "new_empty", "zeros_like", "ones_like", "full_like", "empty_like"}
 
 
 @dataclass
@@ -125,9 +124,15 @@ class Network:
     def _only_measures(self, reader: fx.Node, node: fx.Node) -> bool:
         """Whether a reader wants a value's shape or dtype only (``x.reshape_as(value)``, ``value.new_zeros(2)``)."""
         module = self.module(reader)
-        if isinstance(module, Call) and module.target.rpartition(".")[2] in _MAKE_ALIKE:
-            return reader.all_input_nodes.count(node) == 1 and reader.args[0] is node
-        return isinstance(module, Rearrange) and module.measures and reader.args[0] is not node
+        like = row_of(module).like if isinstance(module, Call) else ""
+        if not like or reader.all_input_nodes.count(node) != 1:
+            return False
+        operation = resolve_module(module)
+        if operation is None:
+            return False
+        slot = operation.bound.get(like)
+        elsewhere = any(value == slot for name, value in operation.bound.items() if name != like)
+        return isinstance(slot, Slot) and reader.args[slot.index] is node and not elsewhere
 
     def data_inputs(self, node: fx.Node) -> list[fx.Node]:
         """The nodes whose values a node reads, in argument order, with repetitions."""

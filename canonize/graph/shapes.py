@@ -20,38 +20,14 @@ from canonize.errors import cuts_in
 from canonize.graph.affine import FrozenAffine
 from canonize.graph.shape_rules import KEEP_SHAPE, fixed_dims, output_of
 from canonize.inputs import Inputs
+from canonize.vocabulary import asks_size, gives_tensor, resolve
 
 Unknown = object()
-_SIZE_METHODS = {"size", "dim", "numel", "ndimension", "stride", "is_floating_point", "nelement"}
-_SIZE_ATTRIBUTES = {"shape", "ndim", "device", "dtype", "is_cuda", "requires_grad", "names"}
-
-
-# Functions whose result is a tensor, whatever they are given.
-_GIVE_TENSORS: frozenset[Any] = frozenset(
-    {
-        torch.cat, torch.flatten, torch.relu, torch.sigmoid, torch.tanh, torch.softmax, torch.matmul, F.relu, F.relu6,
-        F.silu, F.gelu, F.hardtanh, F.hardswish, F.hardsigmoid, F.leaky_relu, F.elu, F.softmax, F.dropout, F.conv2d,
-        F.linear, F.batch_norm, F.layer_norm, F.adaptive_avg_pool2d, F.avg_pool2d, F.max_pool2d, F.interpolate, F.pad,
-    }
-)  # fmt: skip
-
-
-def gives_tensor(node: fx.Node) -> bool:
-    """Whether it is plain without inference that a node's value is a tensor."""
-    return node.op == "call_function" and node.target in _GIVE_TENSORS
 
 
 def asks_for_sizes(node: fx.Node) -> bool:
     """Whether a node asks a value for its size, dtype or the like."""
-    if node.op == "call_method":
-        return node.target in _SIZE_METHODS
-    return node.op == "call_function" and (
-        (node.target is getattr and node.args[1] in _SIZE_ATTRIBUTES)
-        or getattr(node.target, "__name__", "").startswith("sym_")
-    )
-
-
-_VIEWS = {torch.ops.aten.view.default, torch.ops.aten._unsafe_view.default}
+    return asks_size(node)
 
 
 class Environment:
@@ -162,6 +138,11 @@ class Shapes:
         """Those of a node's given dimensions whose size may differ between calls."""
         # Most of the time layers say it, and nothing has to be propagated.
         return dims & self.free_dims(node) if dims - self._fixed_dims(node) else set()
+
+    def is_plainly_fixed(self, node: fx.Node, dim: int) -> bool:
+        """Whether the layers in front of a node say the size of a dimension."""
+        shape = self.shape(node)
+        return shape is not None and dim % len(shape) in self._fixed_dims(node)
 
     def _fixed_dims(self, node: fx.Node) -> set[int]:
         """Dimensions whose size plainly follows from the layers in front of a node."""
@@ -312,13 +293,18 @@ class Shapes:
         if node.op == "call_function":
             assert callable(node.target)
             # Copies that only change the layout are left out of a canonical graph, so that a view may need one.
-            if node.target in _VIEWS:
+            if isinstance(node.target, torch._ops.OpOverload) and _only_views(node):
                 return torch.reshape(*args, **kwargs)  # type: ignore[arg-type]
             quick = None if real else output_of(node.target, args, kwargs)
             return node.target(*args, **kwargs) if quick is None else quick
         module = self.lookup(str(node.target))
         state = _state(module, args, _as_it_is if real else _to_meta)
         return torch.func.functional_call(module, state, args, kwargs) if state else module(*args, **kwargs)
+
+
+def _only_views(node: fx.Node) -> bool:
+    operation = resolve(node)
+    return operation is not None and operation.moves and operation.row.views and not operation.row.like
 
 
 def meta_cannot_follow(error: Exception) -> bool:

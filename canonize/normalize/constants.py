@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, fx, nn
@@ -49,9 +49,36 @@ def lookup(root: nn.Module, target: str) -> Any:
     return found
 
 
-def fixed_values(graph: fx.Graph, root: nn.Module) -> dict[fx.Node, FixedValue]:
-    """Evaluate every node that depends on no input and on no random number."""
+class Answers(Protocol):
+    """What knows the answers to questions that an input is asked (`normalize.questions`)."""
+
+    def answer(self, node: fx.Node) -> FixedValue | None:
+        """A dtype, a device or a size that is always the same."""
+
+    def template(self, node: fx.Node) -> FixedValue | None:
+        """An empty tensor of a value's dtype."""
+
+
+def fixed_values(
+    graph: fx.Graph, root: nn.Module, questions: Answers
+) -> tuple[dict[fx.Node, FixedValue], dict[fx.Node, FixedValue]]:
+    """Evaluate every node that depends on no input and on no random number.
+
+    Parameters
+    ----------
+    graph, root
+    questions : Answers
+        What is the same on every call though an input is asked for it: a dtype, a size that layers fix.
+
+    Returns
+    -------
+    fixed : dict
+        Values that no input has a part in, and tensors that only need to be told a dtype or a size.
+    numbers : dict
+        Dtypes, sizes and numbers made of them.
+    """
     fixed: dict[fx.Node, FixedValue] = {}
+    numbers: dict[fx.Node, FixedValue] = {}
     for node in graph.nodes:
         if node.op == "get_attr":
             value = lookup(root, str(node.target))
@@ -64,16 +91,52 @@ def fixed_values(graph: fx.Graph, root: nn.Module) -> dict[fx.Node, FixedValue]:
                 evaluated = _evaluate(node, fixed, root.get_submodule(str(node.target)))
             if evaluated is not None:
                 fixed[node] = evaluated
-        elif node.op in ("call_function", "call_method") and _is_fixed(node, fixed):
-            evaluated = _evaluate(node, fixed)
-            if evaluated is not None:
-                fixed[node] = evaluated
-    return fixed
+        elif node.op in ("call_function", "call_method"):
+            _follow(node, fixed, numbers, questions)
+    return fixed, numbers
 
 
-def _is_fixed(node: fx.Node, fixed: dict[fx.Node, FixedValue]) -> bool:
-    if not all(source in fixed for source in node.all_input_nodes):
-        return False
+def _follow(
+    node: fx.Node,
+    fixed: dict[fx.Node, FixedValue],
+    numbers: dict[fx.Node, FixedValue],
+    questions: Answers,
+) -> None:
+    """Enter a node's value, where it is the same on every call."""
+    sources = node.all_input_nodes
+    unknown = [source for source in sources if source not in fixed]
+    if not unknown:
+        evaluated = _evaluate(node, fixed) if _is_fixed(node) else None
+        if evaluated is not None:
+            fixed[node] = evaluated
+        return
+    said = questions.answer(node)
+    if said is not None:
+        numbers[node] = said
+        return
+    known = {source: numbers[source] for source in unknown if source in numbers}
+    like = _only_its_dtype(node, questions) if len(known) < len(unknown) else None
+    if like is not None:
+        known[like[0]] = like[1]
+    if len(known) < len(unknown) or not _is_fixed(node):
+        return
+    evaluated = _evaluate(node, {**{source: fixed[source] for source in sources if source in fixed}, **known})
+    if evaluated is not None:
+        (fixed if evaluated.is_tensor else numbers)[node] = evaluated
+
+
+def _only_its_dtype(node: fx.Node, questions: Answers) -> tuple[fx.Node, FixedValue] | None:
+    """The argument of a cast that only says a dtype (``s.type_as(x)``, ``s.to(x)``), and a value of that dtype."""
+    operation = resolve(node)
+    other = operation.bound.get("other") if operation is not None and operation.row.casts else None
+    if operation is None or other is operation.bound.get("input"):
+        return None
+    template = questions.template(other) if isinstance(other, fx.Node) else None
+    return None if template is None or not isinstance(other, fx.Node) else (other, template)
+
+
+def _is_fixed(node: fx.Node) -> bool:
+    """Whether a call of what is fixed is fixed itself."""
     operation = resolve(node)
     if operation is None:
         return not str(getattr(node.target, "__name__", "")).startswith("_assert")

@@ -19,18 +19,19 @@ from canonize.capture.captured import GUARD
 from canonize.capture.leaves import layer_class
 from canonize.errors import CaptureError
 from canonize.graph.network import FrozenAffine, Network, Origin, keep_exact, shell
-from canonize.graph.shapes import Shapes, asks_for_sizes, gives_tensor
+from canonize.graph.shapes import Shapes, asks_for_sizes
 from canonize.inputs import Inputs
 from canonize.normalize import layers as _layers  # noqa: F401  (fills OPERATIONS)
 from canonize.normalize.constants import FixedValue, fixed_values, lookup
 from canonize.normalize.functionalize import functionalize
 from canonize.normalize.naming import kind_of, target_name
 from canonize.normalize.normalisations import INSTANCE_NORM, SPLIT, split
-from canonize.normalize.operations import OPERATIONS, Context, Layer, Same
+from canonize.normalize.operations import OPERATIONS, Context, Layer, Same, is_number
+from canonize.normalize.questions import Questions
 from canonize.normalize.recognise import recognise
 from canonize.twins.modules import named_modules
 from canonize.twins.torchscript import Scripted
-from canonize.vocabulary import ROWS, Operation, resolve
+from canonize.vocabulary import ROWS, Operation, gives_tensor, resolve
 
 BATCH_NORM = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 DROPOUT = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout)
@@ -61,12 +62,12 @@ class _Translation:
         self.named = dict(named_modules(root, repeated=True))
         # Inference walks the captured graph while the new one grows, so it sees the original operations.
         self.shapes = Shapes(graph, inputs, self._find_original)
-        self.fixed = fixed_values(graph, root)
         self.frozen = _frozen([self.named[str(n.target)] for n in graph.nodes if n.op == "call_module"])
         first = next((p for p in (*root.parameters(), *root.buffers()) if p.is_floating_point()), None)
         sample = next((t for t in inputs.tensors() if t.is_floating_point()), None)
         dtype = first.dtype if first is not None else sample.dtype if sample is not None else torch.get_default_dtype()
         device = first.device if first is not None else inputs.tensors()[0].device
+        self.fixed, self.numbers = fixed_values(graph, root, Questions(self.shapes, device))
         new = fx.Graph()
         self.network = Network(new, {}, Shapes(new, inputs, self._find), name, dtype, device)
         self.values: dict[fx.Node, Any] = {}
@@ -251,8 +252,11 @@ class _Translation:
         if not gives_tensor(node) and not isinstance(self.shapes.value(node), Tensor | tuple):
             return None
         context = Context(self.shapes, node, node.meta.get("path", ""), self._kind(node))
+        given = {key: self._argument(value) for key, value in operation.bound.items()}
+        if operation.pointwise:
+            self._unrepeat(node, given)
         try:
-            built = builder(context, **{key: self._argument(value) for key, value in operation.bound.items()})
+            built = builder(context, **given)
         except TypeError:  # arguments that this builder does not know: keep the call as it is
             built = None
         if isinstance(built, Same):
@@ -274,11 +278,35 @@ class _Translation:
         if isinstance(argument, fx.Node):
             fixed = self.fixed.get(argument)
             if fixed is None:
-                return argument
+                number = self.numbers.get(argument)
+                plain = number is not None and is_number(number.value) and number.value == number.exact
+                return number.value if plain and number is not None else argument
             return fixed if fixed.is_tensor else fixed.value
         if isinstance(argument, tuple | list):
             return type(argument)(self._argument(item) for item in argument)
         return argument
+
+    def _unrepeat(self, node: fx.Node, given: dict[str, Any]) -> None:
+        """Let broadcasting do what a call does that repeats something fixed to the size of its neighbour."""
+        for one, other in (("input", "other"), ("other", "input")):
+            value, neighbour = given.get(one), given.get(other)
+            if not isinstance(value, fx.Node) or not isinstance(neighbour, fx.Node):
+                continue
+            fixed = self._repeated(value)
+            if fixed is not None and self.shapes.always(lambda old, new: old == new, neighbour, node):
+                given[one] = fixed
+                return
+
+    def _repeated(self, node: fx.Node) -> FixedValue | None:
+        """The fixed value that a call only repeats along dimensions of size 1."""
+        operation = self._operation(node)
+        source = operation.bound.get("input") if operation is not None and operation.row.grows else None
+        fixed = self.fixed.get(source) if isinstance(source, fx.Node) else None
+        after = self.shapes.shape(node)
+        if fixed is None or not fixed.is_tensor or after is None or fixed.value.ndim > len(after):
+            return None
+        before = (1,) * (len(after) - fixed.value.ndim) + tuple(fixed.value.shape)
+        return fixed if all(old in (1, new) for old, new in zip(before, after, strict=True)) else None
 
     def _layer(self, node: fx.Node, name: str, layer: Layer) -> fx.Node:
         inputs = [self._value_of(n) for n in layer.inputs]

@@ -9,20 +9,17 @@ from torch import fx, nn
 
 from canonize.graph.network import Network
 from canonize.nn import Rearrange
-
-# They keep the elements in their order, whatever the memory looks like.
-_ORDERLY = ("flatten", "reshape", "view", "unflatten", "squeeze", "unsqueeze", "reshape_as", "view_as")
-_BACK = ("reshape_as", "view_as")
+from canonize.vocabulary import NOTHING, row_of
 
 
 def remove_idle_reshapes(network: Network) -> None:
     """Take out every ``reshape_as(x)`` of what is ``x`` but for its shape, and what nobody reads any more."""
     for node in list(network.graph.nodes):
-        if not _is_reshape(network, node, _BACK) or len(node.args) != 2:
+        if not _is_reshape(network, node, like=True) or len(node.args) != 2:
             continue
         source, like = node.args
         passed: list[fx.Node] = [node]
-        while isinstance(source, fx.Node) and source is not like and _is_reshape(network, source, _ORDERLY):
+        while isinstance(source, fx.Node) and source is not like and _is_reshape(network, source):
             passed.append(source)
             source = source.args[0]
         if source is not like or not isinstance(like, fx.Node):
@@ -34,8 +31,8 @@ def remove_idle_reshapes(network: Network) -> None:
             network.remove(gone)
 
 
-def _is_reshape(network: Network, node: fx.Node, names: tuple[str, ...]) -> bool:
+def _is_reshape(network: Network, node: fx.Node, like: bool = False) -> bool:
+    """Whether a node keeps the elements in their order, whatever the memory looks like."""
     module = network.module(node)
-    if isinstance(module, nn.Flatten | nn.Unflatten):
-        return type(module).__name__.lower() in names
-    return isinstance(module, Rearrange) and module.target.rpartition(".")[2] in names
+    row = row_of(module) if isinstance(module, Rearrange | nn.Flatten | nn.Unflatten) else NOTHING
+    return row.orderly and (bool(row.like) or not like)

@@ -5,7 +5,27 @@ operator with its arguments by name. What torch knows is asked of torch; the res
 """
 
 from canonize.vocabulary.operation import Operation
-from canonize.vocabulary.resolve import operator_name, resolve, resolve_call, resolve_module
+from canonize.vocabulary.resolve import (
+    asks_size,
+    gives_tensor,
+    operator_name,
+    resolve,
+    resolve_call,
+    resolve_module,
+    row_of,
+)
 from canonize.vocabulary.table import NOTHING, ROWS, Row
 
-__all__ = ["NOTHING", "ROWS", "Operation", "Row", "operator_name", "resolve", "resolve_call", "resolve_module"]
+__all__ = [
+    "NOTHING",
+    "ROWS",
+    "Operation",
+    "Row",
+    "asks_size",
+    "gives_tensor",
+    "operator_name",
+    "resolve",
+    "resolve_call",
+    "resolve_module",
+    "row_of",
+]

@@ -74,8 +74,12 @@ class Operation:
 
     @property
     def random(self) -> bool:
-        """Whether it draws random numbers."""
-        return self.traits.random
+        """Whether it draws random numbers: dropout only where it trains, attention where it drops."""
+        if not self.traits.random:
+            return False
+        if self.row.attends:
+            return bool(self.get("dropout_p"))
+        return bool(self.get("training", True)) and self.get("p") != 0
 
     @property
     def asks_size(self) -> bool:

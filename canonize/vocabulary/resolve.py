@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import operator
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -10,10 +11,12 @@ import torch
 from torch import Tensor, fx
 
 from canonize import nn as cnn
-from canonize.vocabulary.binding import IsTensor, bind, by_signature, fit
+from canonize.vocabulary.binding import IsTensor, bind, by_signature, fit, signature
+from canonize.vocabulary.layers import layer_operator
 from canonize.vocabulary.operation import Operation
 from canonize.vocabulary.schemas import overloads
 from canonize.vocabulary.spelling import Spelling, of_attribute, of_function, of_method
+from canonize.vocabulary.table import NOTHING, ROWS, Row
 
 
 def resolve(node: fx.Node, is_tensor: IsTensor | None = None) -> Operation | None:
@@ -77,6 +80,54 @@ def resolve_module(module: object, is_tensor: IsTensor | None = None) -> Operati
     if target is None:
         return None
     return resolve_call(target, module.args, module.kwargs, is_method, is_tensor)
+
+
+def row_of(module: object) -> Row:
+    """What the table says of the operator that a layer or a ``Call`` is; nothing for other modules."""
+    if isinstance(module, cnn.Call):
+        return NOTHING if module.function is not None else _row_of_target(module.target)
+    return ROWS.get(layer_operator(module) or "", NOTHING)
+
+
+@functools.cache
+def _row_of_target(target: str) -> Row:
+    if target.startswith("."):
+        spelling = of_method(target[1:])
+    else:
+        function = _found(target)
+        spelling = of_function(function) if function is not None else None
+    return NOTHING if spelling is None else ROWS.get(spelling.name, NOTHING)
+
+
+def asks_size(node: fx.Node) -> bool:
+    """Whether a node asks a value for its size, dtype or device, or computes with such numbers alone."""
+    name = operator_name(node)
+    return name is not None and (ROWS.get(name, NOTHING).asks or name.startswith("sym_"))
+
+
+def gives_tensor(node: fx.Node) -> bool:
+    """Whether it is plain without inference that a node's value is a tensor: no version of its operator gives else."""
+    return node.op == "call_function" and _gives_tensor(node.target)
+
+
+@functools.cache
+def _gives_tensor(target: Any) -> bool:
+    spelling = of_function(target) if target is not getattr else None
+    if spelling is None or spelling.packet is None or getattr(operator, target.__name__, None) is target:
+        return False  # Python's operators compute with numbers as well
+    if spelling.function is not None and any(name.startswith(_MORE) for name in _names(spelling.function)):
+        return False
+    returns = [overload._schema.returns for overload in overloads(spelling.packet)]
+    return bool(returns) and all(len(given) == 1 and str(given[0].type) == "Tensor" for given in returns)
+
+
+# Flags of functions in Python that then give more than a tensor.
+_MORE = ("return_", "as_tuple", "get_infos")
+
+
+def _names(function: Any) -> list[str]:
+    known = signature(function)
+    return list(known.parameters) if known is not None else []
 
 
 def _target(call: cnn.Call) -> tuple[Any, bool]:

@@ -50,6 +50,8 @@ class Row:
         It multiplies two values of the network, element by element or as matrices.
     averages : bool
         Every element of the result is an average of the first argument's, with weights that sum to one.
+    resizes : bool
+        Besides, over a neighbourhood, to another image size.
     pads : bool
         It puts something around its first argument.
     normalises : bool
@@ -87,6 +89,7 @@ class Row:
     linear_in: tuple[str, ...] = ()
     product: bool = False
     averages: bool = False
+    resizes: bool = False
     pads: bool = False
     normalises: bool = False
     statistics: bool = False
@@ -110,7 +113,7 @@ _LINEAR = Row(linear_in=("input",))
 _PRODUCT = Row(linear_in=("input", "other"), product=True)
 _LAYER = Row(linear_in=("input",), whole=True)
 _AVERAGE = Row(averages=True, linear_in=("input",), whole=True)
-_RESIZES = Row(averages=True, linear_in=("input",), whole=True)
+_RESIZES = Row(averages=True, resizes=True, linear_in=("input",), whole=True)
 _DROPS = Row(drops=True, hands_back=True)
 _IDLE = Row(idle=True)
 _ASSERTS = Row(asserts=True)
