@@ -1334,6 +1334,23 @@ MUTANTS: tuple[Mutant, ...] = (
     ),
     *_many(
         "verdict",
+        "verify/regimes.py",
+        "verify/test_conditions.py",
+        ("no odd sizes", "size + (1 if axis % 2 else -1)", "size * 2"),
+        ("no pixels", "(256 * _image(example, generator)).floor()", "_image(example, generator)"),
+        ("no other memory format", "last = torch.channels_last\n", "last = torch.contiguous_format\n"),
+        ("no NaN", "torch.full(example.shape, torch.nan, dtype", "torch.full(example.shape, 2.0, dtype"),
+    ),
+    *_many(
+        "verdict",
+        "verify/usage.py",
+        "verify/test_conditions.py",
+        ("dtypes are not compared", "        if odd:\n", "        if False:\n"),
+        ("writes are not seen", "    if written:\n", "    if False:\n"),
+        ("a second call may differ", "if measure.first_nonfinite(first) is None:", "if False:"),
+    ),
+    *_many(
+        "verdict",
         "verify/equivalence.py",
         "verify/test_equivalence.py",
         ("weights alone are proof", "Verdict(answered and not failed", "Verdict(bool(checks) and not failed"),
@@ -1346,7 +1363,7 @@ MUTANTS: tuple[Mutant, ...] = (
         (
             "everybody's function is replaced",
             "(mine[-1] if mine else original)(",
-            "(self_replaced := [*table.values()][0][-1])(",
+            "(next(iter(table.values()))[-1] if table else original)(",
         ),
         ("the generator is set back", 'hasattr(aot_autograd, "preserve_rng_state")', "False"),
     ),
@@ -1354,9 +1371,8 @@ MUTANTS: tuple[Mutant, ...] = (
         "threads",
         "twins/float64.py",
         "test_threads.py",
-        ("what has no dtype stays narrow", "    return result.to(wide)\n", "    return result\n"),
         ("made again from rounded values", "for given, named in attempts:", "for given, named in attempts[:0]:"),
-        ("integers are divided in float32", "((True, False, False), (False", "((False, False, False), (False"),
+        ("integers are divided in float32", "leaf.double() if (masks", "leaf.float() if (masks"),
     ),
     *_many(
         "threads",

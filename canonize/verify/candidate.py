@@ -63,6 +63,8 @@ class Candidate:
         self.notes: list[str] = []
         self._known, self._slopes, self._steps = Memory(), Memory(), Memory()
         self._other = other
+        # A runtime's kernels may drop NaN (a maximum with 0); torch's do not.
+        self.passes_nan_on = not isinstance(getattr(other, "own_dtype", None), torch.dtype)
         self.dtype, self.tight = torch.float64, oracle.in_float64
         if narrow or not oracle.in_float64:
             if not oracle.in_float64:

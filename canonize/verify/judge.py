@@ -108,12 +108,14 @@ class Judge:
             return [f"'{case.name}' was not compared: the reference refuses it ({error})" if case.required else ""]
         rows = list(enumerate(case.rows)) if case.rows and measure.has_rows(truth, len(case.rows)) else [(None, "")]
         finite = [(row, name) for row, name in rows if not self._nonfinite(truth, row)]
+        broken = [(row, name) for row, name in rows if self._nonfinite(truth, row)]
+        on_purpose = case.regime == "not finite"
         notes: list[Check | str] = [
             f"'{_name(case, name)}' says nothing: the reference gives {self._nonfinite(truth, row)}"
-            for row, name in rows
-            if self._nonfinite(truth, row)
+            for row, name in broken
+            if not on_purpose
         ]
-        if not finite:
+        if not finite or (on_purpose and not (broken and self.candidate.passes_nan_on)):
             return notes
         try:
             answer = self.candidate.run(inputs)
@@ -121,7 +123,14 @@ class Judge:
             if declined(error):
                 return [*notes, f"'{case.name}' was not compared: the candidate refuses it ({error})"]
             return [*notes, self._failed(case.name, f"the candidate fails where the reference runs: {error}")]
-        return [*notes, *(self._judge_row(case, inputs, truth, answer, row, name) for row, name in finite)]
+        found = [self._judge_row(case, inputs, truth, answer, row, name) for row, name in finite]
+        if on_purpose and _answers_its_input(truth, finite):
+            found += [
+                self._failed(_name(case, name), f"the candidate gives numbers only, the reference {given}")
+                for row, name in broken
+                if name == "NaN" and (given := _nothing_but(truth, row)) and not self._nonfinite(answer, row)
+            ]
+        return [*notes, *found]
 
     def _nonfinite(self, truth: Any, row: int | None) -> str | None:
         return measure.first_nonfinite(truth if row is None else measure.at_row(truth, row))
@@ -131,7 +140,10 @@ class Judge:
     ) -> Check | str:
         name = _name(case, regime)
         differences = measure.differences(truth, answer, row=row)
-        noise = [] if self.candidate.tight else self.oracle.noise(inputs, truth, row)
+        normal = (regime or case.regime) == "normal"
+        noise: list[float] = []
+        if not self.candidate.tight and (normal or not self._normal_noise):
+            noise = self.oracle.noise(inputs, truth, row)
         self.largest_noise = max([self.largest_noise, *noise])
         if any(difference.mismatch for difference in differences):
             if self._overflows(inputs):
@@ -149,11 +161,17 @@ class Judge:
                     "input moves by one rounding step"
                 )
         else:
-            if (regime or case.regime) == "normal":
+            if normal:
                 self._remember(noise)
             # Zeros, say, may cost the reference no rounding at all: what normal inputs cost is allowed everywhere.
-            allowed = [max(pair) for pair in zip(noise, self._normal_noise or noise, strict=True)]
-            tolerances = [self._tolerance(d, n) for d, n in zip(differences, allowed, strict=True)]
+            tolerances = [self._tolerance(*pair) for pair in zip(differences, self._normal_noise or noise, strict=True)]
+            if any(d.error > t for d, t in zip(differences, tolerances, strict=True)):
+                # What this input costs the reference takes a run in its own precision: asked for where it matters.
+                own = [
+                    self._tolerance(*pair)
+                    for pair in zip(differences, self.oracle.noise(inputs, truth, row), strict=True)
+                ]
+                tolerances = [max(pair) for pair in zip(tolerances, own, strict=True)]
             if any(d.error > t for d, t in zip(differences, tolerances, strict=True)):
                 # Folded weights may respond to their one rounding more than the reference does to all of its own.
                 steps = self._sensitivity(inputs, row, tolerances) or [0.0] * len(tolerances)
@@ -240,6 +258,19 @@ def _is_no_answer(differences: list[Difference], tolerances: list[float], respon
         if d.error > tolerance
     ]
     return bool(beyond) and all(beyond)
+
+
+def _answers_its_input(truth: Any, finite: list[tuple[int | None, str]]) -> bool:
+    """Whether rows of different input have different output: a constant function answers NaN with its constant."""
+    rows = [measure.floating(measure.at_row(truth, row)) for row, _ in finite if row is not None]
+    return len(rows) > 1 and any(not torch.equal(a, b) for a, b in zip(*rows[:2], strict=True))
+
+
+def _nothing_but(truth: Any, row: int | None) -> str:
+    """What a row of the reference holds, if not a single number."""
+    found = measure.floating(measure.at_row(truth, row)) if row is not None else []
+    hopeless = bool(found) and not any(bool(torch.isfinite(tensor).any()) for tensor in found)
+    return str(measure.first_nonfinite(found)) if hopeless else ""
 
 
 def failure(check: Check) -> str:

@@ -15,7 +15,7 @@ from canonize.twins.twin import eval_twin, float64_twin, floating_dtype, let_go
 from canonize.verify import measure, run
 
 # Runs of a reference are slow, outputs are small: what one verdict asks for again is remembered.
-_REMEMBERED = 24
+_REMEMBERED = 48
 
 
 class Memory:

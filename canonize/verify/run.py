@@ -167,6 +167,17 @@ def _prepared(model: nn.Module, inputs: Inputs, dtype: torch.dtype) -> Inputs:
     return inputs.to(device_of(model), dtype).map(lambda tensor: tensor.detach().clone())
 
 
+def as_it_is(model: nn.Module, inputs: Inputs) -> Any:
+    """Call a model on the very tensors given, in whatever precision it names.
+
+    Raises
+    ------
+    FailedRunError
+        If the model raises.
+    """
+    return unharmed(model, lambda: _call(model, inputs, contextlib.nullcontext()))
+
+
 def call(model: nn.Module, inputs: Inputs, dtype: torch.dtype) -> Any:
     """Call a model on inputs as they are; float64 also overrides the precision that a forward names itself.
 
@@ -178,6 +189,10 @@ def call(model: nn.Module, inputs: Inputs, dtype: torch.dtype) -> Any:
     context: Any = contextlib.nullcontext()
     if dtype == torch.float64:
         context = in_float64(operators=any(isinstance(part, torch.jit.ScriptModule) for part in model.modules()))
+    return _call(model, inputs, context)
+
+
+def _call(model: nn.Module, inputs: Inputs, context: Any) -> Any:
     run: Any = model
     if isinstance(model, fx.GraphModule) and getattr(model._wrapped_call, "cls_call", None) is None:
         # Its own call prints the code around an error, also where a refusal is what is being asked for.
