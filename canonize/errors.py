@@ -85,3 +85,15 @@ def cuts_in(error: BaseException) -> bool:
             return True
         trace = trace.tb_next
     return False
+
+
+def first_line(error: BaseException, most: int = 160) -> str:
+    """What another's error says in its first line; its class where it says nothing."""
+    lines = str(error).strip().splitlines()
+    return lines[0].strip()[:most] if lines else type(error).__name__
+
+
+def kind_and_line(error: BaseException, most: int = 200) -> str:
+    """Another's error with its class: ``ValueError: no such thing``."""
+    kind = type(error).__name__
+    return f"{kind}: {first_line(error, most)}" if str(error).strip() else kind

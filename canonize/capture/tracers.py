@@ -14,7 +14,7 @@ from canonize.capture.conformance import check_conformance, refuse_lost_reads
 from canonize.capture.exported import export_trace
 from canonize.capture.hooks import refuse_what_a_trace_would_drop
 from canonize.capture.symbolic import symbolic_trace
-from canonize.errors import CaptureError, cuts_in
+from canonize.errors import CaptureError, cuts_in, kind_and_line
 from canonize.inputs import Inputs
 from canonize.twins.copying import eval_copy
 from canonize.twins.modules import class_name
@@ -95,17 +95,12 @@ def _cannot(model: nn.Module, failures: list[tuple[str, Exception]]) -> CaptureE
             where,
             "Wrap the model in a module that returns the tensors alone, or switch that output off (use_cache=False).",
         )
-    told = "; ".join(f"{name}: {_first_line(error)}" for name, error in dict(failures).items())
+    told = "; ".join(f"{name}: {kind_and_line(error)}" for name, error in dict(failures).items())
     return CaptureError(
         f"it cannot be captured ({told})",
         where,
         "Check that the model runs on these inputs; rewrite code in forward that tracers cannot follow.",
     )
-
-
-def _first_line(error: BaseException) -> str:
-    lines = [line for line in str(error).splitlines() if line.strip()]
-    return f"{type(error).__name__}: {lines[0].strip()}" if lines else type(error).__name__
 
 
 def _source_line(error: BaseException) -> str | None:

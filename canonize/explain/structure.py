@@ -12,6 +12,7 @@ from canonize.explain.rules import linear_layers
 from canonize.graph.factors import below, graphs_in, module_at, products
 from canonize.graph.shapes import asks_for_sizes
 from canonize.nn import Call
+from canonize.twins.modules import put
 from canonize.vocabulary.kinds import Kind, kind_of
 
 
@@ -113,16 +114,7 @@ def assembled(modules: Mapping[str, Any], graph: fx.Graph, name: str) -> fx.Grap
     """
     root = nn.Module()
     for qualified, module in modules.items():
-        *parents, last = qualified.split(".")
-        owner = root
-        for part in parents:
-            if part not in owner._modules:
-                owner.add_module(part, nn.Module())
-            owner = owner.get_submodule(part)
-        if isinstance(module, nn.Module):
-            owner.add_module(last, module)
-        else:
-            setattr(owner, last, module)
+        put(root, qualified, module)
     built = fx.GraphModule(root, graph, name)
     built.eval()
     return built

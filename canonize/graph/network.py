@@ -23,6 +23,7 @@ from canonize.graph.correspondence import Correspondence
 from canonize.graph.shapes import Shapes
 from canonize.nn import Call, Slot
 from canonize.twins.copying import is_plain
+from canonize.twins.modules import put
 from canonize.vocabulary import resolve_module, row_of
 
 Answer = TypeVar("Answer")
@@ -328,7 +329,7 @@ class Network:
                     raise RewriteError(
                         str(error), name, "Widen the model first: model.float(), or model.double()."
                     ) from error
-                _place(built, name, finished)
+                put(built, name, finished)
         graph = self.graph
         if not spend:
             graph = fx.Graph()
@@ -419,18 +420,6 @@ def value_dtype(network: Network, node: fx.Node) -> torch.dtype | None:
     """The floating precision of a node's value, where it is known."""
     value = network.shapes.value(node)
     return value.dtype if isinstance(value, Tensor) and value.is_floating_point() else None
-
-
-def _place(root: nn.Module, name: str, module: nn.Module) -> None:
-    *parents, last = name.split(".")
-    owner = root
-    for part in parents:
-        child = owner._modules.get(part)
-        if child is None:
-            child = owner._modules[part] = nn.Module()
-            child.__dict__["training"] = False
-        owner = child
-    owner._modules[last] = module  # its name was found to be usable when the network got it
 
 
 def _last(nodes: Sequence[fx.Node]) -> fx.Node:

@@ -11,7 +11,7 @@ from typing import Any
 from torch import nn
 
 from canonize.compat import import_torchvision, no_warnings, require
-from canonize.errors import LoadError
+from canonize.errors import LoadError, kind_and_line
 
 _ARCHITECTURE = re.compile(r"[A-Za-z_][\w.]*:[\w.\-]+")
 
@@ -99,7 +99,9 @@ def _from_factory(home: str, name: str) -> nn.Module:
             f"there is no module {error.name}", where=where, hint="Run from the folder that holds it, or install it"
         ) from error
     except Exception as error:
-        raise LoadError(f"importing {home} failed ({_short(error)})", where=where, hint="Run it by itself") from error
+        raise LoadError(
+            f"importing {home} failed ({kind_and_line(error)})", where=where, hint="Run it by itself"
+        ) from error
     factory: Any = module
     for part in name.split("."):
         if not hasattr(factory, part):
@@ -116,15 +118,10 @@ def _called(where: str, factory: Any) -> nn.Module:
         model = factory()
     except Exception as error:
         raise LoadError(
-            f"building the model failed ({_short(error)})",
+            f"building the model failed ({kind_and_line(error)})",
             where=where,
             hint="A factory is called without arguments; give it defaults, or wrap it in a function that has none",
         ) from error
     if not isinstance(model, nn.Module):
         raise LoadError(f"gives a {type(model).__name__}, not a torch.nn.Module", where=where)
     return model
-
-
-def _short(error: BaseException) -> str:
-    lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0][:140]}" if lines else type(error).__name__

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from canonize.compat import import_torchvision, no_warnings
-from canonize.errors import LoadError
+from canonize.errors import LoadError, first_line
 from canonize.loading.archive import check_archive, entries_of, is_archive
 from canonize.loading.audit import audit
 from canonize.loading.exported import module_of, read_plain
@@ -59,7 +59,7 @@ def _script_of(path: Path) -> torch.jit.ScriptModule:
         if "torchvision::" in str(error):
             raise
         raise LoadError(
-            f"torch cannot load its TorchScript ({_first_line(error)})",
+            f"torch cannot load its TorchScript ({first_line(error)})",
             where=str(path),
             hint="Give the module it was scripted from, or script it again with this version of torch",
         ) from error
@@ -148,23 +148,18 @@ def _read(path: Path, reader: Callable[[], Any]) -> Any:
         raise
     except pickle.UnpicklingError as error:
         raise LoadError(
-            f"cannot be read safely ({_first_line(error)})",
+            f"cannot be read safely ({first_line(error)})",
             where=str(path),
             hint="A file that torch.load(weights_only=True) refuses: save a state dictionary instead and give --arch, "
             "or use --trust if you made the file yourself",
         ) from error
     except (AttributeError, ModuleNotFoundError) as error:
         raise LoadError(
-            f"names code that is not installed ({_first_line(error)})",
+            f"names code that is not installed ({first_line(error)})",
             where=str(path),
             hint="Install the package and the version it was saved with, or give a state dictionary with --arch",
         ) from error
     except Exception as error:
         raise LoadError(
-            f"cannot be read; it is damaged or no model file ({_first_line(error)})", where=str(path), hint=BROKEN
+            f"cannot be read; it is damaged or no model file ({first_line(error)})", where=str(path), hint=BROKEN
         ) from error
-
-
-def _first_line(error: BaseException) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0].strip()[:160] if lines else type(error).__name__

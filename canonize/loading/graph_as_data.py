@@ -20,6 +20,7 @@ from torch import Tensor, fx, nn
 
 from canonize.errors import LoadError
 from canonize.report import attach_report
+from canonize.twins.modules import put
 from canonize.vocabulary.callables import callable_named, is_safe_call, is_safe_method, name_of
 
 FORMAT = 1
@@ -112,7 +113,7 @@ def _build(data: Mapping[str, Any], parts: Mapping[str, Any]) -> fx.GraphModule:
         raise LoadError(f"its format is {data['format']!r}, this canonize reads {FORMAT}", hint="Upgrade canonize")
     root = nn.Module()
     for name, part in parts.items():
-        _place(root, _checked(name, _PATH.fullmatch), part)
+        put(root, _checked(name, _PATH.fullmatch), part)
     graph = fx.Graph()
     nodes: dict[str, fx.Node] = {}
     for name, op, target, args, kwargs in data["nodes"]:
@@ -151,25 +152,6 @@ def _checked(name: Any, test: Callable[[str], Any]) -> str:
 
 def _identifier(name: Any) -> str:
     return _checked(name, lambda text: text.isidentifier() and text.isascii() and not keyword.iskeyword(text))
-
-
-def _place(root: nn.Module, name: str, part: Any) -> None:
-    *above, last = name.split(".")
-    owner = root
-    for step in above:
-        if step not in owner._modules:
-            owner.add_module(step, nn.Module())
-        child = owner._modules[step]
-        assert child is not None
-        owner = child
-    if isinstance(part, nn.Module):
-        owner.add_module(last, part)
-    elif isinstance(part, nn.Parameter):
-        owner.register_parameter(last, part)
-    elif isinstance(part, Tensor):
-        owner.register_buffer(last, part)
-    else:
-        raise LoadError(f"{name} is a {type(part).__name__}, neither a layer nor a tensor")
 
 
 def _without_state_hooks(layer: nn.Module) -> nn.Module:

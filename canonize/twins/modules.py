@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 
 def named_modules(root: nn.Module, *, repeated: bool = False) -> list[tuple[str, nn.Module]]:
@@ -41,3 +43,29 @@ def named_modules(root: nn.Module, *, repeated: bool = False) -> list[tuple[str,
 def class_name(model: nn.Module) -> str:
     """Name of a model's class, which of a scripted model is that of the class that was scripted."""
     return str(model.original_name) if isinstance(model, torch.jit.ScriptModule) else type(model).__name__
+
+
+def put(root: nn.Module, name: str, part: Any) -> None:
+    """Put a layer, a parameter or a tensor under a dotted name; the containers on the way are made.
+
+    Raises
+    ------
+    TypeError
+        If the part is none of these.
+    """
+    *above, last = name.split(".")
+    owner = root
+    for step in above:
+        child = owner._modules.get(step)
+        if child is None:
+            child = owner._modules[step] = nn.Module()
+            child.__dict__["training"] = False
+        owner = child
+    if isinstance(part, nn.Module):
+        owner._modules[last] = part
+    elif isinstance(part, nn.Parameter):
+        owner.register_parameter(last, part)
+    elif isinstance(part, Tensor):
+        owner.register_buffer(last, part)
+    else:
+        raise TypeError(f"{name} is a {type(part).__name__}, neither a layer nor a tensor")

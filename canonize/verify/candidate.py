@@ -101,7 +101,9 @@ class Candidate:
         if narrow:
             self.tight = False
             self.own_dtype = narrow[0].dtype if self.own_dtype == torch.float64 else self.own_dtype
-            self.notes.append(f"the candidate answers in {_short(narrow[0].dtype)} even when asked in float64")
+            self.notes.append(
+                f"the candidate answers in {measure.dtype_name(narrow[0].dtype)} even when asked in float64"
+            )
 
     @property
     def wide_enough(self) -> bool:
@@ -202,7 +204,3 @@ def _runs(model: nn.Module, inputs: Inputs, dtype: torch.dtype) -> bool:
     except run.FailedRunError:
         return False
     return True
-
-
-def _short(dtype: torch.dtype) -> str:
-    return str(dtype).removeprefix("torch.")

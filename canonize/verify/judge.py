@@ -220,7 +220,8 @@ class Judge:
         if not self.oracle.in_float64:
             return "; tolerance from the reference's response to one rounding step, since float64 was not possible"
         if self.candidate.dtype == torch.float64:
-            return f"; weights rounded to {_short(self.candidate.own_dtype)}: tolerance from the reference's own noise"
+            own = measure.dtype_name(self.candidate.own_dtype)
+            return f"; weights rounded to {own}: tolerance from the reference's own noise"
         return "; against the float64 truth, tolerance from the reference's own noise"
 
     def _coarsest(self) -> torch.dtype:
@@ -247,7 +248,7 @@ class Judge:
         return Check(name, "output", self._precision(), math.inf, tolerance, False, detail, (output,))
 
     def _precision(self) -> str:
-        return _short(self.candidate.dtype)
+        return measure.dtype_name(self.candidate.dtype)
 
 
 def _is_no_answer(differences: list[Difference], tolerances: list[float], responses: list[float]) -> bool:
@@ -293,7 +294,3 @@ def _output(difference: Difference, tolerance: float, why: str) -> OutputError:
         d.path, d.error, tolerance, d.error <= tolerance, d.largest, d.mean, d.scale, d.where,
         *d.values, d.allclose, d.histogram, d.top_k, why,
     )  # fmt: skip
-
-
-def _short(dtype: torch.dtype) -> str:
-    return str(dtype).removeprefix("torch.")

@@ -179,7 +179,8 @@ def dtype_mismatch(reference: Any, candidate: Any) -> str:
     """Which tensor of two equally structured outputs has another dtype; empty where none has."""
     for a, b in zip(flatten(reference), flatten(candidate), strict=True):
         if isinstance(a.value, Tensor) and isinstance(b.value, Tensor) and a.value.dtype != b.value.dtype:
-            return f"{a.path} is {_short(a.value.dtype)} in the reference, {_short(b.value.dtype)} in the candidate"
+            one, other = dtype_name(a.value.dtype), dtype_name(b.value.dtype)
+            return f"{a.path} is {one} in the reference, {other} in the candidate"
     return ""
 
 
@@ -281,5 +282,6 @@ def _element(path: str, tensor: Tensor, flat_index: int, row: int | None = None)
     return f"{path}[{', '.join(map(str, position))}]" if position else path
 
 
-def _short(dtype: torch.dtype) -> str:
+def dtype_name(dtype: torch.dtype) -> str:
+    """``float32`` for ``torch.float32``."""
     return str(dtype).removeprefix("torch.")

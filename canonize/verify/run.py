@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.utils._pytree import tree_map_only
 
-from canonize.errors import cuts_in
+from canonize.errors import cuts_in, kind_and_line
 from canonize.inputs import Inputs
 from canonize.twins.float64 import in_float64
 from canonize.twins.randomness import PrivateRandom, Streams
@@ -158,7 +158,7 @@ def _input_gradients(model: nn.Module, inputs: Inputs, dtype: torch.dtype, weigh
             total = torch.stack([term.to(terms[0].device) for term in terms]).sum()
             gradients = torch.autograd.grad(total, leaves, allow_unused=True)
         except RuntimeError as error:
-            raise FailedRunError(_first_line(error)) from error
+            raise FailedRunError(kind_and_line(error)) from error
     pairs = zip(leaves, gradients, strict=True)
     return Slopes(outputs, [torch.zeros_like(x) if g is None else g for x, g in pairs])
 
@@ -205,9 +205,4 @@ def _call(model: nn.Module, inputs: Inputs, context: Any) -> Any:
     except Exception as error:
         if cuts_in(error):
             raise
-        raise FailedRunError(_first_line(error)) from error
-
-
-def _first_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0][:200]}" if lines else type(error).__name__
+        raise FailedRunError(kind_and_line(error)) from error

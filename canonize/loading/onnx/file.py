@@ -7,11 +7,10 @@ import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import onnx
 
-from canonize.errors import LoadError
+from canonize.errors import LoadError, first_line
 
 DOMAINS = ("", "ai.onnx")
 BROKEN = "Save or download it again"
@@ -39,7 +38,7 @@ def read_proto(path: Path) -> onnx.ModelProto:
         if model.functions:
             model = onnx.inliner.inline_local_functions(model)
     except Exception as error:
-        raise LoadError(f"is not valid ONNX ({_first_line(error)})", where=where, hint=BROKEN) from error
+        raise LoadError(f"is not valid ONNX ({first_line(error)})", where=where, hint=BROKEN) from error
     foreign = sorted({f"{n.domain}::{n.op_type}" for n in nodes_of(model.graph) if n.domain not in DOMAINS})
     if foreign:
         raise LoadError(
@@ -142,8 +141,3 @@ def rename(model: onnx.ModelProto) -> dict[str, str]:
 
     graph(model.graph)
     return {value: key for key, value in new.items()}
-
-
-def _first_line(error: BaseException) -> str:
-    lines: Any = str(error).strip().splitlines()
-    return lines[0].strip()[:160] if lines else type(error).__name__

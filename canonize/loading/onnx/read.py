@@ -13,11 +13,12 @@ from torch import Tensor, fx, nn
 
 from canonize.capture.captured import NUMBERS
 from canonize.compat import need
-from canonize.errors import LoadError
+from canonize.errors import LoadError, first_line
 from canonize.inputs import Inputs, Shape, random_inputs
 from canonize.loading.agreement import largest_error
 from canonize.loading.guards import guard
 from canonize.nn import Slot, fill
+from canonize.twins.modules import put
 
 # Operators whose further inputs are options, even where they are no whole numbers.
 _OPTIONS = {"Resize", "Upsample", "Pad", "Clip", "Dropout", "OneHot", "Range", "Tile"}
@@ -72,7 +73,7 @@ def read_onnx(path: Path, shapes: Sequence[Shape] = ()) -> tuple[nn.Module, tupl
         raise
     except Exception as error:
         raise LoadError(
-            f"ONNX Runtime cannot run it ({_first_line(error)})", where=str(path), hint="Check the sizes of its inputs"
+            f"ONNX Runtime cannot run it ({first_line(error)})", where=str(path), hint="Check the sizes of its inputs"
         ) from error
     batched = batched and folded.batched
     options = {name for n in model.graph.node if n.op_type in _OPTIONS for name in n.input[1:]}
@@ -100,7 +101,7 @@ def _session(model: Any, path: Path) -> Any:
         return onnxruntime.InferenceSession(model.SerializeToString(), quiet(), providers=["CPUExecutionProvider"])
     except Exception as error:
         raise LoadError(
-            f"ONNX Runtime cannot load it ({_first_line(error)})", where=str(path), hint="Check it with onnx.checker"
+            f"ONNX Runtime cannot load it ({first_line(error)})", where=str(path), hint="Check it with onnx.checker"
         ) from error
 
 
@@ -130,7 +131,7 @@ def _fitting(model: Any, session: Any, shapes: Sequence[Shape], numbers: Sequenc
             try:
                 _run(session, inputs)
             except Exception as error:
-                reason = reason or _first_line(error)
+                reason = reason or first_line(error)
                 continue
             found.append(inputs)
             if len(found) == (MOST_PROVEN if numbers else 1):
@@ -197,7 +198,7 @@ def _name_tensors(module: fx.GraphModule, old_names: dict[str, str], options: se
                 _bind(node, tensor)
             continue
         new = _free_name(wanted[name], name, taken)
-        _put(module, new, nn.Parameter(tensor, requires_grad=False))  # running statistics cannot have gradients
+        put(module, new, nn.Parameter(tensor, requires_grad=False))  # running statistics cannot have gradients
         for node in nodes:
             if node.target == name:
                 node.target = new
@@ -248,16 +249,6 @@ def _free_name(wanted: str, otherwise: str, taken: set[str]) -> str:
     return name
 
 
-def _put(root: nn.Module, name: str, value: nn.Parameter) -> None:
-    *above, last = name.split(".")
-    owner = root
-    for part in above:
-        if part not in owner._modules:
-            owner.add_module(part, nn.Module())
-        owner = owner.get_submodule(part)
-    owner.register_parameter(last, value)
-
-
 def _guard(module: fx.GraphModule, inputs: Inputs, batched: bool) -> list[str]:
     """Refuse inputs of sizes that the numbers in the graph were not computed for."""
     placeholders = [n for n in module.graph.nodes if n.op == "placeholder"]
@@ -277,7 +268,7 @@ def _prove(module: nn.Module, runs: list[tuple[Inputs, list[Tensor]]], path: Pat
                 found = Inputs((module(*inputs.args),)).tensors()
         except Exception as error:
             raise LoadError(
-                f"its translation does not run ({_first_line(error)})",
+                f"its translation does not run ({first_line(error)})",
                 where=str(path),
                 hint="Give the model it was exported from",
             ) from error
@@ -288,8 +279,3 @@ def _prove(module: nn.Module, runs: list[tuple[Inputs, list[Tensor]]], path: Pat
                 where=str(path),
                 hint="Give the model it was exported from",
             )
-
-
-def _first_line(error: BaseException) -> str:
-    lines = [line for line in str(error).strip().splitlines() if line.strip()]
-    return lines[0].strip()[:160] if lines else type(error).__name__

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import fx, nn
 
-from canonize.errors import CanonizeError
+from canonize.errors import CanonizeError, first_line
 from canonize.forms import chosen_forms
 from canonize.inputs import Inputs
 from canonize.inputs.infer import dtype_and_device
@@ -91,7 +91,7 @@ def find_divergence(
             _write(dump, outcome, used.truth, candidate, inputs)
         return outcome
     except (run.FailedRunError, RuntimeError, AttributeError, NotImplementedError) as error:
-        return Divergence("", case=case, reference=f"nothing: the layers cannot be looked into ({_short(error)})")
+        return Divergence("", case=case, reference=f"nothing: the layers cannot be looked into ({first_line(error)})")
 
 
 def _original(oracle: Oracle, candidate: Candidate) -> Reference:
@@ -207,7 +207,3 @@ def _write(folder: Path, found: Divergence, truth: Side, candidate: Side, inputs
     sides: dict[str, Any] = {"reference": truth, "candidate": candidate}
     for name, side in sides.items():
         torch.save(locate.activation(side, inputs, found.layer, found.call), folder / f"{name}.pt")
-
-
-def _short(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:120]
