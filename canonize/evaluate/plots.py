@@ -80,6 +80,14 @@ def cosine_distance(first: Tensor, second: Tensor) -> float:
     return max(0.0, 1 - float(similarity))
 
 
+def heatmap_axes(axis: Any, heatmap: Tensor) -> None:
+    """Draw a heatmap (H, W), white where it is zero, with a cross on its most relevant pixel."""
+    top = float(heatmap.abs().max()) or 1.0
+    axis.imshow(heatmap.numpy(), cmap="seismic", vmin=-top, vmax=top)
+    row, column = divmod(int(heatmap.argmax()), heatmap.shape[1])
+    axis.plot(column, row, "x", color="black", ms=5, mew=1.2)
+
+
 def gallery(experiment: Experiment, data: str, model_name: str, shown: int = 4) -> Any | None:
     """Heatmaps of some samples by every method, a row for each canonization; None where nothing could be explained.
 
@@ -110,17 +118,14 @@ def gallery(experiment: Experiment, data: str, model_name: str, shown: int = 4) 
     axes = drawn.subplots(len(rows) + 1, len(indices), squeeze=False)
     pictures = ((samples.images - found.low) / (found.high - found.low)).clamp(0, 1).permute(0, 2, 3, 1)
     for column, picture in enumerate(pictures):
-        axes[0, column].imshow(picture.numpy())
+        axes[0, column].imshow(picture.squeeze(2).numpy(), cmap="gray")  # of one channel: grey
         if "object" in samples.masks and samples.masks["object"][column].any():
             axes[0, column].contour(samples.masks["object"][column].numpy(), levels=[0.5], colors="red", linewidths=0.6)
         axes[0, column].set_title(found.classes[int(targets[column])][:18], fontsize=7)
         first = rows[0][1]
         for row, (_, heatmaps, form) in enumerate(rows, 1):
             axis, heatmap = axes[row, column], heatmaps[column]
-            top = float(heatmap.abs().max()) or 1.0
-            axis.imshow(heatmap.numpy(), cmap="seismic", vmin=-top, vmax=top)
-            peak = divmod(int(heatmap.argmax()), heatmap.shape[1])
-            axis.plot(peak[1], peak[0], "x", color="black", ms=5, mew=1.2)
+            heatmap_axes(axis, heatmap)
             if form == experiment.canonizations[0]:
                 first = heatmaps
             else:

@@ -10,7 +10,7 @@ from canonize.evaluate.metrics.catalogue import metric
 from canonize.evaluate.plots import png
 from canonize.evaluate.report import Picture, Section, write, write_text
 from canonize.evaluate.tables import Entry, Row, Table
-from canonize.search import plots
+from canonize.search import extremes, plots
 from canonize.search.study import Found
 
 SHOWN = 12
@@ -35,6 +35,7 @@ def write_search(found: Found, folder: Path, stem: str = "") -> Section:
     write(folder / f"{stem}trials.csv", lambda path: found.trials.to_csv(path, index=False))
     write_text(folder / f"{stem}best.json", json.dumps(best(found), indent=1) + "\n")
     drawn: list[tuple[str, str, Any]] = [
+        ("extremes", "Best and worst configuration for each objective", extremes.draw(found)),
         ("lines", "Mean over all other parameters, with standard errors", plots.lines(found)),
         *(
             (f"contours-{name.replace(':', '-')}", "Over pairs of parameters", plots.contours(found, name))

@@ -17,7 +17,19 @@ from canonize.errors import CanonizeError, InputError
 from canonize.evaluate.metrics.catalogue import Settings
 from canonize.evaluate.plan import ModelSource
 from canonize.evaluate.subject import data_set, model_in
-from canonize.search import SPACES, Choice, Configuration, Range, Search, Space, plots, read_space, search, study
+from canonize.search import (
+    SPACES,
+    Choice,
+    Configuration,
+    Range,
+    Search,
+    Space,
+    extremes,
+    plots,
+    read_space,
+    search,
+    study,
+)
 from canonize.search.report import best, write_search
 
 VGG = ModelSource("vgg", "shipped:vgg")
@@ -227,6 +239,7 @@ def test_several_objectives_make_a_front(tmp_path):
         assert beaten != (number in set(found.front["number"]))
     section = write_search(found, tmp_path)
     assert {picture.name for picture in section.pictures} == {
+        "extremes.png",
         "lines.png",
         "contours-mass-accuracy.png",
         "contours-avg-sensitivity.png",
@@ -266,6 +279,29 @@ def test_pictures_of_few_configurations_say_so_and_of_many_do_not(tmp_path):
     # The same configurations four times over: enough for each mean.
     whole = dataclasses.replace(many, trials=pandas.concat([many.trials] * 4, ignore_index=True))
     assert titles(plots.lines(whole)) == {""} and titles(plots.contours(whole, "mass-accuracy")) == {""}
+
+
+def test_the_best_and_the_worst_of_each_objective_are_drawn(tmp_path):
+    """Of one that is better low: the best is the lowest. Their heatmaps are those that were measured."""
+    names = ("mass-accuracy", "avg-sensitivity")
+    found = search(wanted(objectives=names, trials=8), storage(tmp_path))
+    chosen = extremes.extremes(found)
+    mass, change = found.trials["mass-accuracy"], found.trials["avg-sensitivity"]
+    assert [e.value for e in chosen] == [mass.max(), mass.min(), change.min(), change.max()]
+    row = found.trials.loc[mass.idxmax()]
+    assert chosen[0].parameters == {name: row[name] for name in TINY.parameters}
+    assert "best RMA" in chosen[0].label and f"gamma.low={row['gamma.low']:.3g}" in chosen[0].label
+    drawn = extremes.draw(found, shown=2)
+    assert len(drawn.axes) == 2 * 5 and drawn.axes[2].get_ylabel() == chosen[0].label
+    data = data_set("digits", 0, 3, 224)
+    form = chosen[0].parameters["canonization"]
+    subject = Configuration(chosen[0].parameters).subject(
+        model_in(VGG, form, "cpu", "digits", 224), data.low, data.high
+    )
+    samples = data.take([0, 1])
+    wanted_heatmaps = subject.explain(samples.inputs, samples.labels)
+    for axis, heatmap in zip(drawn.axes[2:4], wanted_heatmaps, strict=True):
+        assert (axis.images[0].get_array() == heatmap.numpy()).all()
 
 
 def test_titles_are_not_clipped(tmp_path):
