@@ -238,6 +238,10 @@ def explain(
     batch: Annotated[int, typer.Option("--batch", min=1, help="Pictures at once.")] = 8,
     form: Forms = None,
     resume: Annotated[bool, typer.Option("--resume", help="Leave out pictures whose heatmap is there.")] = False,
+    project: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option("--project", metavar="DIR", help="A ViRelAy project around the .h5 file."),
+    ] = None,
     arch: Arch = None,
     shapes: Shapes = None,
     strategy: Strategy = "threshold",
@@ -265,6 +269,7 @@ def explain(
         batch,
         tuple(form or ()),
         resume,
+        project,
     )
     source = common.Source(model, arch, tuple(allow or ()), trust, device)
     return command.explain(source, common.Feed(tuple(shapes or ())), wish, common.Screen(quiet=quiet))

@@ -18,6 +18,7 @@ from canonize.explain import hdf5, images, picture
 from canonize.explain.attribution import Attribution, attribute
 from canonize.explain.composites import ALLOWED, Choices
 from canonize.explain.methods import Method, find
+from canonize.explain.project import LABELS, PROJECT, Project, write_project
 from canonize.explain.zennit import is_canonical
 from canonize.export.atomic import check_destination, write_whole
 from canonize.inputs import Inputs, parse_shape
@@ -45,6 +46,8 @@ class Wish:
     forms : sequence of str
     resume : bool
         Leave pictures that are in the folder already.
+    project : Path, optional
+        Folder for a project of ViRelAy around the relevances.
     """
 
     pictures: Sequence[Path]
@@ -58,6 +61,7 @@ class Wish:
     batch: int
     forms: Sequence[str]
     resume: bool
+    project: Path | None = None
 
 
 def explain(source: Source, feed: Feed, wish: Wish, screen: Screen) -> int:
@@ -68,6 +72,9 @@ def explain(source: Source, feed: Feed, wish: Wish, screen: Screen) -> int:
     files = images.find(wish.pictures)
     for output in wish.outputs:
         _check(output, len(files))
+    relevances = [output for output in wish.outputs if output.suffix.lower() in ARRAYS[1:]]
+    if wish.project is not None and not relevances:
+        raise ExportError("a project is about an .h5 file", where=str(wish.project), hint="Add -o NAME.h5")
     if wish.resume:
         files = [file for file in files if not all(_done(output, file) for output in wish.outputs)]
         if not files:
@@ -96,6 +103,9 @@ def explain(source: Source, feed: Feed, wish: Wish, screen: Screen) -> int:
     for output in wish.outputs:
         _write(output, read, found, method, source.name)
         screen.say(f"written to {output}")
+    if wish.project is not None:
+        write_project(wish.project, Project(relevances[0].stem, Path(source.name).stem, method.name, relevances[0]))
+        screen.say(f"written to {wish.project}: {PROJECT}, {LABELS}")
     return GOOD
 
 

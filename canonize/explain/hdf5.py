@@ -7,7 +7,7 @@ One file is both a data set and an attribution database there:
 ``prediction``  (N, classes) float  the model's output
 ``label``       (N,) uint16         the class: the true one where it is known, else the class explained
 ``index``       (N,) uint32         which sample of the data set it is
-``data``        (N, C, H, W) float  the input, pixels from 0 to 255
+``data``        (N, 3, H, W) uint8  the input as a picture, pixels from 0 to 255
 ==============  ==================  =======================================================================
 """
 
@@ -36,7 +36,7 @@ class Relevances:
     prediction : Tensor, shape (N, classes)
     label : Tensor, shape (N,), int64
     data : Tensor or None, shape (N, C, H, W)
-        From 0 to 255.
+        From 0 to 255; written in three channels, as ViRelAy shows pictures, whole numbers.
     index : Tensor or None, shape (N,), int64
         By default 0, 1, ...
     names : sequence of str
@@ -71,7 +71,7 @@ def write(file: Path, relevances: Relevances) -> None:
         "prediction": relevances.prediction,
         "label": relevances.label.to(torch.uint16),
         "index": index.to(torch.uint32),
-        **({} if relevances.data is None else {"data": relevances.data}),
+        **({} if relevances.data is None else {"data": as_picture(relevances.data)}),
     }
     wrong = {name: len(value) for name, value in tensors.items() if len(value) != count}
     if wrong:
@@ -88,6 +88,13 @@ def write(file: Path, relevances: Relevances) -> None:
 
     check_destination(file)
     write_whole(file, fill, lambda path: _check(path, count))
+
+
+def as_picture(data: Tensor) -> Tensor:
+    """Inputs (N, C, H, W) from 0 to 255 as colour pictures (N, 3, H, W) uint8; what has not three channels is grey."""
+    if data.shape[1] != 3:
+        data = data.double().mean(1, keepdim=True).expand(-1, 3, -1, -1)
+    return data.round().clamp(0, 255).to(torch.uint8)
 
 
 def _check(path: Path, count: int) -> None:
