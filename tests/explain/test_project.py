@@ -112,7 +112,8 @@ def test_virelay_shows_pictures_attributions_and_the_analysis(tmp_path):
     write_project(tmp_path / "project", Project("digits", "net", "epsilon-plus", tmp_path / "r.h5"))
     python = str(environment())
     analyse = Path(__file__).resolve().parents[2] / "examples/spray/analyse.py"
-    subprocess.run([python, str(analyse), str(tmp_path / "project"), "--clusters", "2"], check=True, timeout=300)
+    options = ["--clusters", "2", "--eigenvalues", "2"]
+    subprocess.run([python, str(analyse), str(tmp_path / "project"), *options], check=True, timeout=300)
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         port = taken.getsockname()[1]
