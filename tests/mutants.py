@@ -1342,6 +1342,12 @@ MUTANTS: tuple[Mutant, ...] = (
         ("no NaN", "torch.full(example.shape, torch.nan, dtype", "torch.full(example.shape, 2.0, dtype"),
     ),
     *_many(
+        "dtypes",
+        "normalize/translate.py",
+        "test_dtypes.py",
+        ("a wider constant is narrowed", "if widened is not None and", "if False and"),
+    ),
+    *_many(
         "verdict",
         "verify/usage.py",
         "verify/test_conditions.py",

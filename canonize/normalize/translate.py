@@ -6,6 +6,7 @@ Everything behind this file sees modules and shapes only; which tracer made the 
 from __future__ import annotations
 
 import operator
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -26,7 +27,7 @@ from canonize.normalize.constants import FixedValue, fixed_values, lookup
 from canonize.normalize.functionalize import functionalize
 from canonize.normalize.naming import kind_of, target_name
 from canonize.normalize.normalisations import INSTANCE_NORM, SPLIT, split
-from canonize.normalize.operations import OPERATIONS, Context, Layer, Same, is_number
+from canonize.normalize.operations import OPERATIONS, Context, Layer, Same, cast_to, is_number
 from canonize.normalize.questions import Questions
 from canonize.normalize.recognise import recognise
 from canonize.twins.modules import named_modules
@@ -311,6 +312,10 @@ class _Translation:
     def _layer(self, node: fx.Node, name: str, layer: Layer) -> fx.Node:
         inputs = [self._value_of(n) for n in layer.inputs]
         module = layer.module
+        widened = self._widened(node, inputs)
+        if widened is not None and layer.before is None and not isinstance(module, cnn.Call):
+            # A constant in a wider precision: from here on the original computes in that, and says so in its output.
+            inputs = [self.network.call(f"{self._name(node, name)}_cast", cast_to(widened), inputs, node)]
         if layer.before is not None:
             inputs = [self.network.call(f"{self._name(node, name)}_input", layer.before, inputs, node)]
         wanted = layer.owner or self._name(node, name)
@@ -323,6 +328,14 @@ class _Translation:
         if layer.after is not None:
             new = self.network.call(f"{self._name(node, name)}_output", layer.after, (new,), node)
         return new
+
+    def _widened(self, node: fx.Node, inputs: Sequence[fx.Node]) -> torch.dtype | None:
+        """The precision that a call gives, where it is not that of its one input."""
+        after = self.shapes.value(node)
+        before = self.network.shapes.value(inputs[0]) if len(inputs) == 1 else None
+        if not isinstance(after, Tensor) or not isinstance(before, Tensor) or after.dtype == before.dtype:
+            return None
+        return after.dtype if after.is_floating_point() and before.is_floating_point() else None
 
     def _affine_of(self, node: fx.Node, layer: Layer, source: fx.Node) -> fx.Node:
         module = layer.module
