@@ -94,7 +94,7 @@ def canonize(
     tell = progress or (lambda stage, done, total: None)
     options = Options(strategy, tuple(skip), wanted)
     built, report = _captured_and_rewritten(model, inputs, options, verify, paranoid, tell)
-    return _finish(built, report, copy)
+    return _finish(built, report, copy, inputs)
 
 
 def _captured_and_rewritten(
@@ -175,10 +175,10 @@ def _prove(model: nn.Module, network: Network, built: fx.GraphModule, inputs: In
     )
 
 
-def _finish(built: fx.GraphModule, report: Report, copy: bool) -> fx.GraphModule:
+def _finish(built: fx.GraphModule, report: Report, copy: bool, inputs: Inputs) -> fx.GraphModule:
     if copy:
         _detach(built)
-    report.findings = findings(built, report)
+    report.findings = findings(built, report, inputs)
     attach_report(built, report)
     return built
 

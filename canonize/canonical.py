@@ -2,7 +2,8 @@
 
 - C1: no node applies a fixed per-channel affine other than as part of a linear layer or of a threshold.
 - C2: no two linear layers meet without a nonlinearity where merging them is exact and not larger.
-- C3: every operation is a named submodule that is called exactly once, out of place.
+- C3: every operation is a named submodule that is called exactly once, out of place; and where relevance comes through
+  it, one that rules are known for.
 - C4: evaluation is deterministic: no dropout, no batch statistics, no parametrization that recomputes weights.
 - C5: nothing idle: no identity, no unused module.
 """
@@ -16,6 +17,7 @@ from torch import Tensor, fx, nn
 
 from canonize.algebra.weights import LINEAR
 from canonize.capture import capture
+from canonize.graph.relevance import unruled
 from canonize.inputs import Inputs
 from canonize.nn import Call, Offset
 from canonize.normalize.translate import BATCH_NORM, DROPOUT
@@ -44,8 +46,17 @@ WHY = {
 Layers = dict[fx.Node, nn.Module]
 
 
-def findings(module: fx.GraphModule, report: Report | None = None) -> list[Finding]:
-    """Where a graph module is not canonical."""
+def findings(module: fx.GraphModule, report: Report | None = None, inputs: Inputs | None = None) -> list[Finding]:
+    """Where a graph module is not canonical.
+
+    Parameters
+    ----------
+    module : fx.GraphModule
+    report : Report, optional
+        Knows why an affine is where it is.
+    inputs : Inputs, optional
+        What to run it on where a module has no rule: only those that relevance comes through count then.
+    """
     reasons = {fate.name: fate.reason for fate in report.affines if fate.reason} if report else {}
     modules = dict(named_modules(module, repeated=True))
     nodes = list(module.graph.nodes)
@@ -54,6 +65,7 @@ def findings(module: fx.GraphModule, report: Report | None = None) -> list[Findi
         *_loose_affines(nodes, layers),
         *_stacked(nodes, layers),
         *_calls(nodes, layers),
+        *_without_rule(module, inputs),
         *_random(nodes, layers),
         *_idle(module, layers),
     ]
@@ -72,7 +84,7 @@ def inspect_module(model: nn.Module, inputs: Inputs, versions: dict[str, str]) -
     captured = capture(model, inputs)
     report.captured_by = captured.tracer
     traced = fx.GraphModule(captured.root, captured.graph)
-    report.findings = findings(traced, report)
+    report.findings = findings(traced, report, inputs)
     known = {f.where for f in report.findings}
     used = {str(n.target) for n in captured.graph.nodes if n.op in ("call_module", "get_attr")}
     for name, module in model.named_modules():
@@ -153,6 +165,15 @@ def _calls(nodes: list[fx.Node], layers: Layers) -> Iterator[Finding]:
         elif node.op in ("call_function", "call_method") and not is_bookkeeping(node):
             kind = "tensor method" if node.op == "call_method" else "functional call"
             yield _finding("C3", _where(node), f"{kind} {operator_name(node) or node.target}")
+
+
+def _without_rule(module: fx.GraphModule, inputs: Inputs | None) -> Iterator[Finding]:
+    """What every explainer asks as well, in the same words (`canonize.graph.relevance.unruled`)."""
+    why = "an explainer would take the plain gradient for its relevance there"
+    for operation in unruled(module, inputs):
+        if operation.is_affine:  # C1 and C4 say it
+            continue
+        yield Finding("C3", operation.where, f"{operation.what}: no rule is known for it", why, "")
 
 
 def is_bookkeeping(node: fx.Node) -> bool:

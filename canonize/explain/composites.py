@@ -190,7 +190,7 @@ class RuleComposite(Composite):
             hooks = {"pass": zennit_rules.Pass, "norm": lambda: zennit_rules.Norm(stabilizer), "gradient": lambda: None}
             return hooks[choices.offset]()
         if kind is Kind.NORMALISATION:
-            return zennit_rules.Pass() if choices.normalisation == "pass" else None
+            return SignalTakesAll() if choices.normalisation == "pass" else None
         if kind is Kind.GATE:
             return gate_hook(module, choices.gate, found)
         if kind is Kind.SCALE:

@@ -22,6 +22,8 @@ def has_deep_lift_rule(operation: Operation) -> bool:
     kind = kind_of(module)
     if kind in (Kind.UNKNOWN, Kind.CLOSED, Kind.SOFTMAX, Kind.NORMALISATION) or isinstance(module, nn.GLU):
         return False
+    if kind is Kind.BATCH_NORM:  # an affine
+        return True
     if kind is Kind.COPY and isinstance(module, (cnn.Call, *MAXIMA)):  # which element it is depends on the input
         return type(module) in deep_lift.SUPPORTED_NON_LINEAR or not chooses(module)
     return operation.has_rule

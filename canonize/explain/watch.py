@@ -12,7 +12,7 @@ from canonize.explain.law import lawless, refuse
 from canonize.explain.methods import Method
 from canonize.graph.factors import graphs_in
 from canonize.graph.relevance import Operation, Way
-from canonize.vocabulary.kinds import Kind, kind_of, operator_of
+from canonize.vocabulary.kinds import operator_of
 
 # What guided backpropagation and DeconvNet bend, where it is no module that they can see.
 _RECTIFIERS = {"relu", "threshold", "clamp", "clamp_min", "rrelu", "differentiable_graph"}
@@ -71,7 +71,7 @@ class Watch:
     def notes(self) -> tuple[str, ...]:
         """What the heatmap owes to operations without a rule."""
         found = [operation for group in self.found.values() for operation in group]
-        norms = [o for o in found if o.module is not None and kind_of(o.module) is Kind.BATCH_NORM]
+        norms = [o for o in found if o.is_affine]
         others = [o for o in found if o not in norms]
         passed = () if not norms else (_norms(norms, self.method.activations),)
         return (*lawless(others), *passed)
@@ -94,14 +94,15 @@ class Watch:
             return operation.has_rule
         if self.rules is not None and self.rules.names_rule_of(operation.where, module):
             return True
-        return operation.has_rule and kind_of(module) is not Kind.BATCH_NORM
+        return operation.has_rule
 
 
 def _norms(norms: Sequence[Operation], passed: bool) -> str:
     names = list(dict.fromkeys(operation.where for operation in norms))
+    kinds = ", ".join(dict.fromkeys(operation.what for operation in norms))
     shown = ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
-    what = "relevance passes it as if it did nothing" if passed else "the plain gradient was taken"
-    return f"BatchNorm has no rule, and {what}: {shown}; canonize the model first"
+    what = "relevance passes as if it did nothing" if passed else "the plain gradient was taken"
+    return f"the affine of {kinds} has no rule, and {what}: {shown}; canonize the model first"
 
 
 def forward_once(watch: Watch, model: nn.Module, pick: Any, inputs: tuple[Any, ...]) -> None:

@@ -283,7 +283,9 @@ def _retyped(module: nn.Module, choices: Choices, found: Factors) -> nn.Module:
         )
     if isinstance(module, AvgPool) and choices.pool == "gradient":
         return _adopted(own, StackedSum, lambda hook: None)
-    if kind in (Kind.NORMALISATION, Kind.OFFSET) or (kind is Kind.ACTIVATION and not isinstance(module, Activation)):
+    if kind is Kind.NORMALISATION:
+        return _adopted(own, nn.Tanh, lambda hook: SignalTakesAll() if isinstance(hook, zennit_rules.Pass) else hook)
+    if kind is Kind.OFFSET or (kind is Kind.ACTIVATION and not isinstance(module, Activation)):
         # Among what zennit counts as activations, tanh is one that no composite treats in a way of its own.
         own.__class__ = type(type(module).__name__, (type(module), nn.Tanh), {})
     return own
@@ -373,7 +375,7 @@ def layer_map(
     if own.offset != "gradient":
         entries.append((cnn.Offset, passing if own.offset == "pass" else norm))
     if own.normalisation == "pass":
-        entries.append((NORMALISATIONS, passing))
+        entries.append((NORMALISATIONS, SignalTakesAll()))
     entries.append((nn.Mish, passing))
     if own.attention == "attnlrp":
         entries.append((Softmax, SoftmaxTaylor()))

@@ -58,10 +58,20 @@ class Operation:
         kind = kind_of(self.module)
         if self.stops or kind in (Kind.UNKNOWN, Kind.CLOSED):
             return False
+        if self.is_affine:
+            return False
         if kind is Kind.SCALE:  # by a number, or by what does not depend on the input
             dividing = isinstance(self.module, cnn.Call) and "div" in self.module.target
             return sum(self.carrying) == 1 and (self.carrying[0] or not dividing)
         return True
+
+    @property
+    def is_affine(self) -> bool:
+        """Whether it is a normalisation that scales and shifts: relevance would pass as if it did nothing."""
+        if self.module is None:
+            return False
+        kind = kind_of(self.module)
+        return kind is Kind.BATCH_NORM or (kind is Kind.NORMALISATION and _carries_affine(self.module))
 
     @property
     def what(self) -> str:
@@ -69,6 +79,10 @@ class Operation:
         if self.module is None:
             return f"{self.operator} (a function, no module)"
         return f"{described(self.module)}, behind which gradients stop" if self.stops else described(self.module)
+
+
+def _carries_affine(module: nn.Module) -> bool:
+    return any(getattr(module, name, None) is not None for name in ("weight", "bias"))
 
 
 @dataclass
@@ -81,6 +95,7 @@ class _Span:
     module: nn.Module
     carrying: tuple[bool, ...] = ()
     stops: bool = False
+    made: tuple[Any, ...] = ()
 
 
 @dataclass
@@ -126,7 +141,8 @@ class Way:
             )  # other arguments say sizes or types
             stops = any(given) and bool(tensors) and not any(t.requires_grad for t in tensors)
             stops = stops and is_one_operation(module) and kind_of(module) not in (Kind.SOURCE, Kind.DISCRETE)
-            self.spans.append(_Span(first, _now(), name, module, carrying, stops))
+            made = tuple(t.grad_fn for t in tensors if t.grad_fn is not None)
+            self.spans.append(_Span(first, _now(), name, module, carrying, stops, made))
 
         return behind
 
@@ -139,6 +155,8 @@ class Way:
         """What lies between outputs and the leaves that they depend on, in order of execution."""
         spans = sorted(self.spans, key=lambda span: (span.first, -span.last))
         starts = [span.first for span in spans]
+        # Where a gradient is not implemented, the node has no number of its own.
+        makers = {node: span for span in reversed(spans) for node in span.made if is_one_operation(span.module)}
         found: dict[tuple[int, str, str], Operation] = {}
         for span in spans:
             if span.stops:
@@ -147,7 +165,7 @@ class Way:
         for node in _between(outputs, sources):
             if _is_hook(node):
                 continue
-            made_in = _innermost(spans, starts, node._sequence_nr())
+            made_in = makers.get(node) or _innermost(spans, starts, node._sequence_nr())
             if made_in is not None and is_one_operation(made_in.module):
                 operation = Operation(made_in.name, made_in.module, carrying=made_in.carrying)
                 found[made_in.first, made_in.name, ""] = operation

@@ -7,12 +7,13 @@ mean nothing.
 
 from __future__ import annotations
 
-import re
 from enum import Enum
+from typing import Any
 
 from torch import nn
 
 from canonize import nn as cnn
+from canonize.vocabulary.resolve import resolve_module
 
 
 class Kind(Enum):
@@ -60,7 +61,7 @@ AVERAGES = (
 )
 MAXIMA = (
     *(nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d, nn.FractionalMaxPool2d, nn.FractionalMaxPool3d),
-    *(nn.AdaptiveMaxPool1d, nn.AdaptiveMaxPool2d, nn.AdaptiveMaxPool3d, nn.MaxUnpool1d, nn.MaxUnpool2d, nn.MaxUnpool3d),
+    *(nn.AdaptiveMaxPool1d, nn.AdaptiveMaxPool2d, nn.AdaptiveMaxPool3d),
 )
 DROPOUTS = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout)
 # Each output is one of the inputs or a constant: the gradient hands its relevance back to that input.
@@ -96,7 +97,6 @@ _CHOOSING = _names("""
 max min amax amin maximum minimum fmax fmin aminmax sort msort topk kthvalue median nanmedian cummax cummin
 max_pool1d max_pool2d max_pool3d max_pool1d_with_indices max_pool2d_with_indices max_pool3d_with_indices
 adaptive_max_pool1d adaptive_max_pool2d adaptive_max_pool3d fractional_max_pool2d fractional_max_pool3d
-max_unpool1d max_unpool2d max_unpool3d
 """)
 # Calls that stayed calls, by the name of torch's operator.
 _CALLS: tuple[tuple[frozenset[str], Kind], ...] = (
@@ -113,7 +113,7 @@ _CALLS: tuple[tuple[frozenset[str], Kind], ...] = (
         reflection_pad3d replication_pad1d replication_pad2d replication_pad3d pixel_shuffle pixel_unshuffle
         channel_shuffle native_channel_shuffle narrow_copy meshgrid atleast_1d atleast_2d atleast_3d block_diag
         broadcast_tensors select_scatter slice_scatter diagonal_scatter index_copy index_fill masked_scatter assign
-        zero_ real resolve_conj resolve_neg conj conj_physical embedding
+        values indices real resolve_conj resolve_neg conj conj_physical embedding
         """),
         Kind.COPY,
     ),
@@ -156,9 +156,6 @@ _CALLS: tuple[tuple[frozenset[str], Kind], ...] = (
         Kind.SOURCE,
     ),
 )
-_OWN = re.compile(r"^(torch|operator|_operator|builtins|canonize\.nn)\.|^\.")
-
-
 # Other names of copies in torch's autograd graph.
 _MORE_COPIES = _names("""
 copy_slices copy as_strided reshape_alias index_put split_with_sizes squeeze_multiple fill detach to_copy
@@ -174,12 +171,8 @@ def is_copy(operator: str) -> bool:
 
 def operator_of(module: nn.Module) -> str:
     """The name of the operator that a call calls, however it is spelt; empty for foreign functions."""
-    target = getattr(module, "target", "")
-    if not isinstance(module, cnn.Call) or not _OWN.match(target) or module.function is not None:
-        return ""
-    parts = target.split(".")
-    name = str(parts[3] if target.startswith("torch.ops.aten.") else parts[-1])
-    return name.rstrip("_") if name.endswith("_") and not name.startswith("__") else name
+    operation = resolve_module(module)
+    return "" if operation is None else operation.name
 
 
 def kind_of(module: nn.Module) -> Kind:
@@ -190,27 +183,38 @@ def kind_of(module: nn.Module) -> Kind:
         return Kind.SOFTMAX if module.dim is not None else Kind.UNKNOWN
     if isinstance(module, cnn.Rearrange) and operator_of(module) == "detach":
         return Kind.UNKNOWN
+    of = type(module)
+    if of not in _OF_TYPE:
+        _OF_TYPE[of] = _kind_of_type(of)
+    return _OF_TYPE[of]
+
+
+_OF_TYPE: dict[type, Kind] = {}
+
+
+def _kind_of_type(of: type) -> Kind:
     for types, kind in _MODULES:
-        if isinstance(module, types):
+        if issubclass(of, types):
             return kind
-    if type(module).__module__.startswith("zennit.layer"):
+    if of.__module__.startswith("zennit.layer"):
         return Kind.AVERAGE
-    return Kind.COPY if isinstance(module, COPIES) else Kind.UNKNOWN
+    return Kind.COPY if issubclass(of, COPIES) else Kind.UNKNOWN
 
 
 def _kind_of_call(module: cnn.Call) -> Kind:
-    name = operator_of(module)
+    operation = resolve_module(module)
+    if operation is None:
+        return Kind.COPY if module.target == "canonize.nn.assign" else Kind.UNKNOWN
+    name, given = operation.name, operation.bound
     if name == "einsum":
         return _einsum(module)
-    if name in ("div", "divide") and _keyword(module, "rounding_mode") is not None:
+    if given.get("rounding_mode") is not None:
         return Kind.UNKNOWN
     if name == "softmax" and softmax_dim(module) is None:
         return Kind.UNKNOWN
+    if operation.row.asks:
+        return Kind.SOURCE
     return next((kind for names, kind in _CALLS if name in names), Kind.UNKNOWN)
-
-
-def _keyword(module: cnn.Call, name: str) -> object:
-    return module.kwargs.get(name)
 
 
 def _einsum(module: cnn.Call) -> Kind:
@@ -232,8 +236,8 @@ def softmax_dim(module: nn.Module) -> int | None:
     """Along which dimension a softmax, module or call, normalises."""
     if not isinstance(module, cnn.Call):
         return module.dim if isinstance(module, nn.Softmax) else None
-    arguments = module.args
-    dim = arguments[1] if len(arguments) > 1 else module.kwargs.get("dim", module.kwargs.get("axis"))
+    operation = resolve_module(module)
+    dim: Any = None if operation is None else operation.bound.get("dim")
     return dim if isinstance(dim, int) else None
 
 
