@@ -312,8 +312,8 @@ def evaluate(
     preset: Preset = "default",
     size: Size = 224,
     jobs: Jobs = 1,
-    backend: Annotated[str, typer.Option(metavar="NAME", help="loky, dask, ray, ... (joblib).")] = "loky",
-    address: Annotated[Optional[str], typer.Option(metavar="URL", help="Of a Dask or Ray cluster.")] = None,  # noqa: UP045
+    backend: Annotated[str, typer.Option(metavar="NAME", help="loky, threading, dask (joblib).")] = "loky",
+    address: Annotated[Optional[str], typer.Option(metavar="URL", help="Of a Dask scheduler.")] = None,  # noqa: UP045
     papers: Annotated[bool, typer.Option("--papers", help="The papers' tables and search, shipped models.")] = False,
     trials: Annotated[Optional[int], typer.Option(metavar="N", help="Of the search of --papers.")] = None,  # noqa: UP045
     show: Annotated[bool, typer.Option("--list", help="Metrics, data, methods, shipped models.")] = False,

@@ -7,6 +7,7 @@ run with one more method measures that method alone, and nothing that was measur
 from __future__ import annotations
 
 import contextlib
+import importlib
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 
 Progress = Callable[[str, int, int], None]
 MEASURED = ("control", "sample", "name", "area", "label", "predicted", "right", "metric", "value", "noise")
-BACKENDS = ("loky", "threading", "sequential", "dask", "ray")
+BACKENDS = ("loky", "threading", "sequential", "dask")
 
 
 @dataclass(frozen=True)
@@ -39,10 +40,10 @@ class Workers:
     ----------
     jobs : int
         Processes; -1 for as many as there are cores.
-    backend : {"loky", "threading", "sequential", "dask", "ray"}
+    backend : {"loky", "threading", "sequential", "dask"}
         joblib's: processes of this machine, or a cluster.
     address : str, optional
-        Of the Dask scheduler, or the Ray head.
+        Of the Dask scheduler; a cluster of this machine by default.
     """
 
     jobs: int = 1
@@ -154,18 +155,22 @@ def _carried_out(tasks: list[Task], shards: Path, workers: Workers) -> Iterator[
 def _backend(workers: Workers) -> Iterator[None]:
     joblib = require("joblib")
     if workers.backend == "dask":
-        client = require("dask.distributed").Client(workers.address)
+        client = _dask().Client(workers.address)
         try:
             with joblib.parallel_config("dask"):
                 yield
         finally:
             client.close()
         return
-    if workers.backend == "ray":
-        require("ray").init(address=workers.address, ignore_reinit_error=True)
-        require("ray.util.joblib").register_ray()
     with joblib.parallel_config(workers.backend, n_jobs=workers.jobs):
         yield
+
+
+def _dask() -> Any:
+    try:
+        return importlib.import_module("dask.distributed")
+    except ImportError as error:
+        raise InputError("Dask is not installed", hint="Run: pip install distributed") from error
 
 
 def carry_out(task: Task, shards: Path) -> Failure | None:

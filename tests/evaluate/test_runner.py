@@ -93,6 +93,19 @@ def test_processes_give_what_one_gives(small, tmp_path):
     pandas.testing.assert_frame_equal(ordered(together.frame), ordered(alone.frame), atol=1e-6)
 
 
+def test_a_cluster_of_two_workers_gives_what_one_process_gives(small, tmp_path):
+    """joblib's Dask back end: two processes that a scheduler on the loopback address hands tasks to."""
+    distributed = pytest.importorskip("dask.distributed", reason="Dask is not installed (pip install distributed)")
+    _, alone = small
+    options = {"n_workers": 2, "threads_per_worker": 1, "processes": True, "dashboard_address": None}
+    with distributed.LocalCluster(host="127.0.0.1", **options) as cluster:
+        told = []
+        workers = Workers(2, "dask", cluster.scheduler_address)
+        together = run(SMALL, tmp_path, workers, lambda *now: told.append(now))
+    pandas.testing.assert_frame_equal(ordered(together.frame), ordered(alone.frame), atol=1e-6)
+    assert told[-1] == ("measuring", 8, 8)
+
+
 def test_one_more_method_measures_that_method_alone(small, monkeypatch):
     folder, _ = small
     asked = []
