@@ -13,9 +13,20 @@ from typing import TYPE_CHECKING, Any
 from canonize._version import __version__
 
 if TYPE_CHECKING:
+    from canonize import errors as errors
+    from canonize import evaluate as evaluate
+    from canonize import explain as explain
+    from canonize import forms as forms
+    from canonize import inputs as inputs
+    from canonize import nn as nn
+    from canonize import patterns as patterns
+    from canonize import report as report
+    from canonize import search as search
+    from canonize import verify as verify
     from canonize.api import canonize, inspect
     from canonize.errors import CanonizeError, CaptureError, ExportError, InputError, LoadError, NotEquivalentError
     from canonize.export import save
+    from canonize.graph.model import CanonicalModel
     from canonize.loading import load
     from canonize.report import Report, Verdict
     from canonize.verify import assert_equivalent, check_equivalence
@@ -24,6 +35,7 @@ if TYPE_CHECKING:
 _WHERE = {
     "canonize": "canonize.api",
     "inspect": "canonize.api",
+    "CanonicalModel": "canonize.graph.model",
     "load": "canonize.loading",
     "save": "canonize.export",
     "check_equivalence": "canonize.verify",
@@ -38,9 +50,10 @@ _WHERE = {
     "NotEquivalentError": "canonize.errors",
 }
 
-_MODULES = ("errors", "inputs", "nn", "patterns", "report", "verify")
+_MODULES = ("errors", "evaluate", "explain", "forms", "inputs", "nn", "patterns", "report", "search", "verify")
 
 __all__ = [
+    "CanonicalModel",
     "CanonizeError",
     "CaptureError",
     "ExportError",
@@ -59,15 +72,17 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> Any:
-    if name in _WHERE:
-        value = getattr(importlib.import_module(_WHERE[name]), name)
-        globals()[name] = value
-        return value
-    if name in _MODULES:
-        return importlib.import_module(f"canonize.{name}")
-    raise AttributeError(f"module 'canonize' has no attribute {name!r}")
+if not TYPE_CHECKING:  # a checker that saw it would take any name
+
+    def __getattr__(name: str) -> Any:
+        if name in _WHERE:
+            value = getattr(importlib.import_module(_WHERE[name]), name)
+            globals()[name] = value
+            return value
+        if name in _MODULES:
+            return importlib.import_module(f"canonize.{name}")
+        raise AttributeError(f"module 'canonize' has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_WHERE})
+    return sorted({*globals(), *_WHERE, *_MODULES})

@@ -19,11 +19,12 @@ from canonize.errors import (
     cuts_in,
 )
 from canonize.forms import chosen_forms
+from canonize.graph.model import CanonicalModel, with_report
 from canonize.graph.network import Network
 from canonize.inputs import Inputs, infer, normalise
 from canonize.patterns import catalogue
 from canonize.pipeline import Options, rewritten, versions
-from canonize.report import Report, Verdict, attach_report
+from canonize.report import Report, Verdict
 from canonize.rewrite.journal import Progress
 from canonize.twins.modules import class_name, named_modules
 from canonize.verify import check_equivalence
@@ -43,7 +44,7 @@ def canonize(
     verify: bool = True,
     paranoid: bool = False,
     progress: Progress | None = None,
-) -> fx.GraphModule:
+) -> CanonicalModel:
     r"""Rewrite a model into a canonical form that computes the same function.
 
     Parameters
@@ -72,8 +73,8 @@ def canonize(
 
     Returns
     -------
-    fx.GraphModule
-        In eval mode. Its ``report`` attribute (:class:`canonize.report.Report`) says what happened to what.
+    CanonicalModel
+        An ``fx.GraphModule``, in eval mode. Its ``report`` (:class:`canonize.report.Report`) says what became of what.
 
     Raises
     ------
@@ -99,7 +100,7 @@ def canonize(
 
 def _captured_and_rewritten(
     model: nn.Module, inputs: Inputs, options: Options, verify: bool, paranoid: bool, tell: Progress
-) -> tuple[fx.GraphModule, Report]:
+) -> tuple[CanonicalModel, Report]:
     """Try the tracers in turn, until what one has seen is rewritten and proven."""
     watcher = Watch if paranoid else None
     failure: CanonizeError | None = None
@@ -175,12 +176,11 @@ def _prove(model: nn.Module, network: Network, built: fx.GraphModule, inputs: In
     )
 
 
-def _finish(built: fx.GraphModule, report: Report, copy: bool, inputs: Inputs) -> fx.GraphModule:
+def _finish(built: CanonicalModel, report: Report, copy: bool, inputs: Inputs) -> CanonicalModel:
     if copy:
         _detach(built)
     report.findings = findings(built, report, inputs)
-    attach_report(built, report)
-    return built
+    return with_report(built, report)
 
 
 def _detach(built: fx.GraphModule) -> None:

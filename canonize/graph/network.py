@@ -20,6 +20,7 @@ from canonize.errors import RewriteError
 from canonize.graph.affine import FrozenAffine as FrozenAffine
 from canonize.graph.affine import Origin as Origin
 from canonize.graph.correspondence import Correspondence
+from canonize.graph.model import CanonicalModel
 from canonize.graph.shapes import Shapes
 from canonize.nn import Call, Slot
 from canonize.twins.copying import is_plain
@@ -302,7 +303,7 @@ class Network:
 
     # ------------------------------------------------------------------ finishing
 
-    def build(self, dtype: torch.dtype | None = None, spend: bool = False) -> fx.GraphModule:
+    def build(self, dtype: torch.dtype | None = None, spend: bool = False) -> CanonicalModel:
         """Write the pending weights, rounded once, and make a module of it all.
 
         Parameters
@@ -318,7 +319,7 @@ class Network:
         RewriteError
             If a layer cannot hold its new weights: they overflow.
         """
-        built = fx.GraphModule(nn.Module(), fx.Graph(), self.name)
+        built = CanonicalModel(nn.Module(), fx.Graph(), self.name)
         built.eval()
         for node in self.graph.nodes:
             if node.op == "call_module":

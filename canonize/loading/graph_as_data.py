@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from canonize.errors import LoadError
-from canonize.report import attach_report
+from canonize.graph.model import CanonicalModel, with_report
 from canonize.twins.modules import put
 from canonize.vocabulary.callables import callable_named, is_safe_call, is_safe_method, name_of
 
@@ -81,7 +81,7 @@ def describe(model: fx.GraphModule) -> tuple[str, dict[str, Any]]:
     return json.dumps(data), parts
 
 
-def rebuild(text: str, parts: Mapping[str, Any], report: Any = None) -> fx.GraphModule:
+def rebuild(text: str, parts: Mapping[str, Any], report: Any = None) -> CanonicalModel:
     """The graph module that `describe` described.
 
     Parameters
@@ -103,12 +103,10 @@ def rebuild(text: str, parts: Mapping[str, Any], report: Any = None) -> fx.Graph
         raise
     except Exception as error:
         raise LoadError(f"the description of the graph is damaged ({error})", hint="Save it again") from error
-    if report is not None:
-        attach_report(model, report)
-    return model
+    return with_report(model, report)
 
 
-def _build(data: Mapping[str, Any], parts: Mapping[str, Any]) -> fx.GraphModule:
+def _build(data: Mapping[str, Any], parts: Mapping[str, Any]) -> CanonicalModel:
     if data["format"] != FORMAT:
         raise LoadError(f"its format is {data['format']!r}, this canonize reads {FORMAT}", hint="Upgrade canonize")
     root = nn.Module()
@@ -125,8 +123,9 @@ def _build(data: Mapping[str, Any], parts: Mapping[str, Any]) -> fx.GraphModule:
             raise LoadError(f"the graph asks for the attribute {str(decoded[1:])[:60]}")
         nodes[name] = graph.create_node(op, function, decoded, named, name)
     graph.lint()
-    model = fx.GraphModule(root, graph, _identifier(data["name"]))
-    return model.train(bool(data["training"]))
+    model = CanonicalModel(root, graph, _identifier(data["name"]))
+    model.train(bool(data["training"]))
+    return model
 
 
 def _target(op: str, target: Any, parts: Mapping[str, Any]) -> Any:
