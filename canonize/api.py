@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, Literal
 
 import torch
-from torch import fx, nn
+from torch import Tensor, fx, nn
 
 from canonize.canonical import findings, inspect_module
 from canonize.errors import (
     CanonizeError,
     CaptureError,
+    ConformanceError,
     InputError,
     NotEquivalentError,
     RewriteError,
@@ -22,6 +23,7 @@ from canonize.forms import chosen_forms
 from canonize.graph.model import CanonicalModel, with_report
 from canonize.graph.network import Network
 from canonize.inputs import Inputs, infer, normalise
+from canonize.loading.exported import as_module
 from canonize.patterns import catalogue
 from canonize.pipeline import Options, rewritten, versions
 from canonize.report import Report, Verdict
@@ -49,7 +51,7 @@ def canonize(
 
     Parameters
     ----------
-    model : nn.Module
+    model : nn.Module or torch.export.ExportedProgram
         Any device and floating dtype. It is never changed: the result describes what it computes in eval mode.
     example_inputs : Tensor, tuple, dict or Inputs, optional
         One tensor, the positional arguments, or ``(args, kwargs)``. Shapes are read from it; batch size, and image
@@ -89,13 +91,15 @@ def canonize(
     -----
     The algebra is that of Pahde et al. 2023 (arXiv 2211.17174), Eqs. 2 to 8; see ``docs/algebra.md``.
     """
+    model, example_inputs = as_module(model, example_inputs)
     _check_arguments(model, strategy, skip)
     wanted = chosen_forms(forms)
-    inputs = infer(model) if example_inputs is None else normalise(example_inputs)
-    tell = progress or (lambda stage, done, total: None)
-    options = Options(strategy, tuple(skip), wanted)
-    built, report = _captured_and_rewritten(model, inputs, options, verify, paranoid, tell)
-    return _finish(built, report, copy, inputs)
+    with torch.inference_mode(False):  # what is made in inference mode could never be explained
+        inputs = _ordinary(infer(model) if example_inputs is None else normalise(example_inputs))
+        tell = progress or (lambda stage, done, total: None)
+        options = Options(strategy, tuple(skip), wanted)
+        built, report = _captured_and_rewritten(model, inputs, options, verify, paranoid, tell)
+        return _finish(built, report, copy, inputs)
 
 
 def _captured_and_rewritten(
@@ -137,6 +141,8 @@ def _more_telling(first: CanonizeError | None, second: CanonizeError) -> Canoniz
     """Of two failures, the one that says more: an inequivalence of the first tracer hides behind a refused second."""
     if isinstance(first, NotEquivalentError | StatefulError) and isinstance(second, CaptureError):
         return first
+    if isinstance(first, ConformanceError) and isinstance(second, ConformanceError):
+        return first  # it names the line
     return second
 
 
@@ -145,18 +151,34 @@ def _check_arguments(model: nn.Module, strategy: str, skip: Sequence[str]) -> No
         raise CanonizeError(
             f"canonize needs an nn.Module, not {type(model).__name__}", hint="Load a file with canonize.load(path)"
         )
-    parameters = ((path, name, p) for path, part in named_modules(model) for name, p in part._parameters.items())
-    unreal = next(
-        (f"{path}.{name}".strip(".") for path, name, p in parameters if p is not None and p.is_complex()), None
-    )
+    held = list(_tensors(model))
+    unreal = next((name for name, tensor in held if tensor.is_complex() and isinstance(tensor, nn.Parameter)), None)
     if unreal is not None:
         raise CanonizeError("its weights are complex", unreal, "The algebra is that of real numbers; rules are, too")
+    empty = next((name for name, tensor in held if tensor.is_meta), None)
+    if empty is not None:
+        raise CanonizeError(
+            "it is on the meta device, which holds no values", empty, "Make it on a real device and load its weights."
+        )
     if strategy not in ("threshold", "untangle"):
         raise CanonizeError(f"there is no strategy {strategy!r}", hint="Choose 'threshold' or 'untangle'")
     known = {pattern.name for pattern in catalogue()}
     unknown = [name for name in skip if name not in known]
     if unknown:
         raise CanonizeError(f"there is no pattern {unknown[0]!r} to skip", hint=f"Patterns: {', '.join(sorted(known))}")
+
+
+def _tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """The parameters and buffers of a model, by qualified name."""
+    for path, part in named_modules(model):
+        for name, tensor in (*part._parameters.items(), *part._buffers.items()):
+            if tensor is not None:
+                yield f"{path}.{name}".strip("."), tensor
+
+
+def _ordinary(inputs: Inputs) -> Inputs:
+    """Inputs that gradients can be taken of: tensors that were made in inference mode are copied."""
+    return inputs.map(lambda tensor: tensor.clone() if tensor.is_inference() else tensor)
 
 
 def _prove(model: nn.Module, network: Network, built: fx.GraphModule, inputs: Inputs, tell: Progress) -> Verdict:
@@ -209,5 +231,7 @@ def inspect(model: nn.Module, example_inputs: Any = None) -> Report:
     Report
         With ``findings`` filled; ``report.canonical`` says whether there are any.
     """
-    inputs = infer(model) if example_inputs is None else normalise(example_inputs)
-    return inspect_module(model, inputs, versions())
+    model, example_inputs = as_module(model, example_inputs)
+    with torch.inference_mode(False):
+        inputs = _ordinary(infer(model) if example_inputs is None else normalise(example_inputs))
+        return inspect_module(model, inputs, versions())

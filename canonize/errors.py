@@ -41,6 +41,10 @@ class CaptureError(CanonizeError):
     """A model cannot be turned into a graph without losing a part of it."""
 
 
+class ConformanceError(CaptureError):
+    """A captured graph does not do what the model does."""
+
+
 class StatefulError(CaptureError):
     """A model's eval-mode forward writes into the model: it may be another function the next time."""
 

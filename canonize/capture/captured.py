@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -39,6 +39,10 @@ class Captured:
     tracer : {"symbolic_trace", "torch.export"}
     notes : tuple of str
         What the graph leaves out.
+    asks_for_gradients : bool
+        Whether the forward asks if a value requires gradients.
+    aliases : dict of fx.Node to list of fx.Node
+        For nodes whose value was seen to lie in the memory of values that they read: which.
     told : bool
         Whether the forward makes text of values, which the meta device has not.
     """
@@ -48,6 +52,8 @@ class Captured:
     tracer: str
     notes: tuple[str, ...] = ()
     told: bool = False
+    asks_for_gradients: bool = False
+    aliases: dict[fx.Node, list[fx.Node]] = field(default_factory=dict)
 
 
 def input_names(forward: Callable[..., Any], inputs: Inputs) -> Iterator[str]:

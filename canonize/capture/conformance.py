@@ -18,17 +18,19 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
 from canonize.capture.baking import bake_weights
 from canonize.capture.captured import Captured
-from canonize.capture.events import Event, Recorder
-from canonize.capture.running import GuardedError, as_it_was, duplicate, empty, fresh, like, run_graph
-from canonize.errors import CaptureError, cuts_in
+from canonize.capture.events import Event, Recorder, aliases
+from canonize.capture.running import GuardedError, alike, as_it_was, duplicate, empty, fresh, like, run_graph
+from canonize.errors import ConformanceError, cuts_in
 from canonize.graph.shapes import meta_cannot_follow
 from canonize.inputs import Inputs
 from canonize.inputs.sizes import other_batches, other_sizes
 from canonize.twins.copying import Copier, eval_copy
 from canonize.twins.modules import named_modules
+from canonize.twins.randomness import PrivateRandom
 
 # Operators that give values of a tensor to Python, and what torch.export makes of them.
 _READS = {"aten::_local_scalar_dense", "aten::equal", "aten::is_nonzero"}
@@ -52,7 +54,7 @@ def check_conformance(model: nn.Module, captured: Captured, inputs: Inputs) -> N
 
     Raises
     ------
-    CaptureError
+    ConformanceError
         Where they do not do the same.
     """
     if any(isinstance(module, torch.jit.ScriptModule) for module in model.modules()):
@@ -62,15 +64,19 @@ def check_conformance(model: nn.Module, captured: Captured, inputs: Inputs) -> N
     comparison = _Comparison(prepared, captured)
     if not comparison.at(inputs, own=True):
         return
-    # Other rows and other sizes at once, where the model takes it: each run costs as much as another.
+    if captured.asks_for_gradients:
+        comparison.at(inputs, tracked=True)
+    # Other rows and other sizes at once, where the model takes it, and without gradients: each run costs as much.
     many = (inputs, *other_batches(inputs))[-1]
     taken = [comparison.at(case) for case in other_sizes(many)[0][:_MOST_SIZES]]
-    if not any(taken) and many is not inputs:
+    if not any(taken):
         comparison.at(many)
 
 
-def refuse_lost_reads(model: nn.Module, captured: Captured, inputs: Inputs) -> None:
-    """Make sure that a graph of ``torch.export`` reads the values that the model reads.
+def check_values(model: nn.Module, captured: Captured, inputs: Inputs) -> None:
+    """Compare what a graph of ``torch.export`` gives with what the model gives, and which values both read.
+
+    Its operators are others than the model's, so that no list of them can be compared.
 
     Parameters
     ----------
@@ -79,27 +85,87 @@ def refuse_lost_reads(model: nn.Module, captured: Captured, inputs: Inputs) -> N
 
     Raises
     ------
-    CaptureError
-        Where the model looks at a value of its inputs, or of what is computed from them, and the graph does not.
+    ConformanceError
+        Where the model looks at a value of its inputs, or of what is computed from them, and the graph does not; or
+        where they give something else.
     """
     if any(isinstance(module, torch.jit.ScriptModule) for module in model.modules()):
         return
     prepared = eval_copy(model)
     bake_weights(prepared)
+    comparison = _Comparison(prepared, captured)
     try:
-        events = _Comparison(prepared, captured).model_does(inputs, real=True)
+        wanted = comparison.model_does(inputs, real=True)
     except Exception as error:
         if cuts_in(error):
             raise
         return  # torch.export has followed what cannot be run here
-    reads = [event for event in events if event.operator in _READS]
+    reads = [event for event in wanted.events if event.operator in _READS]
     kept = sum(getattr(node.target, "__name__", "").partition(".")[0] in _READ_AGAIN for node in captured.graph.nodes)
     if len(reads) > kept:
-        raise CaptureError(
+        raise ConformanceError(
             "what it computes depends on the values of a tensor, which it reads as plain numbers",
             reads[kept].line,
             "Compute with tensors (torch.where), or canonize the submodules around it.",
         )
+    if any(torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ()) for node in captured.graph.nodes):
+        return
+    try:
+        found = comparison.graph_does(inputs, real=True)
+    except Exception as error:
+        if cuts_in(error):
+            raise
+        raise _fails(error, inputs) from error
+    if not alike(wanted.output, found.output):
+        raise ConformanceError(
+            "the graph that torch.export makes of it gives something else than the model",
+            type(model).__name__,
+            "A tensor may be written to under another name (a view, what a function hands through): clone it first.",
+        )
+    _check_gradients(comparison, inputs, wanted.output, type(model).__name__)
+
+
+def _check_gradients(comparison: _Comparison, inputs: Inputs, wanted: Any, name: str) -> None:
+    """The same where gradients are asked for; a model that they cannot be asked of is left alone."""
+    try:
+        tracked = comparison.model_does(inputs, real=True, tracked=True)
+        gradients = tracked.gradients()
+        found = comparison.graph_does(inputs, real=True, tracked=True).gradients()
+    except Exception as error:
+        if cuts_in(error):
+            raise
+        return
+    if not alike(wanted, tracked.output):
+        raise ConformanceError(
+            "its forward computes something else where gradients are asked for (requires_grad)",
+            name,
+            "Canonize a model that computes the same with and without gradients.",
+        )
+    if not alike(gradients, found):
+        raise ConformanceError(
+            "the graph that torch.export makes of it has other gradients than the model",
+            name,
+            "It may write through .detach() or .data, or switch gradients off inside: take that out of forward.",
+        )
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """What was done on some inputs, event by event, and what it gave."""
+
+    events: list[Event]
+    output: Any
+    inputs: Inputs
+
+    def gradients(self) -> list[Tensor]:
+        """Of the sum of the outputs, for inputs that require them."""
+        leaves = [tensor for tensor in self.inputs.tensors() if tensor.requires_grad]
+        made = [x for x in tree_leaves(self.output) if isinstance(x, Tensor) and x.requires_grad]
+        if not made or not leaves:
+            return []
+        total = torch.stack([x.sum().real.double() for x in made]).sum()
+        found = torch.autograd.grad(total, leaves, allow_unused=True)
+        return [torch.zeros_like(x) if g is None else g for x, g in zip(leaves, found, strict=True)]
 
 
 @dataclass
@@ -111,19 +177,27 @@ class _Comparison:
     metas: dict[Any, Any] = field(default_factory=dict)
     twins: dict[Any, nn.Module] = field(default_factory=dict)
 
-    def at(self, inputs: Inputs, own: bool = False) -> bool:
+    def at(self, inputs: Inputs, *, own: bool = False, tracked: bool = False) -> bool:
         """Compare on these inputs; false where the model does not take them, or nothing can be said.
+
+        Parameters
+        ----------
+        inputs : Inputs
+        own : bool
+            Whether they are the example, on which a model is run as it is traced: with gradients.
+        tracked : bool
+            With gradients, and inputs that require them.
 
         Raises
         ------
-        CaptureError
+        ConformanceError
             Where the graph does something else, without refusing these inputs by a check of its own.
         """
         for real in (True,) if self.captured.told else (False, True):
             if real and sum(t.numel() for t in inputs.tensors()) > _MANY:
                 return False
             try:
-                expected = self.model_does(inputs, real)
+                expected = self.model_does(inputs, real, own or tracked, tracked)
             except Exception as error:
                 if cuts_in(error):
                     raise
@@ -131,7 +205,7 @@ class _Comparison:
                     continue
                 return False
             try:
-                found = self._graph_does(inputs, real)
+                found = self.graph_does(inputs, real, own or tracked, tracked)
             except GuardedError:
                 return True
             except Exception as error:
@@ -140,24 +214,35 @@ class _Comparison:
                 if not real and meta_cannot_follow(error):
                     continue
                 raise _fails(error, inputs) from error
-            _refuse_difference(expected, found, inputs, own)
+            how = (
+                ""
+                if own
+                else " where gradients are asked for"
+                if tracked
+                else f" (without gradients, on {inputs.describe()})"
+            )
+            _refuse_difference(expected.events, found.events, how)
             return True
         return False
 
-    def model_does(self, inputs: Inputs, real: bool) -> list[Event]:
-        """What the model does on these inputs, event by event."""
-        twin, given = self._twin(self.model, real), fresh(inputs, real)
-        with as_it_was(twin), torch.enable_grad(), self._recorder(twin, given, real, lines=True) as recorder:
-            twin(*given.args, **given.kwargs)
-        events: list[Event] = recorder.events
-        return events
+    def model_does(self, inputs: Inputs, real: bool, gradients: bool = True, tracked: bool = False) -> _Seen:
+        """What the model does on these inputs."""
+        twin, given = self._twin(self.model, real), fresh(inputs, real, tracked)
+        with PrivateRandom(), as_it_was(twin), torch.set_grad_enabled(gradients):
+            recorder = self._recorder(twin, given, real, lines=True)
+            with recorder:
+                output = twin(*given.args, **given.kwargs)
+        return _Seen(recorder.events, output, given)
 
-    def _graph_does(self, inputs: Inputs, real: bool) -> list[Event]:
-        twin, given = self._twin(self.captured.root, real), fresh(inputs, real)
-        with as_it_was(twin), torch.enable_grad(), self._recorder(twin, given, real, lines=False) as recorder:
-            run_graph(self.captured.graph, twin, given)
-        events: list[Event] = recorder.events
-        return events
+    def graph_does(self, inputs: Inputs, real: bool, gradients: bool = True, tracked: bool = False) -> _Seen:
+        """What the graph does."""
+        twin, given = self._twin(self.captured.root, real), fresh(inputs, real, tracked)
+        with PrivateRandom(), as_it_was(twin), torch.set_grad_enabled(gradients):
+            recorder = self._recorder(twin, given, real, lines=False)
+            with recorder:
+                values = run_graph(self.captured.graph, twin, given)
+        self.captured.aliases = self.captured.aliases or aliases(values)
+        return _Seen(recorder.events, next(reversed(values.values())), given)
 
     def _recorder(self, twin: nn.Module, given: Inputs, real: bool, lines: bool) -> Recorder:
         return Recorder(twin, given, None if real else self.metas, lines=lines)
@@ -180,13 +265,13 @@ class _Comparison:
         return made
 
 
-def _refuse_difference(expected: list[Event], found: list[Event], inputs: Inputs, own: bool) -> None:
+def _refuse_difference(expected: list[Event], found: list[Event], how: str) -> None:
     for one, other in itertools.zip_longest(expected, found):
         if one is None or other is None or not one.same_as(other):
-            raise _told(one, other, inputs, own)
+            raise _told(one, other, how)
 
 
-def _told(one: Event | None, other: Event | None, inputs: Inputs, own: bool) -> CaptureError:
+def _told(one: Event | None, other: Event | None, how: str) -> ConformanceError:
     if one is None or other is None or one.operator != other.operator:
         said = [_verb(event) for event in (one, other)]
         what = f"the model {said[0]} where the captured graph {said[1]}"
@@ -195,8 +280,8 @@ def _told(one: Event | None, other: Event | None, inputs: Inputs, own: bool) -> 
     else:
         what = f"{_name(one)} works on other values, or with other numbers, than in the captured graph"
     where = one.line if one is not None else None
-    return CaptureError(
-        what + ("" if own else f" (on {inputs.describe()})"),
+    return ConformanceError(
+        what + how,
         where,
         "Its forward does something that a trace cannot see.",
     )
@@ -217,7 +302,7 @@ def _shapes(event: Event) -> str:
     )
 
 
-def _fails(error: Exception, inputs: Inputs) -> CaptureError:
+def _fails(error: Exception, inputs: Inputs) -> ConformanceError:
     lines = str(error).strip().splitlines() or [""]
     told = f"{type(error).__name__}: {lines[0][:160]}"
-    return CaptureError(f"the captured graph fails on {inputs.describe()}, which the model takes ({told})")
+    return ConformanceError(f"the captured graph fails on {inputs.describe()}, which the model takes ({told})")

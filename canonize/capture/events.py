@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 
@@ -178,6 +178,8 @@ class Recorder(TorchDispatchMode):
         leaves = [result] if isinstance(result, Tensor) else tree_leaves(result)
         shapes = tuple([(x.shape, x.dtype) if isinstance(x, Tensor) else type(x).__name__ for x in leaves])
         self.know(leaves, len(self.events))
+        if torch._C._is_any_autocast_enabled():
+            operator += f" under autocast to {_autocast()}"
         self.events.append(Event(operator, arguments, shapes, current_line() if self._lines else None))
 
     def _origin(self, tensor: Any) -> Any:
@@ -206,6 +208,19 @@ class Recorder(TorchDispatchMode):
         return (value if isinstance(value, torch.dtype) else kind.__name__), False
 
 
+def aliases(values: dict[fx.Node, Any]) -> dict[fx.Node, list[fx.Node]]:
+    """For each node whose value lies in the memory of values that it reads: their nodes."""
+    memories = {
+        node: {_place(leaf)[0] for leaf in tree_leaves(value) if isinstance(leaf, Tensor)}
+        for node, value in values.items()
+    }
+    found = {
+        node: [source for source in node.all_input_nodes if not memories[source].isdisjoint(own)]
+        for node, own in memories.items()
+    }
+    return {node: sources for node, sources in found.items() if sources}
+
+
 def _place(tensor: Tensor) -> Any:
     """Where a tensor lies in memory: its storage, and which part of it."""
     try:
@@ -213,6 +228,11 @@ def _place(tensor: Tensor) -> Any:
         return memory, tensor.storage_offset(), tensor.shape, tensor.stride(), tensor.dtype
     except (NotImplementedError, RuntimeError):  # sparse tensors, wrappers of others
         return (id(tensor),)
+
+
+def _autocast() -> str:
+    kinds = [kind for kind in ("cpu", "cuda", "mps", "xpu") if torch.is_autocast_enabled(kind)]
+    return ", ".join(f"{str(torch.get_autocast_dtype(kind)).removeprefix('torch.')} on {kind}" for kind in kinds)
 
 
 def _key(value: Any) -> Any:

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import copy
-import itertools
 import operator
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
-from torch.utils._pytree import tree_leaves
+from torch.overrides import TorchFunctionMode
 
 from canonize.capture.captured import Captured, defaults, input_names, path_of, plain_output_notes
+from canonize.capture.proxies import symbolic_lengths
+from canonize.capture.running import alike
 from canonize.capture.size_guards import Leaf, constant_size, guard_inputs
 from canonize.compat import exporting, guards_of
 from canonize.errors import CaptureError, cuts_in
@@ -20,6 +21,8 @@ from canonize.twins.copying import eval_twin
 from canonize.twins.writes import unharmed, writes_its_state
 
 # Outputs of an exported program that are no outputs of the model: new values of what it holds.
+_DROPOUTS = {"dropout", "dropout1d", "dropout2d", "dropout3d", "alpha_dropout", "feature_dropout",
+             "feature_alpha_dropout"}  # fmt: skip
 _MUTATIONS = ("BUFFER_MUTATION", "PARAMETER_MUTATION")
 
 
@@ -110,7 +113,7 @@ def _export(root: nn.Module, inputs: Inputs) -> torch.export.ExportedProgram:
     for example, shapes in attempts:
         try:
             # Without gradients, so that code which writes into its arguments can be followed too.
-            with exporting(), torch.no_grad():
+            with exporting(), torch.no_grad(), _IdleDropout(), symbolic_lengths():
                 program = torch.export.export(
                     root, example.args, example.kwargs or None, dynamic_shapes=shapes, strict=False
                 )
@@ -131,6 +134,26 @@ def _holds_two_rows(program: torch.export.ExportedProgram, sample: Inputs) -> bo
     pairs = zip([value for value in values if isinstance(value, Tensor)], sample.tensors(), strict=False)
     batch = sample.batch_size
     return any(t.ndim > 0 and t.shape[0] == batch and constant_size(v.shape[0]) is not None for v, t in pairs)
+
+
+class _IdleDropout(TorchFunctionMode):
+    """Dropout that is switched off gives the very tensor that it gets, which its schema does not say.
+
+    torch.export would take it for another one, and lose what is written into either.
+    """
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if getattr(func, "__name__", "") in _DROPOUTS and args and not _is_on(func, args, kwargs):
+            return args[0]
+        return func(*args, **kwargs)
+
+
+def _is_on(dropout: Any, args: Any, kwargs: dict[str, Any]) -> bool:
+    """Whether a dropout is in training mode, which its third argument says, or its keyword."""
+    if len(args) > 2:
+        return bool(args[2])
+    return bool(kwargs.get("training", kwargs.get("train", True)))
 
 
 def _dynamic_shapes(inputs: Inputs, first: int | None) -> dict[str, Any] | tuple[Any, ...]:
@@ -221,23 +244,7 @@ def _holds_for_one(root: nn.Module, graph: fx.Graph, inputs: Inputs) -> bool:
         if cuts_in(error):
             raise
         return False
-    pairs = itertools.zip_longest(*(_leaves(value) for value in (expected, found)))
-    return all(_alike(a, b) for a, b in pairs)
-
-
-def _leaves(value: Any) -> list[Any]:
-    return [leaf for leaf in tree_leaves(value) if isinstance(leaf, Tensor)]
-
-
-def _alike(one: Any, other: Any) -> bool:
-    """Whether two tensors are the same but for rounding."""
-    if one is None or other is None or one.shape != other.shape:
-        return False
-    if not one.numel():
-        return True
-    one, other = one.double(), other.double()
-    scale = float(one.nan_to_num(0.0, 0.0, 0.0).abs().max())
-    return bool(torch.allclose(one, other, rtol=0, atol=1e-2 * scale, equal_nan=True))
+    return alike(expected, found)
 
 
 def _restore_output_structure(graph: fx.Graph, signature: Any, out_spec: Any) -> tuple[str, ...]:

@@ -8,6 +8,7 @@ from torch import nn
 from torch.nn.modules.lazy import LazyModuleMixin
 
 from canonize.capture.baking import is_weight_hook
+from canonize.capture.unlifted import is_checking
 from canonize.errors import CaptureError
 from canonize.twins.modules import named_modules
 
@@ -34,7 +35,9 @@ def refuse_what_a_trace_would_drop(model: nn.Module) -> None:
             ("backward pre-hook", module._backward_pre_hooks),
         ):
             for hook in hooks.values():
-                if is_weight_hook(hook) or _only_watches(hook):  # bake_weights evaluates the former
+                if is_weight_hook(hook):  # bake_weights evaluates it
+                    continue
+                if _only_watches(hook) or is_checking(hook):
                     continue
                 raise CaptureError(
                     f"it carries a {kind} ({_describe(hook)}), which a trace would silently drop",

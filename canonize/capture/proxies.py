@@ -10,15 +10,19 @@ import contextlib
 import math
 import operator
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
 from torch import Tensor, fx
+from torch._subclasses.fake_tensor import FakeTensor
 from torch.fx.proxy import Attribute
 
 from canonize.graph.shapes import Unknown
 
+# One trace at a time: what is replaced meanwhile is everybody's.
+TRACING = threading.RLock()
 # Attributes of what is no tensor: limits of a dtype, fields of a device.
 _BESIDE_TENSORS = {"eps", "tiny", "smallest_normal", "bits", "index"}
 # Attributes that are compared by their names.
@@ -40,12 +44,25 @@ class _Sized:
 
     def __getattr__(self, name: str) -> Any:
         proxy: Any = self
+        if name.startswith("__array_"):  # a size is no array to NumPy, but a number
+            raise AttributeError(name)
         if not hasattr(Tensor, name) and name not in _BESIDE_TENSORS:
             with untraced(proxy.tracer):
                 value = proxy.tracer.value_of(proxy.node)
             if value is not Unknown and not hasattr(value, name):
                 raise AttributeError(f"{type(value).__name__} has no attribute {name}")
+        if name == "requires_grad":
+            proxy.tracer.asks_for_gradients = True
         return SizedAttribute(proxy, name)
+
+    # As a tensor's: NumPy's scalars leave arithmetic to it.
+    __array_priority__ = 1000
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> Any:
+        # NumPy computes with sizes as with the numbers that they are; what it makes of them is a constant.
+        import numpy
+
+        return numpy.asarray(_plain(self), dtype=dtype)
 
     def __hash__(self) -> int:
         # Looked up in a table or a set: sizes, dtypes and the like are found by what they are.
@@ -130,6 +147,24 @@ class SizedAttribute(_Sized, Attribute):
 
 def _plain(proxy: Any) -> Any:
     return proxy.tracer.decide(proxy.node)
+
+
+@contextlib.contextmanager
+def symbolic_lengths() -> Iterator[None]:
+    """Let ``len`` in a model's code give the number of rows of a tensor without values as the symbol that it is."""
+    length = builtins.len
+
+    def length_of(value: Any) -> Any:
+        if type(value) is not FakeTensor or not value.ndim or not _asked_by_the_model():
+            return length(value)
+        return value.shape[0]
+
+    with TRACING:
+        builtins.len = length_of
+        try:
+            yield
+        finally:
+            builtins.len = length
 
 
 def _asked_by_the_model(depth: int = 2) -> bool:

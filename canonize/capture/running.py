@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import itertools
 from collections import OrderedDict
 from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
+from torch.utils._pytree import tree_leaves
 
 from canonize.capture.attributes import is_as_it_was
 from canonize.capture.captured import GUARD
@@ -44,8 +46,13 @@ def as_it_was(root: nn.Module) -> Iterator[None]:
                 container.update(held) if isinstance(container, dict) else container.extend(held)
 
 
-def run_graph(graph: fx.Graph, root: nn.Module, inputs: Inputs) -> None:
+def run_graph(graph: fx.Graph, root: nn.Module, inputs: Inputs) -> dict[fx.Node, Any]:
     """Run a graph, node by node, with the layers of a copy of its root.
+
+    Returns
+    -------
+    dict of fx.Node to Any
+        The value of each node.
 
     Raises
     ------
@@ -70,6 +77,9 @@ def run_graph(graph: fx.Graph, root: nn.Module, inputs: Inputs) -> None:
                 values[node] = node.target(*args, **kwargs)
             except AssertionError as error:
                 raise (GuardedError() if GUARD in str(error) else error) from error
+        else:
+            values[node] = args[0]
+    return values
 
 
 def duplicate(tensor: Tensor) -> Tensor:
@@ -89,6 +99,24 @@ def empty(tensor: Tensor) -> Tensor:
     return torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device="meta")
 
 
-def fresh(inputs: Inputs, real: bool) -> Inputs:
-    """Inputs of their own: with the same values, or without any."""
-    return inputs.map(duplicate if real else empty)
+def fresh(inputs: Inputs, real: bool, tracked: bool = False) -> Inputs:
+    """Inputs of their own: with the same values, or without any; and gradients are asked of them, if need be."""
+    made = inputs.map(duplicate if real else empty)
+    return made.map(lambda t: t.requires_grad_() if tracked and t.is_floating_point() else t)
+
+
+def alike(one: Any, other: Any) -> bool:
+    """Whether two outputs hold tensors of the same shapes and types, and the same values but for rounding."""
+    pairs = itertools.zip_longest(*([x for x in tree_leaves(it) if isinstance(x, Tensor)] for it in (one, other)))
+    return all(_same(a, b) for a, b in pairs)
+
+
+def _same(one: Tensor | None, other: Tensor | None) -> bool:
+    if one is None or other is None or one.shape != other.shape or one.dtype != other.dtype:
+        return False
+    if not one.numel():
+        return True
+    kind = torch.complex128 if one.is_complex() else torch.float64
+    one, other = one.detach().to(kind), other.detach().to(kind)
+    scale = float(one.abs().nan_to_num(0.0, 0.0, 0.0).max())
+    return bool(torch.allclose(one, other, rtol=0, atol=1e-2 * scale, equal_nan=True))

@@ -31,7 +31,7 @@ from canonize.capture.captured import (
 )  # fmt: skip
 from canonize.capture.leaves import is_leaf
 from canonize.capture.pieces import cuts, pieces_vary
-from canonize.capture.proxies import SizedProxy, truthful_questions, untraced
+from canonize.capture.proxies import TRACING, SizedProxy, truthful_questions, untraced
 from canonize.capture.recording import (
     PatchedModule,
     factory_functions,
@@ -39,6 +39,7 @@ from canonize.capture.recording import (
     sequence_functions,
 )
 from canonize.capture.source import current_line
+from canonize.capture.unlifted import check_in_words
 from canonize.capture.whole import opened_functions, refuse_hidden_writes
 from canonize.capture.wording import expression
 from canonize.graph.shapes import Shapes, Unknown
@@ -51,8 +52,6 @@ _SEVERAL = (nn.RNNBase, nn.RNNCellBase, nn.MultiheadAttention)
 # Python's own: a trace exchanges it.
 _LENGTH = len
 _OF_DEVICES = {"device", "is_cuda", "is_cpu", "is_mps", "is_xpu", "is_meta"}
-# One trace at a time: what is replaced meanwhile is everybody's.
-_TRACING = threading.RLock()
 
 
 class _Tracer(fx.Tracer):
@@ -72,6 +71,7 @@ class _Tracer(fx.Tracer):
         self.at_rest = False
         self.thread = threading.get_ident()
         self.told = False
+        self.asks_for_gradients = False
         self.notes: tuple[str, ...] = ()
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
@@ -88,7 +88,8 @@ class _Tracer(fx.Tracer):
         try:
             if self.is_leaf_module(m, name):
                 return self.create_proxy("call_module", name, args, kwargs)
-            return forward(*args, **kwargs)
+            # Without hooks torch's own call does no more, and models nest deeper than Python's stack would allow.
+            return forward(*args, **kwargs) if _has_hooks(m) else m.forward(*args, **kwargs)
         finally:
             self.path.pop()
 
@@ -155,6 +156,8 @@ class _Tracer(fx.Tracer):
         self, kind: str, target: Any, args: Any, kwargs: Any, name: str | None = None, type_expr: Any = None
     ) -> fx.Node:
         """Remember where a value was computed, and whether under ``torch.no_grad``."""
+        if target is torch._assert and len(args) == 2:
+            args = (args[0], check_in_words(args[1]) or args[1])
         if kind == "call_module":
             node = self.graph.create_node(kind, target, None, None, name, type_expr)
             node.args = args  # given at once they would be searched for symbolic numbers
@@ -377,7 +380,7 @@ def _traced(root: nn.Module, inputs: Inputs) -> Captured:
 
     tracer = _Tracer(inputs)
     with (
-        _TRACING,
+        TRACING,
         torch.enable_grad(),
         PatchedModule(rnn, sequence_functions()),
         PatchedModule(torch, factory_functions()),
@@ -390,7 +393,13 @@ def _traced(root: nn.Module, inputs: Inputs) -> Captured:
         raise tracer.failure
     _detach_what_had_no_gradient(tracer, graph)
     refuse_hidden_writes(graph, tracer.shapes)
-    return Captured(graph, root, "symbolic_trace", tracer.notes, tracer.told)
+    return Captured(graph, root, "symbolic_trace", tracer.notes, tracer.told, tracer.asks_for_gradients)
+
+
+def _has_hooks(module: nn.Module) -> bool:
+    own = module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks
+    everybodys = nn.modules.module
+    return bool(own or everybodys._global_forward_hooks or everybodys._global_forward_pre_hooks)
 
 
 def _held(root: nn.Module, name: str) -> Tensor | None:

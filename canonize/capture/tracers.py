@@ -10,11 +10,12 @@ from torch import nn
 from canonize.capture.attributes import attributes_as_they_were
 from canonize.capture.baking import bake_weights
 from canonize.capture.captured import Captured
-from canonize.capture.conformance import check_conformance, refuse_lost_reads
+from canonize.capture.conformance import check_conformance, check_values
 from canonize.capture.exported import export_trace
 from canonize.capture.hooks import refuse_what_a_trace_would_drop
 from canonize.capture.symbolic import symbolic_trace
-from canonize.errors import CaptureError, cuts_in, kind_and_line
+from canonize.capture.unlifted import guard_fixed_sizes
+from canonize.errors import CaptureError, ConformanceError, cuts_in, kind_and_line
 from canonize.inputs import Inputs
 from canonize.twins.copying import eval_copy
 from canonize.twins.modules import class_name
@@ -57,9 +58,10 @@ def capture(model: nn.Module, inputs: Inputs, tracer: str | None = None) -> Capt
             with attributes_as_they_were(root, notes):
                 captured = trace(root, inputs)
             if name == "torch.fx":
+                guard_fixed_sizes(captured.graph, model)
                 check_conformance(model, captured, inputs)
             else:
-                refuse_lost_reads(model, captured, inputs)
+                check_values(model, captured, inputs)
             return dataclasses.replace(captured, notes=(*captured.notes, *notes))
         except CaptureError as error:
             if name == "torch.export":
@@ -78,6 +80,9 @@ def _with_whole_functions(root: nn.Module, inputs: Inputs) -> Captured:
 
 def _cannot(model: nn.Module, failures: list[tuple[str, Exception]]) -> CaptureError:
     """What to say when no tracer can capture a model."""
+    different = next((error for _, error in failures if isinstance(error, ConformanceError)), None)
+    if different is not None:
+        return different
     where = next((line for line in (_source_line(error) for _, error in failures) if line), class_name(model))
     if any("DataDependent" in type(error).__name__ or "data-dependent" in str(error) for _, error in failures):
         return CaptureError(

@@ -20,6 +20,7 @@ from canonize.errors import cuts_in
 from canonize.graph.affine import FrozenAffine
 from canonize.graph.shape_rules import KEEP_SHAPE, fixed_dims, output_of
 from canonize.inputs import Inputs
+from canonize.inputs.sizes import other_batches, other_sizes
 from canonize.vocabulary import asks_size, gives_tensor, resolve
 
 Unknown = object()
@@ -68,11 +69,16 @@ class Shapes:
         meta = inputs.map(_to_meta)
         self.own = Environment(meta, lambda: inputs)
         self.batch_variants = _environments(_other_batch_sizes, meta, inputs)
-        self.size_variants = _environments(_other_image_sizes, meta, inputs)
+        self.size_variants = _environments(lambda given: other_sizes(given)[0], meta, inputs)
+        # Sizes changed one by one, which count where several at once are not accepted; and one row, or two.
+        self._single_variants = _environments(lambda given: other_sizes(given)[1], meta, inputs)
+        self._few_rows = _environments(lambda given: other_batches(given)[:1], meta, inputs)
+        # Whether any node was met that gives fewer dimensions for some sizes than for others.
+        self._ranks_may_vary = False
 
     @property
     def _variants(self) -> tuple[Environment, ...]:
-        return (*self.batch_variants, *self.size_variants)
+        return (*self.batch_variants, *self.size_variants, *self._single_variants, *self._few_rows)
 
     # ------------------------------------------------------------------ questions
 
@@ -114,9 +120,16 @@ class Shapes:
         return self._evaluate(node, self.own, self.own.real, real=True)
 
     def shape(self, node: fx.Node) -> tuple[int, ...] | None:
-        """A node's shape under the example inputs, ``None`` if it is not a tensor."""
+        """A node's shape under the example inputs; ``None`` if it is no tensor, or not always of as many dimensions."""
         value = self.value(node)
-        return tuple(value.shape) if isinstance(value, Tensor) else None
+        if not isinstance(value, Tensor):
+            return None
+        if self._ranks_may_vary:
+            for env in (*self._few_rows, *self.batch_variants, *self.size_variants):
+                other = self._value(node, env)
+                if isinstance(other, Tensor) and other.ndim != value.ndim:
+                    return None
+        return tuple(value.shape)
 
     def is_floating(self, node: fx.Node) -> bool:
         """Whether a node's value is a floating tensor."""
@@ -129,10 +142,17 @@ class Shapes:
         if shape is None:
             return set()
         free = self._differing(node, shape, self.batch_variants)
-        maybe = self._differing(node, shape, self.size_variants) - free
-        if maybe:
-            free |= self._differing(node, shape, [env for env in self.size_variants if self._runs(env)])
-        return free
+        return free if len(free) == len(shape) else free | self._differing(node, shape, self._accepted())
+
+    def _accepted(self) -> list[Environment]:
+        """Other sizes that the whole model accepts: several changed at once, and those alone that none of these has."""
+        found = [env for env in self.size_variants if self._runs(env)]
+        covered = {axis for env in found for axis in self._changed(env)}
+        return found + [env for env in self._single_variants if self._changed(env) - covered and self._runs(env)]
+
+    def _changed(self, env: Environment) -> set[tuple[int, int]]:
+        pairs = zip(self.own.inputs.tensors(), env.inputs.tensors(), strict=True)
+        return {(i, d) for i, (a, b) in enumerate(pairs) for d in range(a.ndim) if a.shape[d] != b.shape[d]}
 
     def free_among(self, node: fx.Node, dims: set[int]) -> set[int]:
         """Those of a node's given dimensions whose size may differ between calls."""
@@ -167,6 +187,7 @@ class Shapes:
         counterparts : mapping of fx.Node to fx.Node
             From the other graph's nodes to nodes of this one that have the same values.
         """
+        self._ranks_may_vary |= other._ranks_may_vary
         pairs = ((self.own, other.own), *zip(self._variants, other._variants, strict=True))
         for ours, theirs in pairs:
             for node, value in theirs.meta.items():
@@ -253,6 +274,7 @@ class Shapes:
             quick = self._by_arithmetic(node, known)
             if quick is not None:
                 return quick
+        self._ranks_may_vary |= _drops_dimensions(node, self.lookup)
         try:
             with torch.no_grad():
                 return self._run(node, known, real)
@@ -305,6 +327,17 @@ class Shapes:
 def _only_views(node: fx.Node) -> bool:
     operation = resolve(node)
     return operation is not None and operation.moves and operation.row.views and not operation.row.like
+
+
+def _drops_dimensions(node: fx.Node, lookup: Callable[[str], Any]) -> bool:
+    """Whether how many dimensions a node leaves follows from sizes: ``x.squeeze()``, ``x.squeeze(0)``."""
+    called = lookup(str(node.target)) if node.op == "call_module" else node
+    target = getattr(called, "target", "")
+    name = target if isinstance(target, str) else str(getattr(target, "__name__", ""))
+    if "squeeze" not in name or "unsqueeze" in name:
+        return False
+    dims = [a for a in (*called.args[1:], *called.kwargs.values()) if isinstance(a, int | tuple | list)]
+    return not dims or dims[0] in (0, (0,), [0])
 
 
 def meta_cannot_follow(error: Exception) -> bool:
@@ -363,20 +396,3 @@ def _other_batch_sizes(inputs: Inputs) -> list[Inputs]:
         return []
     other = inputs.with_batch(inputs.batch_size + 1)
     return [other] if other is not None else []
-
-
-def _other_image_sizes(inputs: Inputs) -> list[Inputs]:
-    """The same inputs with larger trailing dimensions; with 3-D inputs the middle dimension may be the free one."""
-    variants = [inputs.map(lambda t: _enlarged(t, range(2, t.ndim)))]
-    if any(t.ndim == 3 for t in inputs.tensors()):
-        variants.append(inputs.map(lambda t: _enlarged(t, range(1, 2) if t.ndim == 3 else range(0))))
-    return [v for v in variants if [t.shape for t in v.tensors()] != [t.shape for t in inputs.tensors()]]
-
-
-def _enlarged(tensor: Tensor, dims: range) -> Tensor:
-    if not tensor.is_floating_point():
-        return tensor
-    for dim in dims:
-        size = tensor.shape[dim]
-        tensor = torch.cat([tensor, tensor], dim) if size else tensor
-    return tensor

@@ -90,6 +90,13 @@ def module_of(program: torch.export.ExportedProgram) -> nn.Module:
     return module
 
 
+def as_module(model: Any, example_inputs: Any) -> tuple[Any, Any]:
+    """A program as a module, and what it was exported with where no inputs are given; a module as it is."""
+    if not isinstance(model, torch.export.ExportedProgram):
+        return model, example_inputs
+    return module_of(model), model.example_inputs if example_inputs is None else example_inputs
+
+
 @contextlib.contextmanager
 def _silence() -> Iterator[None]:
     """torch.export.load logs a page for each damaged file; what matters is in the exception."""

@@ -8,6 +8,7 @@ cannot be redirected one by one; the pass then refuses and the model is captured
 from __future__ import annotations
 
 import operator
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -38,8 +39,15 @@ _VIEW_MODULES = (
 )
 
 
-def functionalize(graph: fx.Graph, root: nn.Module) -> None:
+def functionalize(graph: fx.Graph, root: nn.Module, aliases: Mapping[fx.Node, Sequence[fx.Node]] | None = None) -> None:
     """Make every operation of a graph out of place.
+
+    Parameters
+    ----------
+    graph : fx.Graph
+    root : nn.Module
+    aliases : mapping of fx.Node to sequence of fx.Node, optional
+        Values that were seen to lie in the memory of others, beside those of which it is known.
 
     Raises
     ------
@@ -53,7 +61,8 @@ def functionalize(graph: fx.Graph, root: nn.Module) -> None:
         operation = resolve(node)
         written = _written(node, operation, modules)
         if written is None:
-            homes[node] = _memory_of(node, operation, modules, homes)
+            sources = [*_shared(node, operation, modules), *(aliases or {}).get(node, ())]
+            homes[node] = _memory_of(node, sources, homes)
             continue
         memory = homes[node] = homes[written]
         state = next((other for other in memory.nodes if other.op == "get_attr"), None)
@@ -95,13 +104,11 @@ class _Memory:
                 self.add(node, homes)
 
 
-def _memory_of(
-    node: fx.Node, operation: Operation | None, modules: dict[str, nn.Module], homes: dict[fx.Node, _Memory]
-) -> _Memory:
+def _memory_of(node: fx.Node, sources: Sequence[fx.Node], homes: dict[fx.Node, _Memory]) -> _Memory:
     """The memory of a value: that of what it may be a view of, or new."""
     memory = _Memory()
     memory.add(node, homes)
-    for source in _shared(node, operation, modules):
+    for source in sources:
         homes[source].join(memory, homes)
         memory = homes[source]
     return memory

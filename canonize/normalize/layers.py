@@ -18,6 +18,7 @@ from canonize.normalize.operations import (
     is_number,
     operation,
     plain,
+    reads_first_only,
 )
 from canonize.vocabulary.layers import ACTIVATIONS, POOLINGS
 
@@ -106,6 +107,8 @@ def clamp(ctx: Context, input: Any, min: Any = None, max: Any = None) -> Built:
     low, high = _number(min), _number(max)
     if not is_node(input) or not ctx.shapes.is_floating(input) or isinstance(low, Tensor) or isinstance(high, Tensor):
         return None
+    if ctx.shapes.shape(ctx.node) != ctx.shapes.shape(input):  # a bound of more dimensions than the value
+        return None
     if is_number(low) and is_number(high) and low < high:
         return Layer(nn.Hardtanh(float(low), float(high)), (input,))
     return Layer(nn.ReLU(), (input,)) if low == 0 and is_number(low) and high is None else None
@@ -127,6 +130,8 @@ def _pool(cls: Any) -> Builder:
     def build(ctx: Context, input: Any, **options: Any) -> Built:
         if not is_node(input) or not plain(*options.values()) or options.pop("return_indices", False):
             return None
+        if not isinstance(ctx.shapes.value(ctx.node), Tensor) and not reads_first_only(ctx.node):
+            return None  # ATen's maxima, and where they lie
         if options.get("stride") in ((), []):
             options["stride"] = None
         options = {k: tuple(v) if isinstance(v, list) else v for k, v in options.items()}

@@ -96,6 +96,11 @@ def is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
+def reads_first_only(node: fx.Node) -> bool:
+    """Whether of what a call gives only the first output is ever read."""
+    return all(user.target is operator.getitem and user.args[1] == 0 for user in node.users)
+
+
 def plain(*values: Any) -> bool:
     """Whether no argument holds a node or a tensor."""
     for value in values:
@@ -254,8 +259,7 @@ def native_batch_norm_call(
     eps: Any = 1e-5,
 ) -> Built:
     """``torch.native_batch_norm`` in eval mode; only its first output means anything then."""
-    only_first = all(user.target is operator.getitem and user.args[1] == 0 for user in ctx.node.users)
-    if training is not False or running_mean is None or not only_first:
+    if training is not False or running_mean is None or not reads_first_only(ctx.node):
         return None
     return running_statistics(ctx, input, weight, bias, running_mean, running_var, eps)
 

@@ -35,6 +35,7 @@ from canonize.twins.torchscript import Scripted
 from canonize.vocabulary import ROWS, Operation, gives_tensor, resolve
 
 BATCH_NORM = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
+ADAPTIVE_MAXIMA = (nn.AdaptiveMaxPool1d, nn.AdaptiveMaxPool2d, nn.AdaptiveMaxPool3d)
 DROPOUT = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout)
 _NO_SHAPE = "the shape of its input cannot be inferred"
 _NOT_FIXED = "what it scales and shifts by is computed, not fixed"
@@ -50,7 +51,7 @@ def normalize(captured: Captured, inputs: Inputs, name: str) -> Network:
     """
     graph, root = captured.graph, captured.root
     if captured.tracer == "symbolic_trace":
-        functionalize(graph, root)
+        functionalize(graph, root, captured.aliases)
     network = _Translation(graph, root, inputs, name).run()
     recognise(network)
     network.notes.extend(captured.notes)
@@ -432,8 +433,10 @@ class _Translation:
         if operation is None:
             return self._copy(node)
         name = operation.name
-        if self._is_module(source) and operation.row.statistics:
+        if self._is_module(source, FrozenAffine) and operation.row.statistics:
             return self.values[source] if node.args[1] == 0 else self._copy(node)
+        if self._is_module(source, *ADAPTIVE_MAXIMA) and source.op == "call_function":
+            return self.values[source]
         if operation.row.splits and self._splits_statically(source):
             pieces, dim, index = self.shapes.value(source), self._split_dim(source), node.args[1]
             assert isinstance(index, int) and dim is not None
@@ -447,10 +450,10 @@ class _Translation:
             return self.network.call(self._name(node, f"{name}_{index}"), module, (self.values[source],), node)
         return self._copy(node)
 
-    def _is_module(self, node: fx.Node) -> bool:
-        """Whether a node has become an affine."""
+    def _is_module(self, node: fx.Node, *kinds: type) -> bool:
+        """Whether a node has become a module of some kinds."""
         value = self.values.get(node)
-        return isinstance(value, fx.Node) and isinstance(self.network.module(value), FrozenAffine)
+        return isinstance(value, fx.Node) and isinstance(self.network.module(value), kinds)
 
     # ------------------------------------------------------------------ clean-up
 

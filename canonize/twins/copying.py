@@ -33,11 +33,21 @@ def eval_copy(model: nn.Module) -> nn.Module:
     """
     if isinstance(model, torch.jit.ScriptModule):
         return translated(model)
-    twin: nn.Module = Copier().copy(model)
+    # What was made in inference mode could not be differentiated through.
+    made_there = any(part.is_inference() for part in (*model.parameters(), *model.buffers()))
+    twin: nn.Module = Copier(_ordinary if made_there else None).copy(model)
     # Not .eval(): a train() of the model's own may write into weights, which the copy shares.
     for _, module in named_modules(twin):
         module.__dict__["training"] = False
     return twin
+
+
+def _ordinary(tensor: Tensor) -> Tensor:
+    """A tensor that autograd may save: itself, or a copy of what was made in inference mode."""
+    if not tensor.is_inference():
+        return tensor
+    copied = tensor.clone()
+    return nn.Parameter(copied, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else copied
 
 
 def eval_twin(model: nn.Module) -> nn.Module:
@@ -61,8 +71,7 @@ def eval_twin(model: nn.Module) -> nn.Module:
     def keep(tensor: Tensor) -> Tensor:
         if not isinstance(tensor, nn.Parameter):
             return tensor.detach().clone()
-        # Made under inference_mode it could not be differentiated through.
-        return nn.Parameter(tensor.clone(), tensor.requires_grad) if tensor.is_inference() else tensor
+        return _ordinary(tensor)
 
     return twin(model, keep)
 
