@@ -102,9 +102,12 @@ def difference(found: list[Any], case: Case) -> str:
     for one, other in zip(found, wanted, strict=True):
         if tuple(one.shape) != other.shape:
             return f"shape {tuple(one.shape)} instead of {other.shape}"
-        close = numpy.allclose(
-            one.double().numpy(), other.astype(numpy.float64), max(case.rtol, 1e-3), max(case.atol, 1e-5), True
+        exact = other.astype(numpy.float64)
+        rounding = (
+            2 * torch.finfo(one.dtype).eps * numpy.nanmax(numpy.abs(exact), initial=0) if one.is_floating_point() else 0
         )
+        absolute = max(case.atol, 1e-5, rounding if numpy.isfinite(rounding) else 0)
+        close = numpy.allclose(one.double().numpy(), exact, max(case.rtol, 1e-3), absolute, True)
         if not close:
             return f"off by {numpy.abs(one.double().numpy() - other.astype(numpy.float64)).max():.2g}"
     return ""

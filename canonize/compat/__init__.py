@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from canonize.compat.extras import EXTRA_OF, install_command, need, require
-from canonize.compat.private import guards_of
+from canonize.compat.private import guards_of, has_tag
 from canonize.compat.threads import exporting, no_printing, no_warnings
 from canonize.compat.torchvision import declare_missing_torchvision_ops, import_torchvision
 
@@ -12,6 +12,7 @@ __all__ = [
     "declare_missing_torchvision_ops",
     "exporting",
     "guards_of",
+    "has_tag",
     "import_torchvision",
     "install_command",
     "need",

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
+
 
 def guards_of(program: Any) -> list[str] | None:
     """Conditions on the sizes of its inputs that an exported program holds under, as torch writes them in Python.
@@ -17,3 +19,13 @@ def guards_of(program: Any) -> list[str] | None:
     """
     found = getattr(program, "_guards_code", None)
     return None if found is None else [str(line) for line in found]
+
+
+def has_tag(overload: Any, name: str) -> bool:
+    """Whether torch tags an operator so.
+
+    ``torch.Tag`` is public; its members are not the same in all versions (``reduction`` and ``out`` are later than
+    torch 2.9, where nothing is tagged so).
+    """
+    tag = getattr(torch.Tag, name, None)
+    return tag is not None and tag in overload.tags

@@ -8,6 +8,8 @@ from typing import Any
 
 import torch
 
+from canonize.compat import has_tag
+
 # numpy's words, which torch takes everywhere.
 NUMPY = {"axis": "dim", "axes": "dim", "keepdims": "keepdim", "x": "input", "a": "input", "x1": "input", "x2": "other"}
 
@@ -77,15 +79,14 @@ def traits_of(overload: torch._ops.OpOverload | None) -> Traits:
 @functools.cache
 def _traits(overload: torch._ops.OpOverload) -> Traits:
     schema = overload._schema
-    tags = set(overload.tags)
     written = tuple(_name(a.name) for a in schema.arguments if a.alias_info is not None and a.alias_info.is_write)
     views = any(r.alias_info is not None and not r.alias_info.is_write for r in schema.returns)
     return Traits(
         writes=written,
         is_view=views,
-        pointwise=torch.Tag.pointwise in tags,
-        reduction=torch.Tag.reduction in tags,
-        random=torch.Tag.nondeterministic_seeded in tags,
+        pointwise=has_tag(overload, "pointwise"),
+        reduction=has_tag(overload, "reduction"),
+        random=has_tag(overload, "nondeterministic_seeded"),
         composite=_has_kernel(overload, "CompositeImplicitAutograd"),
         defaults={_name(a.name): a.default_value for a in schema.arguments if a.has_default_value()},
     )
@@ -127,7 +128,7 @@ def overloads(packet: torch._ops.OpOverloadPacket) -> tuple[torch._ops.OpOverloa
         if tensors and _has_kernel(overload) and not any("Dimname" in kind for kind in types):
             found.append(overload)
     # Versions with ``out=`` come last: they take what others take, and more.
-    return tuple(sorted(found, key=lambda one: torch.Tag.out in one.tags))
+    return tuple(sorted(found, key=lambda one: any(a.is_out for a in one._schema.arguments)))
 
 
 def _has_kernel(overload: torch._ops.OpOverload, key: str = "") -> bool:

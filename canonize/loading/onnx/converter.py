@@ -20,9 +20,12 @@ from torch import Tensor, fx
 from canonize.compat import no_warnings
 from canonize.errors import LoadError
 from canonize.loading.onnx import operators, resize
+from canonize.loading.onnx.file import nodes_of
 from canonize.loading.onnx.shapes import DOMAIN
 
 _UNKNOWN = re.compile(r"Unsupported ONNX operator: (\w+)")
+# Their results are integers that are cut off at 8 bits.
+INTEGER = {"QLinearConv", "QLinearMatMul", "ConvInteger", "MatMulInteger", "DynamicQuantizeLinear"}
 _EXPORTED = "Give the model it was exported from"
 # An operator that the standard writes in others may be written in one that is unknown in its turn.
 _MOST_EXPANSIONS = 8
@@ -38,6 +41,13 @@ def translated(model: onnx.ModelProto, path: Path) -> fx.GraphModule:
     """
     onnx2fx = importlib.import_module("onnx2fx")
     _register()
+    integer = sorted({node.op_type for node in nodes_of(model.graph)} & INTEGER)
+    if integer:
+        raise LoadError(
+            f"uses {', '.join(integer)}, which computes with integers that saturate: nothing that has a gradient",
+            where=str(path),
+            hint=_EXPORTED,
+        )
     for _ in range(_MOST_EXPANSIONS):
         try:
             with no_warnings():
@@ -45,7 +55,7 @@ def translated(model: onnx.ModelProto, path: Path) -> fx.GraphModule:
             return module.eval()
         except Exception as error:
             unknown = _UNKNOWN.search(str(error))
-            expanded = _written_in_others(model, unknown[1]) if unknown else None
+            expanded = written_in_others(model, unknown[1]) if unknown else None
             if expanded is None:
                 raise LoadError(_reason(error, unknown), where=str(path), hint=_EXPORTED) from error
             model = expanded
@@ -59,16 +69,25 @@ def _reason(error: Exception, unknown: re.Match[str] | None) -> str:
     return f"cannot be translated ({lines[0][:160] if lines else type(error).__name__})"
 
 
-def _written_in_others(model: onnx.ModelProto, operator: str) -> onnx.ModelProto | None:
-    """The graph with an operator replaced by the function that the standard gives for it; None where it gives none."""
+def written_in_others(model: onnx.ModelProto, operator: str = "") -> onnx.ModelProto | None:
+    """The graph with operators replaced by the functions that the standard gives for them; None where it gives none.
+
+    Parameters
+    ----------
+    model : onnx.ModelProto
+    operator : str
+        The one to replace; all that the standard writes in others where not given.
+    """
     from onnx import inliner
 
+    before = [node.op_type for node in model.graph.node]
+    names = [operator] if operator else sorted(set(before))
     try:
-        found = inliner.inline_selected_functions(model, [("", operator)], inline_schema_functions=True)
-    except (AttributeError, TypeError):  # onnx before 1.20 inlines the file's own functions only
+        found = inliner.inline_selected_functions(model, [("", n) for n in names], inline_schema_functions=True)
+    except Exception:  # onnx before 1.20 inlines the file's own functions only; or it stumbles over one of ours
         return None
-    left = any(node.op_type == operator for node in found.graph.node)
-    return None if left else found
+    after = [node.op_type for node in found.graph.node]
+    return None if after == before or operator in after else found
 
 
 def _register() -> None:
@@ -92,6 +111,7 @@ def _register() -> None:
         settings = {name: _plain(given.get(name, usual)) for name, usual in resize.ATTRIBUTES}
         values = [builder.get_value(name) if name else None for name in node.input]
         values = [None if _is_empty(value) else value for value in [*values, None, None, None][:4]]
+        settings["free_batch"] = not (isinstance(values[3], fx.Node) and values[3].op == "placeholder")
         if settings["coordinate_transformation_mode"] != "tf_crop_and_resize":
             values[1] = None
         made: fx.Node = builder.call_function(resize.resize, args=(*values, settings))
@@ -114,6 +134,7 @@ def _register() -> None:
         return made
 
     own("Clip", operators.clip, since=11)
+    own("LpNormalization", operators.normalize, ("axis", -1), ("p", 2))
     own("CumSum", _sum, ("exclusive", 0), ("reverse", 0), since=11)
     own("CumProd", _product, ("exclusive", 0), ("reverse", 0), since=26)
 

@@ -103,6 +103,12 @@ def clip(tensor: Tensor, low: Any = None, high: Any = None) -> Tensor:
     return tensor
 
 
+def normalize(tensor: Tensor, axis: int, power: int) -> Tensor:
+    """Divided by its norm along an axis; what has none is 0."""
+    norm = tensor.norm(float(power), dim=axis, keepdim=True)
+    return torch.where(norm == 0, torch.zeros_like(tensor), tensor / norm)
+
+
 def cumulate(tensor: Tensor, axis: Any, exclusive: int, reverse: int, product: bool) -> Tensor:
     """Sums or products of all elements up to each, itself left out where `exclusive`, from the end where `reverse`."""
     place = int(as_numbers(axis)[0])

@@ -50,7 +50,6 @@ def read_onnx(path: Path, shapes: Sequence[Shape] = ()) -> tuple[nn.Module, tupl
         Runtime does.
     """
     need(("onnx", "onnxruntime", "onnx2fx"), "reading ONNX files", where=str(path), error=LoadError)
-    from canonize.loading.onnx.converter import translated
     from canonize.loading.onnx.file import read_proto, rename
     from canonize.loading.onnx.numbers import number_inputs
     from canonize.loading.onnx.shapes import BATCHES, fold_shapes
@@ -77,8 +76,9 @@ def read_onnx(path: Path, shapes: Sequence[Shape] = ()) -> tuple[nn.Module, tupl
         ) from error
     batched = batched and folded.batched
     options = {name for n in model.graph.node if n.op_type in _OPTIONS for name in n.input[1:]}
-    module = translated(model, path)
-    _name_tensors(module, old_names, options)
+    compared = [*list(zip(runs, wanted, strict=True))[: 2 if batched else 1]]
+    compared += [(other, _run(session, other)) for other in others]
+    module = _proven(model, old_names, options, compared, path)
     notes = []
     if folded.sized:
         notes += _guard(module, runs[0], batched)
@@ -87,9 +87,30 @@ def read_onnx(path: Path, shapes: Sequence[Shape] = ()) -> tuple[nn.Module, tupl
     module.example_shapes = tuple(  # type: ignore[assignment]
         Shape(tuple(t.shape), dtype=t.dtype) for t in runs[0].tensors()
     )
-    _prove(module, list(zip(runs, wanted, strict=True))[: 2 if batched else 1], path)
-    _prove(module, [(other, _run(session, other)) for other in others], path)
     return module, tuple(notes)
+
+
+def _proven(
+    model: Any, old_names: dict[str, str], options: set[str], compared: list[tuple[Inputs, list[Tensor]]], path: Path
+) -> fx.GraphModule:
+    """The translation that computes what ONNX Runtime does: of operators as they are, else of what they stand for."""
+    from canonize.loading.onnx.converter import translated, written_in_others
+
+    failure: LoadError | None = None
+    for spelling in (model, None):
+        whole = written_in_others(model) if spelling is None else model
+        if whole is None:
+            break
+        try:
+            module = translated(whole, path)
+            _name_tensors(module, old_names, options)
+            _prove(module, compared, path)
+        except LoadError as error:
+            failure = failure or error
+            continue
+        return module
+    assert failure is not None
+    raise failure
 
 
 def _session(model: Any, path: Path) -> Any:

@@ -42,13 +42,14 @@ def resize(tensor: Tensor, roi: Any, scales: Any, sizes: Any, settings: Mapping[
     roi, scales, sizes : numbers or None
         As the operator takes them; `scales` or `sizes` is empty.
     settings : mapping
-        Of its attributes.
+        Its attributes; and ``free_batch``, whether sizes are the file's own, which leave the batch size as it is.
     """
     rank = int(tensor.dim())
     axes = [axis % rank for axis in settings["axes"] or range(rank)]
     borders = as_numbers(roi) if roi is not None else []
     wanted = [float(n) for n in as_numbers(sizes if scales is None else scales)]
-    if settings["axes"] is None and (scales is None or wanted[0] == 1) and not borders:
+    kept = settings["free_batch"] if scales is None else wanted[0] == 1
+    if settings["axes"] is None and kept and not borders:
         axes, wanted = axes[1:], wanted[1:]  # the batch size is not asked for: it may stay free
     before = [1 if scales is not None and n == 1 else int(tensor.shape[a]) for a, n in zip(axes, wanted, strict=True)]
     if scales is not None:
