@@ -238,6 +238,10 @@ def explain(
     batch: Annotated[int, typer.Option("--batch", min=1, help="Pictures at once.")] = 8,
     form: Forms = None,
     resume: Annotated[bool, typer.Option("--resume", help="Leave out pictures whose heatmap is there.")] = False,
+    compare: Annotated[
+        Optional[list[str]],  # noqa: UP045
+        typer.Option("--compare", metavar="NAME", help="More methods, drawn beside it; may be repeated."),
+    ] = None,
     project: Annotated[
         Optional[Path],  # noqa: UP045
         typer.Option("--project", metavar="DIR", help="A ViRelAy project around the .h5 file."),
@@ -270,6 +274,7 @@ def explain(
         tuple(form or ()),
         resume,
         project,
+        [name for given in compare or () for name in given.split(",") if name],
     )
     source = common.Source(model, arch, tuple(allow or ()), trust, device)
     return command.explain(source, common.Feed(tuple(shapes or ())), wish, common.Screen(quiet=quiet))

@@ -46,6 +46,8 @@ class Wish:
     forms : sequence of str
     resume : bool
         Leave pictures that are in the folder already.
+    compare : sequence of str
+        More methods, drawn beside the first.
     project : Path, optional
         Folder for a project of ViRelAy around the relevances.
     """
@@ -62,6 +64,7 @@ class Wish:
     forms: Sequence[str]
     resume: bool
     project: Path | None = None
+    compare: Sequence[str] = ()
 
 
 def explain(source: Source, feed: Feed, wish: Wish, screen: Screen) -> int:
@@ -69,6 +72,7 @@ def explain(source: Source, feed: Feed, wish: Wish, screen: Screen) -> int:
     method = find(wish.method)
     choices, hyperparameters = parse_settings(method, wish.settings)
     need(("PIL", *(("captum",) if method.kind == "captum" else ())), f"explaining pictures by {method.name}")
+    others = compared(wish, method)
     files = images.find(wish.pictures)
     for output in wish.outputs:
         _check(output, len(files))
@@ -90,9 +94,11 @@ def explain(source: Source, feed: Feed, wish: Wish, screen: Screen) -> int:
     for note in loaded.notes:
         screen.say(f"note: {note}")
     screen.say(f"{len(files)} picture{'s' * (len(files) > 1)}, {normalisation.describe()}")
-    if "low" in method.hyperparameters:
-        low, high = normalisation.bounds()
-        hyperparameters = {"low": low, "high": high} | hyperparameters
+
+    def bounds(of: Method) -> dict[str, Any]:
+        return dict(zip(("low", "high"), normalisation.bounds(), strict=True)) if "low" in of.hyperparameters else {}
+
+    hyperparameters = bounds(method) | hyperparameters
     models, code = _models(model, sample, wish, screen)
     if code != GOOD:
         return code
@@ -100,13 +106,31 @@ def explain(source: Source, feed: Feed, wish: Wish, screen: Screen) -> int:
     for title, attribution in found.items():
         for note in attribution.notes:
             screen.say(f"note: {title}: {note}")
+    drawn = {method.name: found}
+    for name, (chosen, more) in others.items():
+        other = find(name)
+        drawn[name] = _explained(models, read, wish, other, chosen, bounds(other) | more, screen)
     for output in wish.outputs:
-        _write(output, read, found, method, source.name)
+        _write(output, read, drawn, source.name)
         screen.say(f"written to {output}")
     if wish.project is not None:
         write_project(wish.project, Project(relevances[0].stem, Path(source.name).stem, method.name, relevances[0]))
         screen.say(f"written to {wish.project}: {PROJECT}, {LABELS}")
     return GOOD
+
+
+def compared(wish: Wish, first: Method) -> dict[str, tuple[Choices | None, dict[str, Any]]]:
+    """The methods to be drawn beside the first, each with those of the settings that it takes."""
+    found: dict[str, tuple[Choices | None, dict[str, Any]]] = {}
+    for name in wish.compare:
+        method = find(name)
+        known = {*method.hyperparameters, *(ALLOWED if method.kind == "rules" else ())}
+        taken = [text for text in wish.settings if text.partition("=")[0].strip().replace("-", "_") in known]
+        if method.kind == "captum":
+            need(("captum",), f"explaining pictures by {method.name}")
+        if method.name != first.name:
+            found[method.name] = parse_settings(method, taken)
+    return found
 
 
 def parse_settings(method: Method, settings: Sequence[str]) -> tuple[Choices | None, dict[str, Any]]:
@@ -243,14 +267,18 @@ def _joined(parts: list[Attribution]) -> Attribution:
     )
 
 
-def _write(output: Path, read: images.Pictures, found: dict[str, Attribution], method: Method, model: str) -> None:
+Drawn = dict[str, dict[str, Attribution]]
+
+
+def _write(output: Path, read: images.Pictures, drawn: Drawn, model: str) -> None:
+    method, found = next(iter(drawn.items()))
     last = list(found.values())[-1]  # the canonical one, if there is one
     if _is_folder(output):
         output.mkdir(parents=True, exist_ok=True)
         for row, name in enumerate(_distinct(read.names)):
-            _draw(output / f"{name}.png", read, found, method, [row])
+            _draw(output / f"{name}.png", read, drawn, [row])
     elif output.suffix.lower() in PICTURES:
-        _draw(output, read, found, method, range(len(read.names)))
+        _draw(output, read, drawn, range(len(read.names)))
     elif output.suffix.lower() == ".npy":
         import numpy
 
@@ -259,7 +287,7 @@ def _write(output: Path, read: images.Pictures, found: dict[str, Attribution], m
         write_whole(output, lambda path: numpy.save(path, array), lambda path: numpy.load(path))
     else:
         assert isinstance(last.relevance, Tensor)
-        about = {"method": method.name, "model": model, **{k: str(v) for k, v in last.hyperparameters.items()}}
+        about = {"method": method, "model": model, **{k: str(v) for k, v in last.hyperparameters.items()}}
         hdf5.write(
             output,
             hdf5.Relevances(
@@ -279,21 +307,32 @@ def _distinct(names: Sequence[str]) -> list[str]:
     return [stem if stems.count(stem) == 1 else f"{position}_{stem}" for position, stem in enumerate(stems)]
 
 
-def _draw(
-    output: Path, read: images.Pictures, found: dict[str, Attribution], method: Method, rows: Sequence[int]
-) -> None:
-    chosen = list(rows)
-    columns = [
-        picture.Column(
-            title,
-            attribution.heatmap()[chosen].float().cpu(),
-            [_caption(attribution, row) for row in chosen],
-        )
-        for title, attribution in found.items()
-    ]
+def _draw(output: Path, read: images.Pictures, drawn: Drawn, rows: Sequence[int]) -> None:
+    chosen, several = list(rows), len(drawn) > 1
+    columns = []
+    for method, found in drawn.items():
+        first = next(iter(found.values())).heatmap()
+        for title, attribution in found.items():
+            heatmaps = attribution.heatmap()
+            captions = [_caption(attribution, row) for row in chosen]
+            if title != next(iter(found)):
+                captions = [
+                    f"{caption}\ncosine distance {_distance(first[row], heatmaps[row]):.2g}"
+                    for caption, row in zip(captions, chosen, strict=True)
+                ]
+            named = f"{method}\n{title}" if several else title
+            columns.append(picture.Column(named, heatmaps[chosen].float().cpu(), captions, peaks=several))
     shown, names = read.shown[chosen], [read.names[row] for row in chosen]
-    title = f"{method.name}: {method.summary}"
+    first_method = find(next(iter(drawn)))
+    title = (
+        "methods side by side; a cross is on the peak" if several else f"{first_method.name}: {first_method.summary}"
+    )
     write_whole(output, lambda path: picture.draw(path, shown, names, columns, title), lambda path: None)
+
+
+def _distance(first: Tensor, second: Tensor) -> float:
+    """One minus the cosine of two heatmaps."""
+    return max(0.0, 1 - float(torch.cosine_similarity(first.flatten().double(), second.flatten().double(), dim=0)))
 
 
 def _caption(attribution: Attribution, row: int) -> str:

@@ -24,11 +24,14 @@ class Column:
     relevance : Tensor, shape (N, H, W)
     captions : sequence of str
         One below each heatmap.
+    peaks : bool
+        Whether a cross marks the most relevant pixel.
     """
 
     title: str
     relevance: Tensor
     captions: Sequence[str]
+    peaks: bool = False
 
 
 def draw(file: Path, shown: Tensor, names: Sequence[str], columns: Sequence[Column], title: str) -> None:
@@ -61,6 +64,9 @@ def draw(file: Path, shown: Tensor, names: Sequence[str], columns: Sequence[Colu
         _show_input(axes[row][0], shown[row], names[row])
         for axis, column in zip(axes[row][1:], columns, strict=True):
             _show_heatmap(figure, axis, column.relevance[row])
+            if column.peaks:
+                peak = divmod(int(column.relevance[row].argmax()), column.relevance.shape[2])
+                axis.plot(peak[1], peak[0], "x", color="black", ms=6, mew=1.4)
             axis.set_xlabel(column.captions[row], fontsize=8)
             if row == 0:
                 axis.set_title(column.title, fontsize=9)

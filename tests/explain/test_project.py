@@ -97,6 +97,34 @@ def test_the_command_writes_one(tmp_path, capsys):
     assert data is not None and data.shape == (1, 3, 32, 32) and len(set(data[0, :, 5, 5].tolist())) == 1
 
 
+def test_methods_are_drawn_side_by_side(tmp_path, monkeypatch):
+    """Before and after for each; a cross on each peak; gradients no further apart than rounding."""
+    from PIL import Image
+
+    from canonize.explain import picture
+
+    seen = []
+    honest = picture.draw
+    monkeypatch.setattr(picture, "draw", lambda *given: (seen.append(given), honest(*given))[1])
+    Image.fromarray((np.arange(1024) % 251).astype(np.uint8).reshape(32, 32)).save(tmp_path / "one.png")
+    arguments = ["explain", "examples/digits/densenet.pt", str(tmp_path / "one.png"), "--input", "1x1x32x32"]
+    more = ["--compare", "gradient,epsilon-gamma-box", "--compare", "epsilon-plus", "--set", "epsilon=0.1"]
+    assert main([*arguments, "-o", str(tmp_path / "x.png"), *more]) == 0
+    columns = seen[0][3]
+    assert [column.title for column in columns] == [
+        f"{method}\n{side}"
+        for method in ("epsilon-plus", "gradient", "epsilon-gamma-box")
+        for side in ("original", "canonical")
+    ]
+    distances = [float(column.captions[0].rpartition(" ")[2]) for column in columns[1::2]]
+    assert distances[1] < 1e-6 < distances[0] < 2 and all(column.peaks for column in columns)
+    assert "distance" not in columns[0].captions[0]
+    seen.clear()
+    assert main([*arguments, "-o", str(tmp_path / "x.png")]) == 0
+    assert [column.title for column in seen[0][3]] == ["original", "canonical"] and not seen[0][3][0].peaks
+    assert main([*arguments, "-o", str(tmp_path / "x.png"), "--compare", "lime"]) == 2
+
+
 def environment() -> str | None:
     """Python of an environment that `examples/spray/environment.sh` made, or this one where it has both."""
     given = os.environ.get("CANONIZE_SPRAY_PYTHON")
