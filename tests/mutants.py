@@ -1264,6 +1264,68 @@ MUTANTS: tuple[Mutant, ...] = (
         ("the device is that of shapes", "if on_device is not Unknown:", "if False:"),
     ),
     *_many(
+        "values that are read",
+        "capture/symbolic.py",
+        "capture/test_values_read.py",
+        (
+            "the example's value is baked in",
+            "            if shapes.reads_data(node):\n",
+            "            if False:\n",
+        ),
+    ),
+    *_many(
+        "numbers of pieces",
+        "capture/symbolic.py",
+        "capture/test_pieces.py",
+        ("there are as many pieces as in the example", "if varies and node not in self.counted:", "if False:"),
+    ),
+    *_many(
+        "sizes",
+        "inputs/sizes.py",
+        "capture/test_sizes_free.py",
+        ("lengths of sequences are channels", "*(alike[size] for size in sorted(alike, reverse=True)),", ""),
+    ),
+    *_many(
+        "aliases",
+        "capture/exported.py",
+        "capture/test_aliases.py",
+        ("idle dropout makes a copy", "            return args[0]\n", "            return args[0].clone()\n"),
+    ),
+    *_many(
+        "conformance",
+        "capture/conformance.py",
+        "capture/test_conformance.py",
+        (
+            "differences are passed over",
+            "if one is None or other is None or not one.same_as(other):",
+            "if False:",
+        ),
+        ("gradients of exported graphs are believed", "    if not alike(wanted, tracked.output):\n", "    if False:\n"),
+    ),
+    *_many(
+        "conformance",
+        "capture/events.py",
+        "capture/test_conformance.py",
+        ("autocast is dropped", "if torch._C._is_any_autocast_enabled():", "if False:"),
+    ),
+    *_many(
+        "time limits",
+        "errors.py",
+        "capture/test_taken.py",
+        ("a time limit is a failed trace", "    if isinstance(error, TimeoutError):\n        return True\n", ""),
+        (
+            "what a signal raises is a failed trace",
+            "        if trace.tb_frame.f_code in handlers:\n",
+            "        if False:\n",
+        ),
+    ),
+    *_many(
+        "words",
+        "capture/wording.py",
+        "capture/test_taken.py",
+        ("how data was computed is told", "if depth > _DEEPEST or self._is_data(node):", "if depth > _DEEPEST:"),
+    ),
+    *_many(
         "constants",
         "normalize/constants.py",
         "test_normalize.py",

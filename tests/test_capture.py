@@ -32,7 +32,7 @@ def _canonized_by(tracer: str, model: nn.Module, inputs: Any) -> fx.GraphModule:
     example = normalise(checks.draw(inputs, 2))
     network, report = rewritten(model, example, tracer, Options())
     assert report.captured_by == tracer
-    return _finish(network.build(), report, copy=False)
+    return _finish(network.build(), report, copy=False, inputs=example)
 
 
 # ------------------------------------------------------------------------------------------- the same result

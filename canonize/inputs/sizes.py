@@ -67,5 +67,7 @@ def enlarged(inputs: Inputs, axes: Iterable[Axis]) -> Inputs:
 
 
 def _may_vary(inputs: Inputs, tensor: Tensor, dim: int) -> bool:
-    """Whether a dimension is not the one that counts rows."""
+    """Whether a dimension counts neither rows nor the channels of an image."""
+    if dim == 1 and tensor.is_floating_point() and tensor.ndim > 3:
+        return False
     return dim > 0 or tensor.shape[0] != inputs.batch_size
