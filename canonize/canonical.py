@@ -65,10 +65,10 @@ def findings(module: fx.GraphModule, report: Report | None = None, inputs: Input
         *_loose_affines(nodes, layers),
         *_stacked(nodes, layers),
         *_calls(nodes, layers),
-        *_without_rule(module, inputs),
         *_random(nodes, layers),
         *_idle(module, layers),
     ]
+    found += _without_rule(module, inputs, {finding.where for finding in found})
     return [
         Finding(f.rule, f.where, f.what, f.why, reasons.get(f.where, f.reason)) if f.where in reasons else f
         for f in found
@@ -167,11 +167,11 @@ def _calls(nodes: list[fx.Node], layers: Layers) -> Iterator[Finding]:
             yield _finding("C3", _where(node), f"{kind} {operator_name(node) or node.target}")
 
 
-def _without_rule(module: fx.GraphModule, inputs: Inputs | None) -> Iterator[Finding]:
+def _without_rule(module: fx.GraphModule, inputs: Inputs | None, known: set[str]) -> Iterator[Finding]:
     """What every explainer asks as well, in the same words (`canonize.graph.relevance.unruled`)."""
     why = "an explainer would take the plain gradient for its relevance there"
     for operation in unruled(module, inputs):
-        if operation.is_affine:  # C1 and C4 say it
+        if operation.is_affine and operation.where in known:  # C1 and C4 say it
             continue
         yield Finding("C3", operation.where, f"{operation.what}: no rule is known for it", why, "")
 

@@ -242,6 +242,11 @@ def explain(
         Optional[list[str]],  # noqa: UP045
         typer.Option("--compare", metavar="NAME", help="More methods, drawn beside it; may be repeated."),
     ] = None,
+    unruled: Annotated[
+        str,
+        typer.Option("--unruled", metavar="HOW", help="What has no rule: refuse it, or take the plain gradient."),
+    ] = "refuse",
+    ledger: Annotated[bool, typer.Option("--ledger", help="Say where relevance went, and what kept it.")] = False,
     project: Annotated[
         Optional[Path],  # noqa: UP045
         typer.Option("--project", metavar="DIR", help="A ViRelAy project around the .h5 file."),
@@ -275,6 +280,8 @@ def explain(
         resume,
         project,
         [name for given in compare or () for name in given.split(",") if name],
+        unruled,
+        ledger,
     )
     source = common.Source(model, arch, tuple(allow or ()), trust, device)
     return command.explain(source, common.Feed(tuple(shapes or ())), wish, common.Screen(quiet=quiet))

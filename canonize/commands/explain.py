@@ -17,6 +17,7 @@ from canonize.errors import ExplainError, ExportError, InputError, NotEquivalent
 from canonize.explain import hdf5, images, picture
 from canonize.explain.attribution import Attribution, attribute
 from canonize.explain.composites import ALLOWED, Choices
+from canonize.explain.law import check_unruled
 from canonize.explain.methods import Method, find
 from canonize.explain.project import LABELS, PROJECT, Project, write_project
 from canonize.explain.zennit import is_canonical
@@ -65,12 +66,19 @@ class Wish:
     resume: bool
     project: Path | None = None
     compare: Sequence[str] = ()
+    unruled: str = "refuse"
+    ledger: bool = False
 
 
 def explain(source: Source, feed: Feed, wish: Wish, screen: Screen) -> int:
     """Explain pictures and write what is asked for. Nothing is written of a canonical model that is not equivalent."""
     method = find(wish.method)
     choices, hyperparameters = parse_settings(method, wish.settings)
+    check_unruled(wish.unruled)
+    if wish.target is not None and wish.target < 0:
+        raise ExplainError(f"there is no class {wish.target}", hint="Classes are counted from 0")
+    if wish.ledger and not (method.kind == "rules" and method.shares):
+        raise ExplainError(f"{method.name} shares no relevance out", hint="A ledger belongs to LRP: epsilon-plus, say")
     need(("PIL", *(("captum",) if method.kind == "captum" else ())), f"explaining pictures by {method.name}")
     others = compared(wish, method)
     files = images.find(wish.pictures)
@@ -106,6 +114,9 @@ def explain(source: Source, feed: Feed, wish: Wish, screen: Screen) -> int:
     for title, attribution in found.items():
         for note in attribution.notes:
             screen.say(f"note: {title}: {note}")
+        if wish.ledger:
+            for line in f"{title}, {attribution.ledger}".splitlines():
+                screen.say(line)
     drawn = {method.name: found}
     for name, (chosen, more) in others.items():
         other = find(name)
@@ -245,8 +256,9 @@ def _explained(
             target: Any = wish.target
             for title, model in models.items():
                 part = attribute(
-                    model, read.inputs[rows], target, method=method.name, choices=choices, **hyperparameters
-                )
+                    model, read.inputs[rows], target, method=method.name, choices=choices, unruled=wish.unruled,
+                    ledger=wish.ledger and method.kind == "rules" and method.shares, **hyperparameters,
+                )  # fmt: skip
                 target = part.target  # both explain what the first decides
                 found[title].append(part)
             if progress:
@@ -255,6 +267,8 @@ def _explained(
 
 
 def _joined(parts: list[Attribution]) -> Attribution:
+    from canonize.explain.ledger import joined
+
     first = parts[0]
     tensors = [part.relevance for part in parts]
     return Attribution(
@@ -263,7 +277,8 @@ def _joined(parts: list[Attribution]) -> Attribution:
         torch.cat([part.target for part in parts]),
         first.method,
         first.hyperparameters,
-        first.notes,
+        tuple(dict.fromkeys(note for part in parts for note in part.notes)),
+        written=joined([part.ledger for part in parts]) if first.written is not None else None,
     )
 
 

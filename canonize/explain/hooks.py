@@ -130,14 +130,14 @@ class SharedHook(Hook, ABC):
         )
 
     def closed(self) -> set[int]:
-        """Which tensor arguments of the latest call get nothing, counted behind the hook itself."""
+        """Which tensor arguments of the latest call get nothing, counted among tensors."""
         stored = self.stored_tensors
         if "output" not in stored:
             return set()
         inputs = stored["inputs"]
         left_out = self.left_out(stored["module"](), inputs, stored["output"], stored["needed"])
         tensors = [place for place, value in enumerate(inputs) if isinstance(value, Tensor)]
-        return {1 + tensors.index(place) for place in left_out if place in tensors}
+        return {tensors.index(place) for place in left_out if place in tensors}
 
     def left_out(
         self, module: Any, inputs: tuple[Any, ...], output: Tensor, carrying: Sequence[bool]

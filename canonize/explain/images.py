@@ -162,11 +162,33 @@ def read(files: Sequence[Path], shape: tuple[int, int, int], normalisation: Norm
     return Pictures([file.name for file in files], shown, normalisation.apply(shown))
 
 
+def _in_bytes(image: Any, file: Path) -> Any:
+    """A picture with 8 bits a value: deeper ones are scaled, not clipped; what is transparent lies on white."""
+    if image.mode.startswith(("I", "F")):
+        numpy = require("numpy")
+        values = numpy.asarray(image).astype("float64")
+        low, high = float(values.min()), float(values.max())
+        # Pillow gives 16 bits as I;16, or, in some formats, as I; floating values are shares of white by custom.
+        white = 65535.0 if image.mode.startswith("I") else 1.0
+        if low < 0 or high > white:
+            raise InputError(
+                f"its values, {low:g} to {high:g}, are no shares of white",
+                where=str(file),
+                hint=f"Scale them: from 0 to {white:g} for a picture of mode {image.mode}",
+            )
+        return require("PIL.Image").fromarray((values / white * 255).round().astype("uint8"))
+    if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
+        clear = image.convert("RGBA")
+        ground = require("PIL.Image").new("RGBA", clear.size, (255, 255, 255, 255))
+        return require("PIL.Image").alpha_composite(ground, clear).convert("RGB")
+    return image
+
+
 def _one(file: Path, mode: str, height: int, width: int) -> Tensor:
     image_module, ops = require("PIL.Image"), require("PIL.ImageOps")
     try:
         with image_module.open(file) as opened:
-            image: Any = ops.exif_transpose(opened).convert(mode)
+            image = _in_bytes(ops.exif_transpose(opened), file).convert(mode)
     except (OSError, SyntaxError, ValueError, image_module.DecompressionBombError) as error:
         raise InputError(f"cannot be read as a picture ({error})", where=str(file), hint="Is it whole?") from error
     image = ops.fit(image, (width, height), method=image_module.Resampling.BILINEAR)

@@ -9,8 +9,9 @@ what is given to constants: positions beyond a threshold, padding. The ledger me
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -172,6 +173,26 @@ class Ledger:
         if any(left):
             axis.legend(fontsize=7)
         figure.savefig(file, dpi=120)
+
+
+def joined(ledgers: Sequence[Ledger]) -> Ledger:
+    """One ledger of several batches of the same model under the same rules."""
+    first = ledgers[0]
+    flows: dict[str, LayerFlow] = {}
+    for ledger in ledgers:
+        for flow in ledger.layers:
+            flows[flow.name] = _added(flows[flow.name], flow) if flow.name in flows else flow
+    arrived = tuple(
+        None if first.arrived[place] is None else sum(ledger.arrived[place] or 0.0 for ledger in ledgers)
+        for place in range(len(first.arrived))
+    )
+    return Ledger(first.method, sum(ledger.started for ledger in ledgers), arrived, tuple(flows.values()))
+
+
+def _added(one: LayerFlow, other: LayerFlow) -> LayerFlow:
+    kept = {reason: one.kept.get(reason, 0.0) + other.kept.get(reason, 0.0) for reason in {**one.kept, **other.kept}}
+    passed = tuple(a + b for a, b in zip_longest(one.passed, other.passed, fillvalue=0.0))
+    return LayerFlow(one.name, one.what, one.rule, one.received + other.received, passed, kept)
 
 
 @dataclass

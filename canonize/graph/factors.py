@@ -12,7 +12,7 @@ from torch import Tensor, fx, nn
 
 from canonize import nn as cnn
 from canonize.graph.shapes import asks_for_sizes
-from canonize.vocabulary.kinds import Kind, kind_of
+from canonize.vocabulary.kinds import Kind, kind_of, reads_first_alone
 
 # Activations whose values are weights between 0 and (about) 1: what they multiply is the signal.
 WEIGHTS = (nn.Sigmoid, nn.Hardsigmoid, nn.Softmax, nn.Hardtanh, nn.ReLU6)
@@ -111,7 +111,7 @@ def dependents(module: fx.GraphModule) -> set[fx.Node]:
             layer = module.get_submodule(str(node.target))
             if kind_of(layer) is Kind.SOURCE:
                 continue
-            if isinstance(layer, cnn.Rearrange):  # other arguments say sizes, types or places
+            if reads_first_alone(layer):
                 read = read[:1]
         if node.op == "placeholder" or (not asks_for_sizes(node) and any(argument in found for argument in read)):
             found.add(node)

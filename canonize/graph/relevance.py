@@ -18,9 +18,9 @@ from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 
 from canonize import nn as cnn
-from canonize.graph.factors import dependents, gates_closed
+from canonize.graph.factors import below, dependents, gates_closed, graphs_in
 from canonize.inputs import Inputs
-from canonize.vocabulary.kinds import Kind, described, is_copy, kind_of
+from canonize.vocabulary.kinds import Kind, described, is_copy, kind_of, reads_first_alone
 
 # What hooks put into the graph.
 _HOOKS = {"Identity", "BackwardHookFunction", "Entry", "Exit"}
@@ -136,9 +136,7 @@ class Way:
             else:
                 return
             tensors = [t for t in pytree.tree_leaves(output) if isinstance(t, Tensor) and t.is_floating_point()]
-            given = (
-                carrying[:1] if isinstance(module, cnn.Rearrange) else carrying
-            )  # other arguments say sizes or types
+            given = carrying[:1] if reads_first_alone(module) else carrying
             stops = any(given) and bool(tensors) and not any(t.requires_grad for t in tensors)
             stops = stops and is_one_operation(module) and kind_of(module) not in (Kind.SOURCE, Kind.DISCRETE)
             made = tuple(t.grad_fn for t in tensors if t.grad_fn is not None)
@@ -158,8 +156,9 @@ class Way:
         # Where a gradient is not implemented, the node has no number of its own.
         makers = {node: span for span in reversed(spans) for node in span.made if is_one_operation(span.module)}
         found: dict[tuple[int, str, str], Operation] = {}
+        unheard = {below(outer, name) for outer, graph in graphs_in(self.model).items() for name in _unheard(graph)}
         for span in spans:
-            if span.stops:
+            if span.stops and span.name not in unheard:
                 operation = Operation(span.name, span.module, carrying=span.carrying, stops=True)
                 found[span.first, span.name, ""] = operation
         for node in _between(outputs, sources):
@@ -174,6 +173,18 @@ class Way:
                 around = made_in.name if made_in is not None else ""
                 found[node._sequence_nr(), around, operator] = Operation(around, operator=operator)
         return [found[key] for key in sorted(found)]
+
+
+def _unheard(graph: fx.GraphModule) -> set[str]:
+    """Modules whose values are looked at for conditions and sizes alone: what stops there was on no way."""
+    found = set()
+    for node in graph.graph.nodes:
+        readers = [graph.get_submodule(str(u.target)) for u in node.users if u.op == "call_module"]
+        if node.op != "call_module" or len(readers) != len(node.users):
+            continue
+        if all(kind_of(reader) in (Kind.DISCRETE, Kind.SOURCE) for reader in readers):
+            found.add(str(node.target))
+    return found
 
 
 def _now() -> int:

@@ -178,7 +178,7 @@ def operator_of(module: nn.Module) -> str:
 def kind_of(module: nn.Module) -> Kind:
     """What a module is to a rule."""
     if type(module) is cnn.Call:
-        return _kind_of_call(module)
+        return Kind.SOURCE if only_measures(module) else _kind_of_call(module)
     if isinstance(module, nn.Softmax):
         return Kind.SOFTMAX if module.dim is not None else Kind.UNKNOWN
     if isinstance(module, cnn.Rearrange) and operator_of(module) == "detach":
@@ -225,6 +225,21 @@ def _einsum(module: cnn.Call) -> Kind:
     if not isinstance(equation, str) or len(operands) > 2:
         return Kind.UNKNOWN
     return Kind.AVERAGE if len(operands) == 1 else Kind.PRODUCT
+
+
+def reads_first_alone(module: nn.Module) -> bool:
+    """Whether a call looks at the values of its first argument alone: others say a type, a shape, or places."""
+    if isinstance(module, cnn.Rearrange):
+        return True
+    operation = resolve_module(module)
+    return operation is not None and (operation.name in ("to", "type_as") or bool(operation.row.like))
+
+
+def only_measures(module: nn.Module) -> bool:
+    """Whether a call looks at no value of its inputs: a constant that gets an input's type or shape."""
+    if not isinstance(module, cnn.Call) or not module.args or isinstance(module.args[0], cnn.Slot):
+        return False
+    return not isinstance(module, cnn.Rearrange) and reads_first_alone(module)
 
 
 def chooses(module: nn.Module) -> bool:

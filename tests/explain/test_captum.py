@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import warnings
+from typing import Any
 
 import captum.attr
 import pytest
@@ -14,10 +15,21 @@ from torch import nn
 import canonize
 from canonize.errors import ExplainError
 from canonize.explain import attribute
-from canonize.explain.captum import LRP, DeepLift, GuidedBackprop, SignalRule, prepare
+from canonize.explain.captum import (
+    LRP,
+    DeepLift,
+    DeepLiftShap,
+    GuidedBackprop,
+    LayerDeepLift,
+    LayerLRP,
+    NeuronDeepLift,
+    NeuronGuidedBackprop,
+    SignalRule,
+    prepare,
+)
 from tests.explain.families import FAMILIES, hardened, relation_network
 from tests.explain.heatmaps import difference
-from tests.explain.nets import Plain, dense, ready
+from tests.explain.nets import Plain, Residual, dense, ready
 
 
 @pytest.mark.parametrize("family", [*FAMILIES, "Relation Network"])
@@ -100,3 +112,72 @@ def test_the_table_of_rules_is_captums_again_even_after_an_error() -> None:
 def test_anything_but_a_graph_is_left_alone() -> None:
     layer = nn.Linear(2, 2)
     assert prepare(layer) is layer
+
+
+class PreActivation(nn.Module):
+    """A ReLU whose input has another reader; its scale may be negative."""
+
+    def __init__(self, sign: float) -> None:
+        super().__init__()
+        self.a, self.n, self.b = nn.Conv2d(3, 6, 3, padding=1), nn.BatchNorm2d(6), nn.Conv2d(6, 6, 3, padding=1)
+        self.act: nn.Module = nn.ReLU()
+        self.head = nn.Linear(6, 4)
+        with torch.no_grad():
+            self.n.running_mean.normal_(0, 0.3)  # type: ignore[union-attr]
+            self.n.weight.uniform_(0.5, 1.5).mul_(sign)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        h = self.a(x)
+        output: torch.Tensor = self.head((h + self.b(self.act(self.n(h)))).mean((2, 3)))
+        return output
+
+
+class Bent(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor) -> torch.Tensor:
+        ctx.save_for_backward(x)
+        return x.clamp(min=0)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: torch.Tensor) -> torch.Tensor:
+        return gradient.clamp(min=0) * (ctx.saved_tensors[0] > 0)
+
+
+class BentReLU(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        output: torch.Tensor = Bent.apply(x)
+        return output
+
+
+@pytest.mark.parametrize("sign", [1.0, -1.0])
+@pytest.mark.parametrize("strategy", ["threshold", "untangle"])
+def test_guided_backpropagation_is_that_of_the_original_at_thresholds_too(sign: float, strategy: Any) -> None:
+    torch.manual_seed(0)
+    model, x = PreActivation(sign).double().eval(), torch.randn(2, 3, 8, 8, dtype=torch.float64)
+    reference = copy.deepcopy(model)
+    reference.act = BentReLU()
+    given = x.clone().requires_grad_()
+    (wanted,) = torch.autograd.grad(reference(given)[:, 1].sum(), given)
+    canonical = canonize.canonize(model, x, strategy=strategy)
+    found = attribute(canonical, x, 1, method="guided-backprop").relevance
+    assert isinstance(found, torch.Tensor) and difference(found, wanted) < 1e-12
+    assert difference(GuidedBackprop(canonical).attribute(x, target=1), wanted) < 1e-12
+
+
+def test_captums_other_classes_take_ours() -> None:
+    model, images, targets = ready(Residual)
+    canonical = canonize.canonize(model, images, verify=False)
+    for explainer in (LRP(canonical), DeepLift(canonical), GuidedBackprop(canonical)):
+        found = captum.attr.NoiseTunnel(explainer).attribute(images, nt_samples=2, target=targets)
+        assert found.shape == images.shape and found.isfinite().all()
+    baselines = torch.randn(3, *images.shape[1:], dtype=torch.float64)
+    _, delta = DeepLiftShap(canonical).attribute(images, baselines, targets, return_convergence_delta=True)
+    assert delta.abs().max() < 1e-10
+    at = LayerDeepLift(canonical, "3.conv2").attribute(images, torch.zeros_like(images), targets)
+    assert at.isfinite().all() and (at != 0).any()
+    assert NeuronDeepLift(canonical, canonical.get_submodule("3.conv2")).attribute(images, (0, 1, 1)).isfinite().all()
+    assert NeuronGuidedBackprop(canonical, "3.conv2").attribute(images, (0, 1, 1)).isfinite().all()
+    relevance = LayerLRP(canonical, "3.conv2").attribute(images, targets)
+    assert relevance.shape == at.shape and relevance.isfinite().all()
+    with pytest.raises(ExplainError, match="no layer nowhere"):
+        LayerLRP(canonical, "nowhere")
