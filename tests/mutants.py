@@ -82,6 +82,56 @@ MUTANTS: tuple[Mutant, ...] = (
         ("places are counted from 0", "max(first, 1) - 1", "max(first, 1)"),
     ),
     *_many(
+        "channels to pixels",
+        "evaluate/metrics/pooling.py",
+        "evaluate/test_metrics.py",
+        (
+            "negative relevance is squared too",
+            'part = relevance.clamp(min=0) if pooling == "pos-l2-norm-sq"',
+            "part = relevance if True",
+        ),
+        (
+            "the second moment is the largest",
+            "moment = scaled.square().mean((1, 2), keepdim=True).sqrt()",
+            "moment = 1",
+        ),
+    ),
+    *_many(
+        "steps of pixel flipping",
+        "evaluate/metrics/perturbation.py",
+        "evaluate/test_metrics.py",
+        ("steps do not grow", "round(first * growth**step)", "round(first)"),
+        (
+            "the area is over steps, not over pixels",
+            "(places / places[-1]).to(curve)",
+            "torch.linspace(0, 1, curve.shape[1])",
+        ),
+    ),
+    *_many(
+        "localisation by size",
+        "evaluate/sizes.py",
+        "evaluate/test_sizes.py",
+        ("large objects count as small", 'part[part["area"] < BELOW[size]]', "part"),
+    ),
+    *_many(
+        "misfits",
+        "evaluate/subject.py",
+        "evaluate/test_command.py",
+        ("labels beyond the outputs go through", "if largest >= outputs.shape[1]:", "if False:"),
+    ),
+    *_many(
+        "extremes",
+        "search/extremes.py",
+        "search/test_search.py",
+        ("the best is the worst", '== "lower", kind', '!= "lower", kind'),
+    ),
+    *_many(
+        "hand-over",
+        "explain/hdf5.py",
+        "explain/test_project.py",
+        ("dark pictures wrap", ".round().clamp(0, 255).to(torch.uint8)", ".to(torch.int64).to(torch.uint8)"),
+    ),
+    *_many(
         "data",
         "evaluate/data/voc.py",
         "evaluate/test_data.py",

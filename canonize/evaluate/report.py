@@ -15,6 +15,7 @@ import torch
 from canonize._version import __version__
 from canonize.errors import InputError
 from canonize.evaluate import plots
+from canonize.evaluate.curves import SAMPLES, draw_curves, measure_curves
 from canonize.evaluate.libraries import require
 from canonize.evaluate.runner import Failure, Results
 from canonize.evaluate.sizes import size_plot, size_table
@@ -118,6 +119,8 @@ def write_results(results: Results, folder: Path, stem: str = "", *, correct_onl
     if sized is not None:
         caption = "μ over the size of the object's box, in bins of as many objects each; dotted: a uniform heatmap"
         pictures.append(Picture(f"{stem}mu-by-size.png", caption, plots.png(sized)))
+    if any(name.startswith("pixel-flipping") for name in results.experiment.metrics):
+        pictures += _flipping(results, folder, stem)
     for picture in (*pictures, *gallery):
         write(folder / picture.name, lambda path, png=picture.png: path.write_bytes(png))
     return Section(
@@ -130,6 +133,21 @@ def write_results(results: Results, folder: Path, stem: str = "", *, correct_onl
         gallery=tuple(gallery),
         details=json.dumps(dataclasses.asdict(results.experiment), indent=1, ensure_ascii=False),
     )
+
+
+def _flipping(results: Results, folder: Path, stem: str) -> list[Picture]:
+    """Curves of pixel flipping, as numbers and as pictures."""
+    found = []
+    for data in results.experiment.data:
+        for model in results.experiment.models:
+            curves = measure_curves(results.experiment, data, model.name)
+            if curves is None:
+                continue
+            name = f"{stem}flipping-{model.name}-{data.partition(':')[0]}"
+            write(folder / f"{name}.csv", lambda path, of=curves: of.frame.to_csv(path, index=False))
+            caption = f"{model.name}, {data}: pixels go, most relevant first; means over {SAMPLES} samples at most"
+            found.append(Picture(f"{name}.png", caption, plots.png(draw_curves(curves))))
+    return found
 
 
 def write_sizes(results: Results, folder: Path, stem: str = "", *, correct_only: bool = True) -> Section | None:

@@ -38,7 +38,7 @@ def test_results_are_written(folder):
 
 def test_the_page_needs_nothing_else(folder):
     page = (folder / "report.html").read_text()
-    assert page.count("<img") == page.count('src="data:image/png;base64,') == 2
+    assert page.count("<img") == page.count('src="data:image/png;base64,') == 3
     assert not re.search(r'(src|href)="(?!data:)', page)
     assert '<td class="best"' in page and "RMA ↑" in page and "answers" in page
 
