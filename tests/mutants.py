@@ -128,7 +128,7 @@ MUTANTS: tuple[Mutant, ...] = (
     *_many(
         "hand-over",
         "explain/hdf5.py",
-        "explain/test_project.py",
+        "explain/test_hdf5.py",
         ("dark pictures wrap", ".round().clamp(0, 255).to(torch.uint8)", ".to(torch.int64).to(torch.uint8)"),
     ),
     *_many(

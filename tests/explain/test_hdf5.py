@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from canonize.errors import ExplainError, ExportError
-from canonize.explain.hdf5 import Relevances, read, write
+from canonize.explain.hdf5 import Relevances, as_picture, read, write
 
 COUNT = 8
 
@@ -71,6 +71,22 @@ def test_what_does_not_fit_is_refused_and_leaves_nothing(tmp_path: Path) -> None
     with pytest.raises(ExplainError, match="holds no relevances"):
         read(tmp_path / "text.h5")
     assert [p.name for p in tmp_path.iterdir()] == ["text.h5"]
+
+
+@pytest.mark.parametrize(("channels", "values"), [(1, [7, 7, 7]), (3, [7, 100, 255]), (2, [54, 54, 54])])
+def test_pictures_have_three_channels_of_whole_numbers(channels, values):
+    data = torch.tensor([7.4, 100.4, 300.0])[:channels, None, None].expand(1, channels, 2, 2)
+    shown = as_picture(data)
+    assert shown.dtype == torch.uint8 and shown.shape == (1, 3, 2, 2) and shown[0, :, 0, 0].tolist() == values
+
+
+def test_dark_pictures_stay_dark(tmp_path):
+    """Pixels from 0 to 1 of 255 do not wrap to bright ones, negative ones are black."""
+    found = relevances()
+    dark = torch.full((COUNT, 3, 6, 5), -0.7)
+    write(tmp_path / "r.h5", Relevances(found.attribution, found.prediction, found.label, dark))
+    with h5py.File(tmp_path / "r.h5") as opened:
+        assert opened["data"].dtype == np.uint8 and opened["data"][:].max() == 0
 
 
 # Neither is a dependency: ViRelAy is AGPL, CoRelAy GPL and LGPL, and each is for people who have it anyway.

@@ -14,14 +14,13 @@ import urllib.request
 from pathlib import Path
 from typing import Any
 
-import h5py
 import numpy as np
 import pytest
 import torch
 
 from canonize.cli import main
 from canonize.errors import ExplainError, ExportError
-from canonize.explain.hdf5 import Relevances, as_picture, read, write
+from canonize.explain.hdf5 import Relevances, read, write
 from canonize.explain.project import Project, write_project
 
 COUNT, CLASSES = 24, 3
@@ -36,22 +35,6 @@ def relevances(channels: int = 1) -> Relevances:
     attribution[12:, :, 4:] += 9
     data = torch.rand(COUNT, channels, 8, 8, generator=random) * 255
     return Relevances(attribution, torch.randn(COUNT, CLASSES, generator=random), label, data)
-
-
-@pytest.mark.parametrize(("channels", "values"), [(1, [7, 7, 7]), (3, [7, 100, 255]), (2, [54, 54, 54])])
-def test_pictures_have_three_channels_of_whole_numbers(channels, values):
-    data = torch.tensor([7.4, 100.4, 300.0])[:channels, None, None].expand(1, channels, 2, 2)
-    shown = as_picture(data)
-    assert shown.dtype == torch.uint8 and shown.shape == (1, 3, 2, 2) and shown[0, :, 0, 0].tolist() == values
-
-
-def test_dark_pictures_stay_dark(tmp_path):
-    """Pixels from 0 to 1 of 255 do not wrap to bright ones, negative ones are black."""
-    found = relevances(3)
-    dark = torch.full((COUNT, 3, 8, 8), -0.7)
-    write(tmp_path / "r.h5", Relevances(found.attribution, found.prediction, found.label, dark))
-    with h5py.File(tmp_path / "r.h5") as opened:
-        assert opened["data"].dtype == np.uint8 and opened["data"][:].max() == 0
 
 
 def test_a_project_names_its_file_from_where_it_stands(tmp_path):
