@@ -123,6 +123,10 @@ class Network:
         """Nodes that read a node's value (asking only for its size is not reading)."""
         return [u for u in node.users if not self.shapes.is_bookkeeping(u) and not self._only_measures(u, node)]
 
+    def measures(self, reader: fx.Node, node: fx.Node) -> bool:
+        """Whether a reader wants a value's shape or dtype only, or is bookkeeping."""
+        return self.shapes.is_bookkeeping(reader) or self._only_measures(reader, node)
+
     def _only_measures(self, reader: fx.Node, node: fx.Node) -> bool:
         """Whether a reader wants a value's shape or dtype only (``x.reshape_as(value)``, ``value.new_zeros(2)``)."""
         module = self.module(reader)
@@ -302,6 +306,17 @@ class Network:
         return new
 
     # ------------------------------------------------------------------ finishing
+
+    def snapshot(self) -> Network:
+        """The network as it is now: whatever is done to this one later, the snapshot does not see."""
+        graph = fx.Graph()
+        same: dict[fx.Node, fx.Node] = {}
+        output = graph.graph_copy(self.graph, same)
+        given = next(node for node in self.graph.nodes if node.op == "output")
+        same[given] = graph.output(output)
+        modules = dict(self.modules)
+        shapes = self.shapes.over(graph, modules.__getitem__, same)
+        return Network(graph, modules, shapes, self.name, self.dtype, self.device)
 
     def build(self, dtype: torch.dtype | None = None, spend: bool = False) -> CanonicalModel:
         """Write the pending weights, rounded once, and make a module of it all.

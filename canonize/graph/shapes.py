@@ -76,6 +76,16 @@ class Shapes:
         # Whether any node was met that gives fewer dimensions for some sizes than for others.
         self._ranks_may_vary = False
 
+    def over(self, graph: fx.Graph, lookup: Callable[[str], Any], counterparts: Mapping[fx.Node, fx.Node]) -> Shapes:
+        """Those of another graph with the same inputs; see `adopt`."""
+        made = object.__new__(Shapes)
+        made.graph, made.lookup = graph, lookup
+        made.own, *variants = (Environment(e.inputs, e.drawn) for e in (self.own, *self._variants))
+        made.batch_variants = variants[: len(self.batch_variants)]
+        made.size_variants = variants[len(self.batch_variants) :]
+        made.adopt(self, counterparts)
+        return made
+
     @property
     def _variants(self) -> tuple[Environment, ...]:
         return (*self.batch_variants, *self.size_variants, *self._single_variants, *self._few_rows)

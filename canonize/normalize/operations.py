@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from canonize import nn as cnn
-from canonize.algebra.affine import EXACT, Affine, batch_norm
+from canonize.algebra.affine import EXACT, Affine, Statistics, batch_norm
 from canonize.algebra.exact import exact_parameter
 from canonize.graph.network import FrozenAffine, Origin
 from canonize.graph.shapes import Shapes
@@ -284,7 +284,8 @@ def running_statistics(ctx: Context, input: Any, weight: Any, bias: Any, mean: A
     gamma, beta = (None if value is None else value.exact for value in (weight, bias))
     affine = batch_norm(gamma, beta, mean.exact, var.exact, eps, len(shape))
     owner = _owner(mean, weight) or ctx.path
-    return Layer(FrozenAffine(affine, [Origin(owner or ctx.node.name, ctx.kind)]), (input,), owner)
+    read = Statistics(gamma, beta, mean.exact, var.exact, eps)
+    return Layer(FrozenAffine(affine, [Origin(owner or ctx.node.name, ctx.kind)], read), (input,), owner)
 
 
 def fixed_affine(ctx: Context, input: Any, scale: Any = 1.0, shift: Any = 0.0) -> Built:

@@ -199,7 +199,7 @@ class _Translation:
         return new
 
     def _batch_norm(self, node: fx.Node, module: nn.Module, ndim: int) -> fx.Node:
-        affine, finite = self.frozen[module]
+        affine, finite, statistics = self.frozen[module]
         origin = Origin(str(node.target), type(module).__name__)
         if not finite:
             raise CaptureError(
@@ -207,7 +207,7 @@ class _Translation:
                 origin.name,
                 "Look at the running mean and variance; a model like this gives NaN for every input.",
             )
-        layer = FrozenAffine(affine.unsqueezed(ndim), [origin])
+        layer = FrozenAffine(affine.unsqueezed(ndim), [origin], statistics)
         return self.network.call(origin.name, layer, (self._value_of(_first(node)),), node)
 
     # ---------------------------------------------------------------- functions
@@ -480,17 +480,18 @@ class _Translation:
                 self.network.remove(node)
 
 
-def _frozen(layers: list[nn.Module]) -> dict[nn.Module, tuple[Affine, bool]]:
-    """The affine of every normalisation by statistics that it holds, and whether it is finite."""
+def _frozen(layers: list[nn.Module]) -> dict[nn.Module, tuple[Affine, bool, Statistics]]:
+    """The affine of every normalisation by statistics that it holds, whether it is finite, and what it was read from."""
     held: dict[torch.device, dict[nn.Module, Statistics]] = {}
     for layer in layers:
         if isinstance(layer, (*BATCH_NORM, *INSTANCE_NORM)) and layer.running_mean is not None:
             weight, bias = (None if it is None else exact_value(it) for it in (layer.weight, layer.bias))
             mean, var = exact_value(layer.running_mean), exact_value(layer.running_var)  # type: ignore[arg-type]
             held.setdefault(mean.device, {})[layer] = Statistics(weight, bias, mean, var, layer.eps)
-    found: dict[nn.Module, tuple[Affine, bool]] = {}
+    found: dict[nn.Module, tuple[Affine, bool, Statistics]] = {}
     for known in held.values():
-        found.update(zip(known, batch_norms(list(known.values())), strict=True))
+        for layer, (affine, finite) in zip(known, batch_norms(list(known.values())), strict=True):
+            found[layer] = affine, finite, known[layer]
     return found
 
 

@@ -1,0 +1,230 @@
+r"""What a relation :math:`a v = c u + d` passes: operations that move elements, add them up, or choose among them.
+
+- A movement: a, c, d follow the data.
+- A weighted sum over positions: for weights that sum to one, a, c, d as they are; for others d times that sum.
+- :math:`\sum_i w_i v_i` with one a and one c for all i: :math:`a \sum w_i v_i = c \sum w_i u_i + \sum w_i d_i`.
+- A maximum: where a and c are not negative.
+- A product of factors without d: :math:`a_1 a_2 v_1 v_2 = c_1 c_2 u_1 u_2`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from canonize.nn import ChannelPad
+from canonize.verify.certificate.relation import EXACT, IDENTITY, NOISE, Relation, half_unit, is_rounded, require
+
+Shape = tuple[int, ...]
+
+
+def _per_part(given: Relation, change: Callable[[Tensor], Tensor]) -> Relation:
+    constant = None if given.constant is None else change(given.constant)
+    return Relation(*(change(part) for part in given.parts), constant).compressed()
+
+
+def constant_along(given: Relation, dims: Sequence[int], what: str) -> None:
+    """Require that a relation does not differ along dimensions, counted from the right."""
+    require(not given.varying & set(dims), f"the relation differs along a dimension that {what}")
+
+
+# ------------------------------------------------------------------------------------------------------ movement
+
+
+def moved(given: Relation, before: Shape, after: Shape, run: Callable[[Tensor], Any]) -> Relation:
+    """Through an operation that only moves elements: by sending the relation itself through it."""
+    if given is IDENTITY or all(part.ndim == 0 for part in given.parts):
+        return given
+
+    def send(part: Tensor) -> Tensor:
+        made = run(part.expand(before).contiguous())
+        require(isinstance(made, Tensor) and tuple(made.shape) == after, "the movement cannot be followed")
+        tensor: Tensor = made
+        return tensor
+
+    return _per_part(given, send)
+
+
+def concatenated(given: Sequence[Relation], shapes: Sequence[Shape], dim: int) -> Relation:
+    """Concatenation: each piece brings its own; ``dim`` counts from the right."""
+    if all(relation is IDENTITY for relation in given):
+        return IDENTITY
+    known = any(relation.constant is not None for relation in given)
+    columns = []
+    for number in range(4 if known else 3):
+        parts = [
+            (r.parts[number] if number < 3 else torch.tensor(torch.nan, dtype=EXACT) if r.constant is None else r.constant)
+            for r in given
+        ]
+        parts = [part.reshape((1,) * (-dim - part.ndim) + part.shape) for part in parts]
+        wide = [max(sizes) for sizes in zip(*(_padded(part.shape, max(p.ndim for p in parts)) for part in parts), strict=True)]
+        pieces = []
+        for part, shape in zip(parts, shapes, strict=True):
+            target = list(wide)
+            target[dim] = shape[dim]
+            pieces.append(part.expand(target))
+        columns.append(torch.cat(pieces, dim))
+    return Relation(*columns[:3], columns[3] if known else None).compressed()
+
+
+def _padded(shape: Sequence[int], ndim: int) -> tuple[int, ...]:
+    return (1,) * (ndim - len(shape)) + tuple(shape)
+
+
+# ---------------------------------------------------------------------------------------------- sums and products
+
+
+def summed(given: Sequence[Relation], weights: Sequence[float]) -> Relation:
+    """A weighted sum of values with one scale."""
+    if all(relation is IDENTITY for relation in given):
+        return IDENTITY
+    scaled = []
+    for relation in given:
+        factor = torch.where(relation.left == 0, 1.0, relation.left)
+        scaled.append([part / factor for part in relation.parts])
+    left, right, shift = scaled[0]
+    total = shift * weights[0]
+    for (other_left, other_right, other_shift), weight in zip(scaled[1:], weights[1:], strict=True):
+        alike = _close(left, other_left) and _close(right, other_right)
+        require(alike, "the terms of a sum carry different scales", broken=True)
+        total = total + other_shift * weight
+    shape = torch.broadcast_shapes(*(part.shape for parts in scaled for part in parts))
+    made = Relation(left.expand(shape), right.expand(shape), total.expand(shape))
+    # What terms take up and what others bring may cancel to nothing, up to float64's own rounding.
+    size = sum((parts[2] * weight).abs() for parts, weight in zip(scaled, weights, strict=True))
+    return Relation(made.left, made.right, torch.where(made.shift.abs() <= NOISE * size, 0.0, made.shift)).compressed()
+
+
+def _close(first: Tensor, second: Tensor) -> bool:
+    first, second = torch.broadcast_tensors(first, second)
+    return bool(((first - second).abs() <= NOISE * first.abs()).all())
+
+
+def multiplied(given: Sequence[Relation], *, one_number: bool) -> Relation:
+    """A product of two values (of two matrices, where one number scales all of each)."""
+    left = right = torch.tensor(1.0, dtype=EXACT)
+    for relation in given:
+        require(not bool(relation.shift.any()), "a shift lies on a factor of a product", broken=True)
+        if one_number:
+            require(not relation.varying, "more than one number scales a matrix", broken=True)
+            relation = _per_part(relation, lambda part: part.reshape(()))
+        left, right = left * relation.left, right * relation.right
+    return Relation(left, right, torch.zeros_like(left)).compressed()
+
+
+def reduced(given: Relation, dims: Sequence[int], ndim: int, keepdim: bool, count: int | None) -> Relation:
+    """A mean, or a sum of ``count`` positions, over dimensions counted from the left."""
+    if given is IDENTITY:
+        return given
+    across = [dim - ndim if dim >= 0 else dim for dim in dims]
+    scales = Relation(given.left, given.right, torch.zeros_like(given.left))
+    constant_along(scales, across, "is added up")
+    shift = given.shift.reshape((1,) * (ndim - given.shift.ndim) + tuple(given.shift.shape))
+    shift = shift.mean(across, keepdim=True)
+    if count is not None:
+        require(not bool(given.shift.any()) or count > 0, "a shift is added up over a number of positions that is free")
+        shift = shift * max(count, 0)
+    parts = [part.reshape((1,) * (ndim - part.ndim) + tuple(part.shape)) for part in (given.left, given.right)]
+    parts.append(shift)
+    if not keepdim:
+        for dim in sorted(across):  # from the left, counted from the right: those behind stay where they are
+            parts = [part.squeeze(dim) if part.ndim >= -dim else part for part in parts]
+    return Relation(*parts).compressed()
+
+
+# ------------------------------------------------------------------------------------------------ pooling, padding
+
+
+def pooled(given: Relation, dims: int | None, *, maximum: bool) -> Relation:
+    """Pooling over the last dimensions (``None``: all behind the channels)."""
+    if given is IDENTITY:
+        return given
+    spatial = range(-dims, 0) if dims is not None else range(-3, 0)
+    if dims is None:  # resizing acts on all dimensions behind batch and channels, and keeps the rank
+        spatial = range(0)
+        require(len(given.varying) <= 1, "the relation differs along a dimension that is resized")
+    constant_along(given, spatial, "is pooled over")
+    if maximum:
+        positive = bool((given.left >= 0).all() and (given.right >= 0).all())
+        require(positive, "a negative scale passes a maximum", broken=True)
+    return given
+
+
+def padded(given: Relation, padding: Sequence[int], old: Tensor, new: Tensor, shape: Shape) -> Relation:
+    r"""Explicit padding: :math:`a v_0 = c u_0 + d` for the constants; or new channels, which are the same in both."""
+    dims = {-1 - i // 2 for i, amount in enumerate(padding) if amount}
+    if given.varying & dims:
+        same = bool(((old - new.to(EXACT)).abs() <= half_unit(new) * (1 + 1e-6)).all())
+        require(same, "channels that a padding adds differ", broken=True)
+        amounts = list(padding)
+
+        def grown(fill: float) -> Callable[[Tensor], Tensor]:
+            return lambda part: F.pad(part.expand(shape).contiguous(), amounts, value=fill)
+
+        parts = [grown(fill)(part) for part, fill in zip(given.parts, (1.0, 1.0, 0.0), strict=True)]
+        return Relation(*parts).compressed()
+    scale, shift = given.solved()
+    want = torch.where(scale == 0, torch.nan, (old - shift) / scale)
+    sizes = torch.broadcast_shapes(want.shape, new.shape)
+    size = ((old.abs() + shift.abs()) / scale.abs()).expand(sizes)
+    require(is_rounded(new.expand(sizes), want.expand(sizes), size), "what is padded is not the same", broken=True)
+    return given
+
+
+def constant_of(module: Any) -> Tensor:
+    """What a module pads with, in its own precision, as a relation's tensor."""
+    if isinstance(module, ChannelPad):
+        value = module.value.detach()
+        while value.ndim and value.shape[0] == 1:
+            value = value[0]
+        return value
+    return torch.tensor(float(module.value))
+
+
+def same_average(f: Any, g: Any, given: Relation, pad: ChannelPad | None, dims: int) -> Relation:
+    """Average pooling; zeros of its padding that count are S z + T in the canonical model."""
+    settings = ("kernel_size", "stride", "ceil_mode", "divisor_override")
+    require(all(_same(getattr(f, s, None), getattr(g, s, None)) for s in settings), "other windows", broken=True)
+    own, theirs = (_wide(m.padding, dims) for m in (f, g))
+    amounts = (0,) * (2 * dims)
+    if pad is not None:
+        amounts = tuple(int(a) for a in pad.padding if isinstance(a, int))
+        require(f.count_include_pad and not f.ceil_mode, "an explicit padding counts, the original does not", broken=True)
+        scale, shift = given.solved()
+        value = constant_of(pad)
+        sizes = torch.broadcast_shapes(value.shape, scale.shape)
+        want = torch.where(scale == 0, torch.nan, -shift / scale).expand(sizes)
+        require(is_rounded(value.expand(sizes), want, want.abs()), "what is padded is not zero", broken=True)
+    total = tuple(p + amounts[2 * (dims - 1 - d)] for d, p in enumerate(theirs))
+    even = all(amounts[2 * d] == amounts[2 * d + 1] for d in range(dims))
+    require(own == total and even, "the two pad by different amounts", broken=True)
+    shifted = bool(given.shift.any())
+    if shifted:
+        require(not any(theirs) or not f.count_include_pad, "zeros count where S z + T = 0 should", broken=True)
+        override = getattr(f, "divisor_override", None)
+        full = math.prod(_wide(f.kernel_size, dims))
+        require(override in (None, full), "the weights of an average do not sum to one", broken=True)
+        if override == full:
+            require(not any(own) and not f.ceil_mode, "a window at the border does not divide by its size", broken=True)
+    return pooled(given, dims, maximum=False)
+
+
+def _same(first: Any, second: Any) -> bool:
+    return bool(first == second)
+
+
+def _wide(value: Any, dims: int) -> tuple[int, ...]:
+    return (value,) * dims if isinstance(value, int) else tuple(value) * (dims if len(value) == 1 else 1)
+
+
+AVERAGES: dict[type, int] = {nn.AvgPool1d: 1, nn.AvgPool2d: 2, nn.AvgPool3d: 3}
+ADAPTIVE: dict[type, int] = {nn.AdaptiveAvgPool1d: 1, nn.AdaptiveAvgPool2d: 2, nn.AdaptiveAvgPool3d: 3}
+MAXIMA: dict[type, int] = {
+    nn.MaxPool1d: 1, nn.MaxPool2d: 2, nn.MaxPool3d: 3,
+    nn.AdaptiveMaxPool1d: 1, nn.AdaptiveMaxPool2d: 2, nn.AdaptiveMaxPool3d: 3,
+}  # fmt: skip

@@ -1,0 +1,184 @@
+r"""The relation between a value of the original and a value of the canonical model, element by element.
+
+.. math:: a\, v = c\, u + d
+
+with fixed tensors :math:`a, c, d` that broadcast with the values from the right: a number per channel of an image is
+(C, 1, 1). Where :math:`a \neq 0` it says :math:`v = S u + T`; where a BatchNorm's scale was zero it says that
+:math:`u = -d / c` is a constant. Dimensions have size 1 where nothing differs, so that it holds for any size.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+EXACT = torch.float64
+# What float64 itself may be off by in the handful of operations that make one of these numbers.
+NOISE = 64 * torch.finfo(EXACT).eps
+
+
+class NotProvenError(Exception):
+    """No rule says that two values agree.
+
+    Parameters
+    ----------
+    reason : str
+    broken : bool
+        Whether the two models contradict each other, rather than that no rule is known.
+    """
+
+    def __init__(self, reason: str, *, broken: bool = False) -> None:
+        super().__init__(reason)
+        self.reason, self.broken = reason, broken
+
+
+def require(condition: bool, reason: str, *, broken: bool = False) -> None:
+    """Go on only if a condition holds."""
+    if not condition:
+        raise NotProvenError(reason, broken=broken)
+
+
+@dataclass(frozen=True)
+class Relation:
+    """``left * v = right * u + shift``; ``constant`` is the value of u where it is known not to depend on the input."""
+
+    left: Tensor
+    right: Tensor
+    shift: Tensor
+    constant: Tensor | None = None
+
+    @property
+    def is_identity(self) -> bool:
+        """Whether the two values are the same."""
+        return self is IDENTITY or bool(
+            (self.left == self.right).all() and (self.left != 0).all() and not self.shift.any()
+        )
+
+    @property
+    def parts(self) -> tuple[Tensor, Tensor, Tensor]:
+        """The three tensors."""
+        return self.left, self.right, self.shift
+
+    @property
+    def varying(self) -> set[int]:
+        """Dimensions, counted from the right (-1 is the last), along which it differs."""
+        return {d - t.ndim for t in self.parts for d in range(t.ndim) if t.shape[d] > 1}
+
+    def solved(self) -> tuple[Tensor, Tensor]:
+        r""":math:`S, T` of :math:`v = S u + T`; on channels where u is a constant, :math:`S = 1`.
+
+        Raises
+        ------
+        NotProvenError
+            Where v does not follow from u.
+        """
+        if self is IDENTITY:
+            return self.right, self.shift
+        require(bool((self.left != 0).all()), "a channel that was multiplied by zero is read", broken=True)
+        scale, shift = torch.broadcast_tensors(self.right / self.left, self.shift / self.left)
+        if self.constant is not None:
+            known = ~self.constant.isnan()
+            scale, shift, known, constant = torch.broadcast_tensors(scale, shift, known, self.constant)
+            shift = torch.where(known, scale * constant + shift - constant, shift)
+            shift = torch.where(shift.abs() <= NOISE * constant.abs(), torch.zeros_like(shift), shift)
+            scale = torch.where(known, torch.ones_like(scale), scale)
+        return scale, shift
+
+    def behind(self, scale: Tensor, shift: Tensor) -> Relation:
+        r"""For :math:`s v + t` in the place of v, :math:`a (s v + t) = s (c u + d) + a t`.
+
+        Divided by s, where that is not zero. Where both a and s are zero the product says nothing; but there
+        :math:`s v + t = t`, and u is the constant :math:`-d / c`.
+        """
+        left, right, moved = torch.broadcast_tensors(*self.parts)
+        shape = torch.broadcast_shapes(left.shape, scale.shape, shift.shape)
+        left, right, moved, scale, shift = (t.expand(shape) for t in (left, right, moved, scale, shift))
+        # What u took up is what v is multiplied by: nothing is left between s v + t and u but a shift.
+        same = (left - scale).abs() <= NOISE * scale.abs()
+        dead = (left == 0) & ~same
+        factor = torch.where(same | dead, 1.0, torch.where(left == 0, 1.0, scale / torch.where(left == 0, 1.0, left)))
+        made_left = torch.where(dead, left, 1.0)
+        constant = torch.where((left == 0) & (right != 0), -moved / right, torch.nan)
+        if self.constant is not None:
+            constant = torch.where(self.constant.isnan(), constant, self.constant)
+        made = Relation(made_left, factor * right, factor * moved + made_left * shift, _or_none(constant))
+        return made.compressed()
+
+    def before(self, scale: Tensor, shift: Tensor) -> Relation:
+        r"""For :math:`w = s u + t` in the place of u, :math:`s a v = c w + (s d - c t)`."""
+        left, right, moved = self.parts
+        constant = None if self.constant is None else scale * self.constant + shift
+        return Relation(scale * left, right.clone(), scale * moved - right * shift, constant).compressed()
+
+    def compressed(self) -> Relation:
+        """The same with size 1 along every dimension along which nothing differs."""
+        parts = [_compress(part) for part in self.parts]
+        if all(part.ndim == 0 for part in parts) and parts[0] == parts[1] != 0 and parts[2] == 0:
+            return IDENTITY
+        return Relation(*parts, None if self.constant is None else _compress(self.constant))
+
+
+def _or_none(constant: Tensor) -> Tensor | None:
+    return None if bool(constant.isnan().all()) else constant
+
+
+def _compress(tensor: Tensor) -> Tensor:
+    for dim, size in enumerate(tensor.shape):
+        if size > 1:
+            first = tensor.narrow(dim, 0, 1)
+            if bool(((tensor == first) | (tensor.isnan() & first.isnan())).all()):
+                tensor = first
+    while tensor.ndim and tensor.shape[0] == 1:
+        tensor = tensor[0]
+    return tensor
+
+
+IDENTITY = Relation(*(torch.tensor(number, dtype=EXACT) for number in (1.0, 1.0, 0.0)))
+
+
+def channels(tensor: Tensor, axis: int, size: int) -> Tensor:
+    """A relation's tensor as one number per channel; ``axis`` counts from the right."""
+    for dim in range(tensor.ndim):
+        require(tensor.shape[dim] == 1 or dim - tensor.ndim == axis, "it differs along a dimension that is added up")
+    return tensor.reshape(-1).expand(size)
+
+
+def per_channel(vector: Tensor, axis: int) -> Tensor:
+    """One number per channel, as a relation's tensor; ``axis`` counts from the right."""
+    return vector.reshape(-1, *(1,) * (-axis - 1))
+
+
+# ------------------------------------------------------------------------------------------------------- rounding
+
+
+def half_unit(stored: Tensor) -> Tensor:
+    """Half a unit in the last place of each stored number, in float64."""
+    limits = torch.finfo(stored.dtype)
+    _, exponent = torch.frexp(stored.to(EXACT))
+    unit = torch.ldexp(torch.tensor(limits.eps / 2, dtype=EXACT), exponent)
+    return unit.clamp(min=limits.smallest_normal * limits.eps) / 2
+
+
+def is_rounded(stored: Tensor, exact: Tensor, size: Tensor | float = 0.0) -> bool:
+    """Whether stored numbers are exact ones rounded once, each to half a unit in its last place.
+
+    Parameters
+    ----------
+    stored : Tensor
+        Of a model, in its own dtype.
+    exact : Tensor
+        float64, as the checker works it out.
+    size : Tensor or float
+        Of the terms that were added up to give `exact`: float64 rounds, too, in proportion to them.
+    """
+    stored = stored.detach()
+    exact = exact.expand(stored.shape)
+    wrong = exact.to(stored.dtype) != stored
+    if not bool(wrong.any()):
+        return True
+    differing = (exact[wrong] - stored[wrong].to(EXACT)).abs()
+    terms = size.expand(stored.shape)[wrong] if isinstance(size, Tensor) else torch.tensor(size, dtype=EXACT)
+    allowed = half_unit(stored[wrong]) * (1 + 1e-6) + NOISE * (exact[wrong].abs() + terms.abs())
+    return bool((differing <= allowed).all())  # NaN is nowhere near
