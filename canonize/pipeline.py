@@ -57,11 +57,13 @@ def rewritten(
     captured = capture(model, inputs, tracer)
     network = normalize(captured, inputs, class_name(model))
     ensure("normalize", network)
+    before = network.snapshot()
     tell("capture", 1, 1)
     watch = watcher(network) if watcher is not None else None
     watching = watch.check if watch is not None else None
     journal = rewrite(network, options.strategy, options.skip, tell, options.forms, limit, watching)
     ensure("rewrite", network, journal)
+    network.before = before
     if watch is not None:
         network.notes.append(watch.note())
     report = Report(

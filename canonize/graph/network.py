@@ -44,6 +44,8 @@ class Network:
         What shape each node has, asked for only where a pattern needs it.
     dtype : torch.dtype
         The model's own floating dtype.
+    before : Network or None
+        What it was before it was rewritten.
     values : Correspondence
         What each value stands for, since the network was made.
     unread : dict
@@ -64,6 +66,7 @@ class Network:
     notes: list[str] = field(default_factory=list)
     unread: dict[Origin, str] = field(default_factory=dict)
     containers: set[str] = field(default_factory=set)
+    before: Network | None = None
     values: Correspondence = field(default_factory=Correspondence)
     _answers: dict[Hashable, Any] = field(default_factory=dict)
     _asked_about: dict[fx.Node, set[Hashable]] = field(default_factory=dict)

@@ -481,7 +481,7 @@ class _Translation:
 
 
 def _frozen(layers: list[nn.Module]) -> dict[nn.Module, tuple[Affine, bool, Statistics]]:
-    """The affine of every normalisation by statistics that it holds, whether it is finite, and what it was read from."""
+    """The affine of every normalisation by statistics, whether it is finite, and what it was read from."""
     held: dict[torch.device, dict[nn.Module, Statistics]] = {}
     for layer in layers:
         if isinstance(layer, (*BATCH_NORM, *INSTANCE_NORM)) and layer.running_mean is not None:

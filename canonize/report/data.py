@@ -280,6 +280,48 @@ def _severity(check: Check | OutputError) -> tuple[bool, float]:
     return (not check.passed, ratio if ratio == ratio else float("inf"))
 
 
+@dataclass(frozen=True)
+class Unproven:
+    """A layer of a canonical model that the checker could not prove.
+
+    Attributes
+    ----------
+    layer : str
+    reason : str
+    broken : bool
+        Whether the two models contradict each other there, rather than that no rule is known.
+    """
+
+    layer: str
+    reason: str
+    broken: bool = False
+
+
+@dataclass(frozen=True)
+class Proof:
+    """Whether the rewrites are proven for all inputs, by a certificate (``canonize check``).
+
+    Attributes
+    ----------
+    proven : bool
+        Of every rewrite.
+    values : int
+        Values of the canonical model that were related to values of the original.
+    unproven : tuple of Unproven
+        Layers that rest on samples alone.
+    assumptions : tuple of str
+        What the proof takes for granted beside exact arithmetic.
+    """
+
+    proven: bool
+    values: int = 0
+    unproven: tuple[Unproven, ...] = ()
+    assumptions: tuple[str, ...] = ()
+
+    def __bool__(self) -> bool:
+        return self.proven
+
+
 @dataclass
 class ReportRecord:
     """Everything that happened to a model, printable and serialisable."""

@@ -11,6 +11,7 @@ Around an image T is missing; there :math:`u = z` with :math:`S z + T = 0` must 
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -22,13 +23,15 @@ from canonize.nn import ChannelLinear, ChannelPad, Offset
 from canonize.verify.certificate.relation import (
     EXACT,
     IDENTITY,
-    NOISE,
     Relation,
     channels,
+    exact,
     half_unit,
     is_rounded,
+    number,
     per_channel,
     require,
+    stored,
 )
 
 CONVOLUTION = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
@@ -72,32 +75,29 @@ def check_linear(f: Any, g: Any, given: Relation, taken: Relation, pad: ChannelP
     """
     require(same_geometry(f, g), "the two layers look at different positions", broken=True)
     transposed = isinstance(f, TRANSPOSED)
-    weight_f, weight_g = exact_value(f.weight), g.weight.detach()
+    weight_f, weight_g = exact_value(f.weight).cpu(), g.weight.detach().cpu()
     inputs, outputs = f.weight.shape[1] * f.groups if _grouped(f) else f.weight.shape[1], f.weight.shape[0]
     if transposed:
         inputs, outputs = f.weight.shape[0], f.weight.shape[1] * f.groups
     scale, shift = given.solved()
     where = axis(f)
-    device = weight_f.device
-    scale, shift = (channels(t.to(device), where, inputs) for t in (scale, shift))
+    scale, shift = (channels(t, where, inputs) for t in (scale, shift))
     _check_border(f, g, scale, shift, pad, where)
     # taken: w = A y + B, that is A y = 1 w - B
-    factor, added = (channels(t.to(device), where, outputs) for t in (taken.left, -taken.shift))
+    factor, added = (channels(t, where, outputs) for t in (taken.left, -taken.shift))
     require(bool((taken.right == 1).all()), "the claimed relation is not of the form w = A y + B", broken=True)
     plain = given is IDENTITY and taken is IDENTITY
     same = plain and (weight_f is g.weight or _shared(weight_f, weight_g))
-    ok, response, size = same, torch.zeros(outputs, dtype=EXACT, device=device), torch.zeros(outputs, dtype=EXACT)
-    size = size.to(device)
+    groups = int(getattr(f, "groups", 1))
+    ok, response, size = True, torch.zeros(outputs, dtype=EXACT), torch.zeros(outputs, dtype=EXACT)
     if not same:
-        ok, response, size = _compare(weight_f, weight_g, scale, shift, factor, int(getattr(f, "groups", 1)), transposed)
+        ok, response, size = _compare(weight_f, weight_g, scale, shift, factor, groups, transposed)
     require(ok, "W_g is not A W_f S rounded once", broken=True)
-    bias_f = torch.zeros(outputs, dtype=EXACT, device=device) if f.bias is None else exact_value(f.bias).to(EXACT)
-    if f.bias is not None and plain and _shared(exact_value(f.bias), g.bias):
-        return
-    exact = factor * (bias_f + response) + added
-    stored = torch.zeros(outputs, device=device, dtype=weight_g.dtype) if g.bias is None else g.bias
+    bias_f = torch.zeros(outputs, dtype=EXACT) if f.bias is None else exact(f.bias)
+    bias_g = torch.zeros(outputs, dtype=weight_g.dtype) if g.bias is None else g.bias
     terms = factor.abs() * (bias_f.abs() + size) + added.abs()
-    require(is_rounded(stored, exact, terms), "b_g is not A (b_f + sum W_f T) + B rounded once", broken=True)
+    good = is_rounded(bias_g, factor * (bias_f + response) + added, terms)
+    require(good, "b_g is not A (b_f + sum W_f T) + B rounded once", broken=True)
 
 
 def _grouped(f: Any) -> bool:
@@ -105,7 +105,7 @@ def _grouped(f: Any) -> bool:
 
 
 def _shared(first: Tensor, second: Tensor | None) -> bool:
-    return second is not None and first.dtype == second.dtype and torch.equal(first, second.detach())
+    return second is not None and first.dtype == second.dtype and torch.equal(first.cpu(), second.detach().cpu())
 
 
 def _compare(
@@ -115,13 +115,13 @@ def _compare(
     rows, per_group = f.shape[0], f.shape[0] // groups
     step = max(1, _PIECE // max(1, f.shape[1:].numel()))
     outputs = factor.numel()
-    response, size = (torch.zeros(outputs, dtype=EXACT, device=f.device) for _ in range(2))
+    response, size = (torch.zeros(outputs, dtype=EXACT) for _ in range(2))
     shifted, good = bool(shift.any()), True
     ones = bool((scale == 1).all())
     for start in range(0, rows, step):
         part = slice(start, min(start + step, rows))
         piece = f[part].to(EXACT).reshape(part.stop - part.start, f.shape[1], -1)
-        group = torch.arange(part.start, part.stop, device=f.device) // per_group
+        group = torch.arange(part.start, part.stop) // per_group
         across, along = (factor, scale) if transposed else (scale, factor)
         # Of a row the other side's channels are those of its group.
         beside = across.reshape(groups, -1)[group][:, :, None] if groups > 1 else across.reshape(1, -1, 1)
@@ -133,10 +133,10 @@ def _compare(
             moved = shift.reshape(groups, -1)[group] if groups > 1 else shift.reshape(1, -1)
             response[part] = (piece.sum(2) * moved).sum(1)
             size[part] = (piece.abs().sum(2) * moved.abs()).sum(1)
-        exact = piece * along[part, None, None]
+        want = piece * along[part, None, None]
         if transposed or not ones:
-            exact = exact * beside
-        good = good and is_rounded(g[part].reshape(exact.shape), exact)
+            want = want * beside
+        good = good and is_rounded(g[part].reshape(want.shape), want)
     return good, response, size
 
 
@@ -148,14 +148,12 @@ def _check_border(f: Any, g: Any, scale: Tensor, shift: Tensor, pad: ChannelPad 
     transposed, shifted = isinstance(f, TRANSPOSED), bool(shift.any())
     amounts = [0] * (2 * len(f.kernel_size))
     if pad is not None:
-        require(all(isinstance(a, int) for a in pad.padding), "an explicit padding is not known in numbers")
-        amounts = [*pad.padding, *amounts[len(pad.padding) :]]
-        z = channels(_aligned(exact_value(pad.value).to(EXACT)), where, len(scale)).to(scale.device)
-        allowed = scale.abs() * (half_unit(pad.value).reshape(-1).max() + NOISE * z.abs()) + NOISE * shift.abs()
-        stored = pad.value.detach().reshape(-1).expand(len(scale)) if pad.value.numel() == 1 else pad.value.reshape(-1)
-        good = is_rounded(stored.to(scale.device), torch.where(scale == 0, z, -shift / scale), (shift / scale).abs())
-        good = good or bool(((scale * z + shift).abs() <= allowed).all())
-        require(good, "what is padded is not what S z + T maps to zero", broken=True)
+        given_amounts = [a for a in pad.padding if isinstance(a, int)]
+        require(len(given_amounts) == len(pad.padding), "an explicit padding is not known in numbers")
+        amounts = [*given_amounts, *amounts[len(given_amounts) :]]
+        z = channels(stored(pad.value), where, len(scale))
+        want = torch.where((scale == 0) & (shift == 0), exact(z), -shift / scale)
+        require(is_rounded(z, want, want.abs()), "what is padded is not what S z + T maps to zero", broken=True)
     if transposed:
         _check_crop(f, g, amounts, shifted)
         return
@@ -167,12 +165,6 @@ def _check_border(f: Any, g: Any, scale: Tensor, shift: Tensor, pad: ChannelPad 
     require(pad is None or by_zeros, "a padding that repeats the image is explicit", broken=True)
     if shifted and by_zeros:
         require(not any(theirs), "zeros are padded where S z + T = 0 should be", broken=True)
-
-
-def _aligned(value: Tensor) -> Tensor:
-    while value.ndim and value.shape[0] == 1:
-        value = value[0]
-    return value
 
 
 def _check_crop(f: Any, g: Any, amounts: list[int], shifted: bool) -> None:
@@ -196,7 +188,7 @@ def explicit(module: Any, ndim: int | None) -> tuple[Tensor, Tensor] | None:
     """Scale and shift of a layer that treats each channel alone, as a relation's tensors; ``None`` if it is none."""
     if isinstance(module, Offset):
         parts = (
-            torch.tensor(fill, dtype=EXACT) if value is None else _aligned(exact_value(value).to(EXACT))
+            number(fill) if value is None else stored(exact(value))
             for value, fill in ((module.scale, 1.0), (module.shift, 0.0))
         )
         scale, shift = parts
@@ -214,8 +206,8 @@ def explicit(module: Any, ndim: int | None) -> tuple[Tensor, Tensor] | None:
         where = axis(module)
     else:
         return None
-    weight = exact_value(module.weight).to(EXACT).reshape(-1)
-    bias = torch.zeros_like(weight) if module.bias is None else exact_value(module.bias).to(EXACT)
+    weight = exact(module.weight).reshape(-1)
+    bias = torch.zeros_like(weight) if module.bias is None else exact(module.bias)
     return per_channel(weight, where), per_channel(bias, where)
 
 
@@ -226,22 +218,15 @@ def check_explicit(scale: Tensor, shift: Tensor, given: Relation, taken: Relatio
     assert found is not None
     s, t = given.solved()
     a, b = taken.left, -taken.shift
-    exact = a * scale * s, a * (scale * t + shift) + b
+    names = ("scale", "shift") if isinstance(module, Offset) else ("weight", "bias")
+    held = [None if getattr(module, name) is None else stored(getattr(module, name)) for name in names]
+    parts = zip(held, found, strict=True)
+    weight, bias = (part if own is None else own.reshape(part.shape) if part.ndim else own for own, part in parts)
     size = (a * scale * t).abs() + (a * shift).abs() + b.abs()
-    stored = [_own(module, name, part) for name, part in zip(("weight", "bias"), found, strict=True)]
-    good = [
-        bool(torch.broadcast_shapes(held.shape, want.shape)) is not None
-        and is_rounded(*torch.broadcast_tensors(held, want), terms)
-        for held, want, terms in ((stored[0], exact[0], 0.0), (stored[1], exact[1], size.max()))
-    ]
-    require(good[0], "an explicit layer's weight is not the affine's scale", broken=True)
-    require(good[1], "an explicit layer's bias is not the affine's shift", broken=True)
-
-
-def _own(module: Any, name: str, part: Tensor) -> Tensor:
-    """A layer's scale or shift in its own dtype, in a relation's shape."""
-    held = getattr(module, {"weight": "scale", "bias": "shift"}[name] if isinstance(module, Offset) else name)
-    return part if held is None else held.detach().reshape(part.shape)
+    good = is_rounded(weight, a * scale * s)
+    require(good, "an explicit layer's weight is not the affine's scale", broken=True)
+    good = is_rounded(bias, a * (scale * t + shift) + b, size)
+    require(good, "an explicit layer's bias is not the affine's shift", broken=True)
 
 
 # --------------------------------------------------------------------------------------------- several become one
@@ -251,37 +236,48 @@ def apply_exactly(module: Any, inputs: list[Tensor]) -> Tensor:
     """Run a layer in float64, with its weights as they were before they were rounded."""
     twin = copy.copy(module)
     twin.__dict__["_parameters"] = {
-        name: None if p is None else nn.Parameter(exact_value(p).to(EXACT), requires_grad=False)
+        name: None if p is None else nn.Parameter(exact(p), requires_grad=False)
         for name, p in module._parameters.items()
     }
     result: Tensor = twin(*inputs)
     return result
 
 
-def rounding_of_output(module: Any, u: Tensor) -> Tensor:
-    r"""How far rounded weights can move an output, :math:`\sum |u| h(W) + h(b)`, with h half a unit in the last place."""
-    twin = copy.copy(module)
-    twin.__dict__["_parameters"] = {
-        name: None if p is None else nn.Parameter(half_unit(p.detach()), requires_grad=False)
-        for name, p in module._parameters.items()
-    }
-    result: Tensor = twin(u.abs())
-    return result
+def rounding_of_output(module: Any, u: Tensor, pad: ChannelPad | None) -> Tensor:
+    r"""How far rounded numbers can move an output, with h half a unit in the last place.
+
+    :math:`\sum |u| h(W) + h(b)`, and around an image that is padded with z :math:`\sum |W| h(z)`.
+    """
+
+    def through(change: Callable[[Tensor], Tensor], value: Tensor, *, biased: bool) -> Tensor:
+        twin = copy.copy(module)
+        held = {n: p for n, p in module._parameters.items() if p is not None and (biased or n == "weight")}
+        changed = {n: nn.Parameter(change(p.detach()), requires_grad=False) for n, p in held.items()}
+        twin.__dict__["_parameters"] = dict.fromkeys(module._parameters) | changed
+        result: Tensor = twin(value)
+        return result
+
+    allowed = through(half_unit, u.abs(), biased=True)
+    if pad is not None:
+        inside = F.pad(u, [-int(a) for a in pad.padding if isinstance(a, int)])
+        rim = ChannelPad(pad.padding, half_unit(pad.value))(torch.zeros_like(inside))
+        allowed = allowed + through(lambda p: p.abs().to(EXACT), rim, biased=False)
+    return allowed
 
 
 def sample_size(module: Any, shape: tuple[int, ...]) -> tuple[int, ...]:
     """A small input on which every tap of a convolution meets the border and the inside."""
     if isinstance(module, nn.Linear):
         return (2, *shape[1:])
-    reach = (2 * d * (k - 1) + s + 1 for d, k, s in zip(module.dilation, module.kernel_size, module.stride, strict=True))
-    return (2, shape[-1 - len(module.kernel_size)], *reach)
+    windows = zip(module.dilation, module.kernel_size, module.stride, strict=True)
+    return (2, module.in_channels, *(2 * d * (k - 1) + s + 1 for d, k, s in windows))
 
 
 def pad_explicitly(pad: ChannelPad, u: Tensor) -> Tensor:
     """What a padding with constants makes of a value, in float64."""
     amounts = [int(a) for a in pad.padding if isinstance(a, int)]
     inside = F.pad(torch.ones_like(u, dtype=torch.bool), amounts)
-    return torch.where(inside, F.pad(u, amounts), exact_value(pad.value).to(EXACT))
+    return torch.where(inside, F.pad(u, amounts), exact(pad.value))
 
 
 __all__ = ["CONVOLUTION", "LINEAR", "TRANSPOSED", "apply_exactly", "check_explicit", "check_linear", "explicit"]

@@ -18,14 +18,26 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from canonize.nn import ChannelPad
-from canonize.verify.certificate.relation import EXACT, IDENTITY, NOISE, Relation, half_unit, is_rounded, require
+from canonize.verify.certificate.relation import (
+    EXACT,
+    IDENTITY,
+    NOISE,
+    Relation,
+    added,
+    half_unit,
+    is_rounded,
+    number,
+    require,
+    stored,
+)
 
 Shape = tuple[int, ...]
 
 
 def _per_part(given: Relation, change: Callable[[Tensor], Tensor]) -> Relation:
     constant = None if given.constant is None else change(given.constant)
-    return Relation(*(change(part) for part in given.parts), constant).compressed()
+    left, right, shift = (change(part) for part in given.parts)
+    return Relation(left, right, shift, constant).compressed()
 
 
 def constant_along(given: Relation, dims: Sequence[int], what: str) -> None:
@@ -54,26 +66,19 @@ def concatenated(given: Sequence[Relation], shapes: Sequence[Shape], dim: int) -
     """Concatenation: each piece brings its own; ``dim`` counts from the right."""
     if all(relation is IDENTITY for relation in given):
         return IDENTITY
-    known = any(relation.constant is not None for relation in given)
-    columns = []
-    for number in range(4 if known else 3):
-        parts = [
-            (r.parts[number] if number < 3 else torch.tensor(torch.nan, dtype=EXACT) if r.constant is None else r.constant)
-            for r in given
-        ]
-        parts = [part.reshape((1,) * (-dim - part.ndim) + part.shape) for part in parts]
-        wide = [max(sizes) for sizes in zip(*(_padded(part.shape, max(p.ndim for p in parts)) for part in parts), strict=True)]
-        pieces = []
-        for part, shape in zip(parts, shapes, strict=True):
-            target = list(wide)
-            target[dim] = shape[dim]
-            pieces.append(part.expand(target))
-        columns.append(torch.cat(pieces, dim))
-    return Relation(*columns[:3], columns[3] if known else None).compressed()
+    ndim = max(-dim, *(part.ndim for relation in given for part in relation.parts))
 
+    def joined(parts: Sequence[Tensor]) -> Tensor:
+        parts = [part.reshape((1,) * (ndim - part.ndim) + part.shape) for part in parts]
+        wide = [max(sizes) for sizes in zip(*(part.shape for part in parts), strict=True)]
+        sizes = ([*wide[:dim], shape[dim], *wide[ndim + dim + 1 :]] for shape in shapes)
+        return torch.cat([part.expand(size) for part, size in zip(parts, sizes, strict=True)], dim)
 
-def _padded(shape: Sequence[int], ndim: int) -> tuple[int, ...]:
-    return (1,) * (ndim - len(shape)) + tuple(shape)
+    left, right, shift = (joined([relation.parts[i] for relation in given]) for i in range(3))
+    constant = None
+    if any(relation.constant is not None for relation in given):
+        constant = joined([number(math.nan) if relation.constant is None else relation.constant for relation in given])
+    return Relation(left, right, shift, constant).compressed()
 
 
 # ---------------------------------------------------------------------------------------------- sums and products
@@ -92,12 +97,9 @@ def summed(given: Sequence[Relation], weights: Sequence[float]) -> Relation:
     for (other_left, other_right, other_shift), weight in zip(scaled[1:], weights[1:], strict=True):
         alike = _close(left, other_left) and _close(right, other_right)
         require(alike, "the terms of a sum carry different scales", broken=True)
-        total = total + other_shift * weight
+        total = added(total, other_shift * weight)
     shape = torch.broadcast_shapes(*(part.shape for parts in scaled for part in parts))
-    made = Relation(left.expand(shape), right.expand(shape), total.expand(shape))
-    # What terms take up and what others bring may cancel to nothing, up to float64's own rounding.
-    size = sum((parts[2] * weight).abs() for parts, weight in zip(scaled, weights, strict=True))
-    return Relation(made.left, made.right, torch.where(made.shift.abs() <= NOISE * size, 0.0, made.shift)).compressed()
+    return Relation(left.expand(shape), right.expand(shape), total.expand(shape)).compressed()
 
 
 def _close(first: Tensor, second: Tensor) -> bool:
@@ -168,22 +170,18 @@ def padded(given: Relation, padding: Sequence[int], old: Tensor, new: Tensor, sh
 
         parts = [grown(fill)(part) for part, fill in zip(given.parts, (1.0, 1.0, 0.0), strict=True)]
         return Relation(*parts).compressed()
-    scale, shift = given.solved()
-    want = torch.where(scale == 0, torch.nan, (old - shift) / scale)
-    sizes = torch.broadcast_shapes(want.shape, new.shape)
-    size = ((old.abs() + shift.abs()) / scale.abs()).expand(sizes)
-    require(is_rounded(new.expand(sizes), want.expand(sizes), size), "what is padded is not the same", broken=True)
+    left, right, shift = given.parts
+    want = torch.where(right == 0, torch.nan, (left * old - shift) / right)
+    size = ((left * old).abs() + shift.abs()) / right.abs()
+    require(is_rounded(new, want, size), "what is padded is not the same", broken=True)
     return given
 
 
 def constant_of(module: Any) -> Tensor:
     """What a module pads with, in its own precision, as a relation's tensor."""
     if isinstance(module, ChannelPad):
-        value = module.value.detach()
-        while value.ndim and value.shape[0] == 1:
-            value = value[0]
-        return value
-    return torch.tensor(float(module.value))
+        return stored(module.value)
+    return number(module.value)
 
 
 def same_average(f: Any, g: Any, given: Relation, pad: ChannelPad | None, dims: int) -> Relation:
@@ -194,12 +192,10 @@ def same_average(f: Any, g: Any, given: Relation, pad: ChannelPad | None, dims: 
     amounts = (0,) * (2 * dims)
     if pad is not None:
         amounts = tuple(int(a) for a in pad.padding if isinstance(a, int))
-        require(f.count_include_pad and not f.ceil_mode, "an explicit padding counts, the original does not", broken=True)
+        require(f.count_include_pad and not f.ceil_mode, "a padding counts that did not", broken=True)
         scale, shift = given.solved()
-        value = constant_of(pad)
-        sizes = torch.broadcast_shapes(value.shape, scale.shape)
-        want = torch.where(scale == 0, torch.nan, -shift / scale).expand(sizes)
-        require(is_rounded(value.expand(sizes), want, want.abs()), "what is padded is not zero", broken=True)
+        want = torch.where(scale == 0, torch.nan, -shift / scale)
+        require(is_rounded(constant_of(pad), want, want.abs()), "what is padded is not zero", broken=True)
     total = tuple(p + amounts[2 * (dims - 1 - d)] for d, p in enumerate(theirs))
     even = all(amounts[2 * d] == amounts[2 * d + 1] for d in range(dims))
     require(own == total and even, "the two pad by different amounts", broken=True)

@@ -14,9 +14,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from canonize.algebra.exact import exact_value
 from canonize.nn import ThreshLeakyReLU, ThreshReLU
-from canonize.verify.certificate.relation import EXACT, IDENTITY, Relation, is_rounded, require
+from canonize.verify.certificate.relation import (
+    IDENTITY,
+    Relation,
+    exact,
+    is_rounded,
+    number,
+    require,
+    stored,
+)
 
 CLAMPS = (nn.ReLU, nn.Hardtanh)  # with nn.ReLU6 and ThreshReLU, which are among them
 LEAKY = (nn.LeakyReLU, nn.PReLU)
@@ -36,17 +43,10 @@ def bounds(module: Any) -> Bounds:
     """The bounds of a clamp, in its own precision."""
     if isinstance(module, ThreshReLU):
         limits = zip((module.lower, module.upper), (-torch.inf, torch.inf), strict=True)
-        return Bounds(*(torch.tensor(inf) if held is None else _aligned(held) for held, inf in limits))
+        return Bounds(*(number(inf) if held is None else stored(held) for held, inf in limits))
     if isinstance(module, nn.Hardtanh):
-        return Bounds(torch.tensor(float(module.min_val)), torch.tensor(float(module.max_val)))
-    return Bounds(torch.tensor(0.0), torch.tensor(torch.inf))
-
-
-def _aligned(held: Tensor) -> Tensor:
-    held = held.detach()
-    while held.ndim and held.shape[0] == 1:
-        held = held[0]
-    return held
+        return Bounds(number(module.min_val), number(module.max_val))
+    return Bounds(number(0), number(torch.inf))
 
 
 def negligible(scale: Tensor, shift: Tensor, dtype: torch.dtype) -> Tensor:
@@ -59,7 +59,7 @@ def check_clamp(f: Any, g: Any, given: Relation, dtype: torch.dtype) -> Relation
     """A clamp that moved; see the head of this file."""
     old, new = bounds(f), bounds(g)
     scale, shift = given.solved()
-    low, high = (exact_value(part).to(EXACT) for part in (old.low, old.high))
+    low, high = (exact(part) for part in (old.low, old.high))
     scale, shift, low, high = torch.broadcast_tensors(scale, shift, low, high)
     dead = _dead(scale, shift, dtype)
     safe = torch.where(dead, 1.0, scale)
@@ -69,11 +69,10 @@ def check_clamp(f: Any, g: Any, given: Relation, dtype: torch.dtype) -> Relation
     want_high = torch.where(dead, constant, torch.maximum(first, second))
     size = (shift / safe).abs()
     for held, want in ((new.low, want_low), (new.high, want_high)):
-        stored = held.to(dtype) if not isinstance(g, ThreshReLU) else held
-        shape = torch.broadcast_shapes(stored.shape, want.shape)
-        good = is_rounded(stored.expand(shape), want.expand(shape), size.expand(shape))
+        own = held if isinstance(g, ThreshReLU) else held.to(dtype)  # as torch compares with a number
+        good = is_rounded(own, want, size)
         require(good, "a threshold is not where S u + T has the original's kink, rounded once", broken=True)
-    return _behind(given, dead, constant)
+    return _behind(given, dead)
 
 
 def check_leaky(f: Any, g: Any, given: Relation, dtype: torch.dtype) -> Relation:
@@ -89,21 +88,19 @@ def check_leaky(f: Any, g: Any, given: Relation, dtype: torch.dtype) -> Relation
     left = torch.where(dead, zero, torch.where(safe < 0, one, slope))
     right = torch.where(dead, zero, torch.where(safe < 0, slope, one))
     if isinstance(g, ThreshLeakyReLU):
-        held = [_aligned(part) for part in (g.threshold, g.left, g.right)]
+        held = [stored(part) for part in (g.threshold, g.left, g.right)]
     else:
-        own = _slope(g, scale).to(dtype)
-        held = [torch.zeros((), dtype=dtype), own, torch.ones((), dtype=dtype)]
-    for stored, want in zip(held, (kink, left, right), strict=True):
-        shape = torch.broadcast_shapes(stored.shape, want.shape)
-        good = is_rounded(stored.expand(shape), want.expand(shape), (shift / safe).abs().expand(shape))
+        held = [number(0), _slope(g, scale).to(dtype), number(1)]
+    for own, want in zip(held, (kink, left, right), strict=True):
+        good = is_rounded(own, want, (shift / safe).abs())
         require(good, "a kink or a slope is not that of the original", broken=True)
-    return _behind(given, dead, constant)
+    return _behind(given, dead)
 
 
 def _slope(module: Any, scale: Tensor) -> Tensor:
     if isinstance(module, nn.LeakyReLU):
         return torch.full_like(scale, module.negative_slope)
-    slope = exact_value(module.weight).to(EXACT)
+    slope = exact(module.weight)
     return slope.reshape(()) if slope.numel() == 1 else slope.reshape(-1, *(1,) * max(0, scale.ndim - 1))
 
 
@@ -114,29 +111,31 @@ def _dead(scale: Tensor, shift: Tensor, dtype: torch.dtype) -> Tensor:
     return dead & ((scale == 0) | overflows)
 
 
-def _behind(given: Relation, dead: Tensor, constant: Tensor) -> Relation:
+def _behind(given: Relation, dead: Tensor) -> Relation:
     if not bool(dead.any()):
         scale, shift = given.solved()
         return IDENTITY if given is IDENTITY else Relation(torch.ones_like(scale), scale, shift).compressed()
     scale, shift = torch.broadcast_tensors(*given.solved())
     scale, shift = scale.expand(dead.shape), shift.expand(dead.shape)
     right, moved = torch.where(dead, 1.0, scale), torch.where(dead, 0.0, shift)
-    return Relation(torch.ones_like(right), right, moved, torch.where(dead, constant, torch.nan)).compressed()
+    return Relation(torch.ones_like(right), right, moved).compressed()
 
 
-def held_constant(clamp: Any, given: Relation, dtype: torch.dtype) -> Relation | None:
-    """A clamp that holds constant channels at their values and leaves all others alone; ``None`` if it is another one."""
+def held_constant(clamp: Any, given: Relation, claimed: Relation, dtype: torch.dtype) -> Relation | None:
+    """A clamp that holds constant channels at A v + B and leaves all others alone; ``None`` if it is another one."""
     limits = bounds(clamp)
+    factor, added = claimed.left, -claimed.shift
     scale, shift = given.solved()
-    low, high, scale, shift = torch.broadcast_tensors(
-        exact_value(limits.low).to(EXACT), exact_value(limits.high).to(EXACT), scale, shift
+    low, high, scale, shift, factor, added = torch.broadcast_tensors(
+        exact(limits.low), exact(limits.high), scale, shift, factor, added
     )
     free = low.isinf() & high.isinf() & (low < high)
     held = (low == high) & negligible(scale, shift, dtype)
     if not bool((free | held).all()):
         return None
-    stored = limits.low.expand(low.shape)
-    if not is_rounded(stored[held], shift[held]):
+    limit = limits.low.expand(low.shape)
+    want = factor * shift + added
+    if not is_rounded(limit[held], want[held], (factor * shift).abs()[held] + added.abs()[held]):
         return None
-    right, moved = torch.where(held, 1.0, scale), torch.where(held, 0.0, shift)
-    return Relation(torch.ones_like(right), right, moved, torch.where(held, shift, torch.nan)).compressed()
+    left, right, moved = torch.where(held, factor, 1.0), torch.where(held, 1.0, scale), torch.where(held, -added, shift)
+    return Relation(left, right, moved).compressed()

@@ -14,6 +14,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from canonize.algebra.exact import exact_value
+
 EXACT = torch.float64
 # What float64 itself may be off by in the handful of operations that make one of these numbers.
 NOISE = 64 * torch.finfo(EXACT).eps
@@ -103,14 +105,16 @@ class Relation:
         constant = torch.where((left == 0) & (right != 0), -moved / right, torch.nan)
         if self.constant is not None:
             constant = torch.where(self.constant.isnan(), constant, self.constant)
-        made = Relation(made_left, factor * right, factor * moved + made_left * shift, _or_none(constant))
-        return made.compressed()
+        brought = added(factor * moved, made_left * shift)
+        kept = factor * right
+        kept = torch.where((kept - made_left).abs() <= NOISE, made_left, kept)
+        return Relation(made_left, kept, brought, _or_none(constant)).compressed()
 
     def before(self, scale: Tensor, shift: Tensor) -> Relation:
         r"""For :math:`w = s u + t` in the place of u, :math:`s a v = c w + (s d - c t)`."""
         left, right, moved = self.parts
         constant = None if self.constant is None else scale * self.constant + shift
-        return Relation(scale * left, right.clone(), scale * moved - right * shift, constant).compressed()
+        return Relation(scale * left, right.clone(), added(scale * moved, -right * shift), constant).compressed()
 
     def compressed(self) -> Relation:
         """The same with size 1 along every dimension along which nothing differs."""
@@ -118,6 +122,12 @@ class Relation:
         if all(part.ndim == 0 for part in parts) and parts[0] == parts[1] != 0 and parts[2] == 0:
             return IDENTITY
         return Relation(*parts, None if self.constant is None else _compress(self.constant))
+
+
+def added(first: Tensor, second: Tensor) -> Tensor:
+    """A sum; zero where the two cancel but for float64's own rounding."""
+    total = first + second
+    return torch.where(total.abs() <= NOISE * (first.abs() + second.abs()), 0.0, total)
 
 
 def _or_none(constant: Tensor) -> Tensor | None:
@@ -138,6 +148,24 @@ def _compress(tensor: Tensor) -> Tensor:
 IDENTITY = Relation(*(torch.tensor(number, dtype=EXACT) for number in (1.0, 1.0, 0.0)))
 
 
+def stored(tensor: Tensor) -> Tensor:
+    """Numbers of a model as they are, where the checker works; size-1 dimensions on the left are left out."""
+    held = tensor.detach().cpu()
+    while held.ndim and held.shape[0] == 1:
+        held = held[0]
+    return held
+
+
+def exact(tensor: Tensor) -> Tensor:
+    """Numbers of a model in float64: what a parameter was rounded from, where that is known."""
+    return exact_value(tensor).to("cpu", EXACT)
+
+
+def number(value: float) -> Tensor:
+    """A number as a relation's tensor."""
+    return torch.tensor(float(value), dtype=EXACT)
+
+
 def channels(tensor: Tensor, axis: int, size: int) -> Tensor:
     """A relation's tensor as one number per channel; ``axis`` counts from the right."""
     for dim in range(tensor.ndim):
@@ -153,32 +181,30 @@ def per_channel(vector: Tensor, axis: int) -> Tensor:
 # ------------------------------------------------------------------------------------------------------- rounding
 
 
-def half_unit(stored: Tensor) -> Tensor:
-    """Half a unit in the last place of each stored number, in float64."""
-    limits = torch.finfo(stored.dtype)
-    _, exponent = torch.frexp(stored.to(EXACT))
-    unit = torch.ldexp(torch.tensor(limits.eps / 2, dtype=EXACT), exponent)
+def half_unit(held: Tensor) -> Tensor:
+    """Half a unit in the last place of each of a model's numbers, in float64."""
+    limits = torch.finfo(held.dtype)
+    _, exponent = torch.frexp(held.cpu().to(EXACT))
+    unit = torch.ldexp(torch.full_like(exponent, limits.eps / 2, dtype=EXACT), exponent)
     return unit.clamp(min=limits.smallest_normal * limits.eps) / 2
 
 
-def is_rounded(stored: Tensor, exact: Tensor, size: Tensor | float = 0.0) -> bool:
-    """Whether stored numbers are exact ones rounded once, each to half a unit in its last place.
+def is_rounded(held: Tensor, want: Tensor, size: Tensor | float = 0.0) -> bool:
+    """Whether numbers of a model are exact ones rounded once, each to half a unit in its last place.
 
     Parameters
     ----------
-    stored : Tensor
-        Of a model, in its own dtype.
-    exact : Tensor
-        float64, as the checker works it out.
+    held : Tensor
+        In the model's own dtype.
+    want : Tensor
+        float64, as the checker works it out; the two are broadcast with each other.
     size : Tensor or float
-        Of the terms that were added up to give `exact`: float64 rounds, too, in proportion to them.
+        Of the terms that were added up to give `want`: float64 rounds, too, in proportion to them.
     """
-    stored = stored.detach()
-    exact = exact.expand(stored.shape)
-    wrong = exact.to(stored.dtype) != stored
+    held, want, terms = torch.broadcast_tensors(held.detach().cpu(), want, torch.as_tensor(size, dtype=EXACT))
+    wrong = want.to(held.dtype) != held
     if not bool(wrong.any()):
         return True
-    differing = (exact[wrong] - stored[wrong].to(EXACT)).abs()
-    terms = size.expand(stored.shape)[wrong] if isinstance(size, Tensor) else torch.tensor(size, dtype=EXACT)
-    allowed = half_unit(stored[wrong]) * (1 + 1e-6) + NOISE * (exact[wrong].abs() + terms.abs())
-    return bool((differing <= allowed).all())  # NaN is nowhere near
+    held, want, terms = held[wrong], want[wrong], terms[wrong]
+    allowed = half_unit(held) * (1 + 1e-6) + NOISE * (want.abs() + terms.abs())
+    return bool(((want - held.to(EXACT)).abs() <= allowed).all())  # NaN is nowhere near
