@@ -26,10 +26,11 @@ from canonize.inputs import Inputs, infer, normalise
 from canonize.loading.exported import as_module
 from canonize.patterns import catalogue
 from canonize.pipeline import Options, rewritten, versions
-from canonize.report import Report, Verdict
+from canonize.report import Proof, Report, Verdict
 from canonize.rewrite.journal import Progress
 from canonize.twins.modules import class_name, named_modules
 from canonize.verify import check_equivalence
+from canonize.verify.certificate import certificate_of, check, hash_of
 from canonize.verify.paranoid import Watch
 
 Strategy = Literal["threshold", "untangle"]
@@ -115,6 +116,7 @@ def _captured_and_rewritten(
             built = network.build(spend=not verify)
             if verify:
                 report.verdict = _prove(model, network, built, inputs, tell)
+                report.proof, report.certificate = _certify(model, network, built, inputs, report)
             return built, report
         except Exception as error:
             if cuts_in(error):
@@ -125,6 +127,23 @@ def _captured_and_rewritten(
                 raise _more_telling(failure, told) from (None if told is error else error)
             failure = told
     raise AssertionError("unreachable")
+
+
+def _certify(
+    model: nn.Module, network: Network, built: fx.GraphModule, inputs: Inputs, report: Report
+) -> tuple[Proof, str]:
+    """Prove the rewrites for all inputs, as far as rules are known; and what an auditor needs to do it again."""
+    assert network.before is not None
+    settings = {
+        "tracer": report.captured_by,
+        "strategy": report.strategy,
+        "skip": report.skip,
+        "forms": report.forms,
+        "sizes": [[list(t.shape), str(t.dtype).removeprefix("torch.")] for t in inputs.tensors()],
+    }
+    hashes = {"original": hash_of(model), "canonical": hash_of(built)}
+    certificate = certificate_of(network.before, network, built, settings, hashes)
+    return check(network.before, built, certificate), certificate.to_json()
 
 
 def _unexpected(model: nn.Module, error: Exception) -> RewriteError:

@@ -34,6 +34,7 @@ EPILOG = """\b
 Also, each with a --help of its own:
   canonize inspect MODEL   what is not canonical; exit 1 if anything
   canonize verify A B      are two models the same function? exit 1 if not
+  canonize check A B       B, which canonize made of A, proven again for all inputs; exit 1 if not
   canonize explain MODEL IMAGE -o OUT   heatmaps, before and after
   canonize patterns        what canonize can fold, one line each
   canonize evaluate MODEL  does it help? explanations measured with and without canonization
@@ -104,6 +105,10 @@ def convert(
     allow: Allow = None,
     trust: Trust = False,
     report: ReportFile = None,
+    certificate: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option("--certificate", metavar="FILE", help="Also what canonize check reads, as JSON."),
+    ] = None,
     no_verify: Annotated[bool, typer.Option("--no-verify", help="Do not compare with the original.")] = False,
     paranoid: Annotated[bool, typer.Option("--paranoid", help="Check each rewrite alone, too.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Do everything but write OUT.")] = False,
@@ -127,6 +132,7 @@ def convert(
         skip=tuple(skip or ()),
         forms=tuple(form or ()),
         report_file=report,
+        certificate=certificate,
         verify=not no_verify,
         paranoid=paranoid,
         dry_run=dry_run,
@@ -198,6 +204,38 @@ def verify(
         report_files=tuple(report or ()),
         dump=dump,
         quick=quick,
+        screen=common.Screen(verbose, quiet),
+    )
+
+
+def check(
+    original: Annotated[str, typer.Argument(metavar="ORIGINAL", help="The model as it was.")],
+    canonical: Annotated[str, typer.Argument(metavar="CANONICAL", help="The .pt that canonize made of it.")],
+    arch: Arch = None,
+    certificate: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option("--certificate", metavar="FILE", help="By default the one in CANONICAL."),
+    ] = None,
+    shapes: Shapes = None,
+    inputs: File = None,
+    allow: Allow = None,
+    trust: Trust = False,
+    report: Annotated[Optional[Path], typer.Option("--report", metavar="FILE", help="Also as .json.")] = None,  # noqa: UP045
+    verbose: Verbose = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> int:
+    """Prove again, for all inputs, that CANONICAL computes what ORIGINAL does. Exit 1 if a layer is not proven."""
+    from canonize.commands import check as command
+    from canonize.commands import common
+
+    packages = tuple(allow or ())
+    return command.check(
+        common.Source(original, arch, packages, trust, "cpu"),
+        common.Source(canonical, None, packages, trust, "cpu"),
+        common.Feed(tuple(shapes or ()), inputs),
+        certificate=certificate,
+        report_file=report,
         screen=common.Screen(verbose, quiet),
     )
 
@@ -435,6 +473,7 @@ STRATEGIES: tuple[Literal["threshold"], Literal["untangle"]] = ("threshold", "un
 COMMANDS: dict[str, Callable[..., int]] = {
     "inspect": inspect,
     "verify": verify,
+    "check": check,
     "explain": explain,
     "patterns": patterns,
     "evaluate": evaluate,

@@ -43,6 +43,13 @@ class Options:
     forms: tuple[Form, ...] = ()
 
 
+def normalized(model: nn.Module, inputs: Inputs, tracer: str) -> Network:
+    """The graph of a model, each operation a module; nothing is rewritten."""
+    network = normalize(capture(model, inputs, tracer), inputs, class_name(model))
+    ensure("normalize", network)
+    return network
+
+
 def rewritten(
     model: nn.Module,
     inputs: Inputs,

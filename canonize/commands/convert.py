@@ -11,7 +11,7 @@ from torch import nn
 from canonize.api import canonize
 from canonize.commands.common import GOOD, Feed, Screen, Source, given_inputs, load_model, told_different
 from canonize.commands.reports import check_model_report, write_model_report
-from canonize.errors import LoadError, NotEquivalentError
+from canonize.errors import CanonizeError, LoadError, NotEquivalentError
 from canonize.export import check_output, save
 from canonize.inputs import parse_shape
 from canonize.report import Report
@@ -26,6 +26,7 @@ def convert(
     skip: tuple[str, ...],
     forms: tuple[str, ...],
     report_file: Path | None,
+    certificate: Path | None,
     verify: bool,
     paranoid: bool,
     dry_run: bool,
@@ -36,6 +37,8 @@ def convert(
     if out is not None and not dry_run:
         check_output(out)
     check_model_report(report_file)
+    if certificate is not None and not verify:
+        raise CanonizeError("--certificate and --no-verify exclude each other", hint="Leave one of them out")
     shapes = [parse_shape(s) for s in feed.shapes]
     loaded = load_model(source, shapes)
     _refuse_nan(loaded.model)
@@ -66,6 +69,8 @@ def convert(
         report.notes.extend(saved.notes)
         loader = saved.loader
     write_model_report(report, report_file)
+    if certificate is not None:
+        certificate.write_text(report.certificate, encoding="utf-8")
     screen.report(report)
     if loader:
         screen.say(f"\nwritten to {out}; load it with\n\n" + "\n".join(f"    {line}" for line in loader.splitlines()))

@@ -13,9 +13,11 @@ from canonize.report.data import (
     Finding,
     Outcome,
     OutputError,
+    Proof,
     Refusal,
     ReportRecord,
     Rewrite,
+    Unproven,
     VerdictRecord,
 )
 from canonize.report.text import render
@@ -47,7 +49,7 @@ def attach_report(module: fx.GraphModule, report: Report) -> None:
 
 
 # Written files name them so, wherever in this room they are defined.
-for _kind in (AffineFate, Check, Divergence, Finding, OutputError, Refusal, Rewrite):
+for _kind in (AffineFate, Check, Divergence, Finding, OutputError, Proof, Refusal, Rewrite, Unproven):
     _kind.__module__ = __name__
 
 __all__ = [
@@ -57,9 +59,11 @@ __all__ = [
     "Finding",
     "Outcome",
     "OutputError",
+    "Proof",
     "Refusal",
     "Report",
     "Rewrite",
+    "Unproven",
     "Verdict",
     "attach_report",
 ]

@@ -340,6 +340,8 @@ class ReportRecord:
     notes: list[str] = field(default_factory=list)
     verdict: VerdictRecord | None = None
     versions: dict[str, str] = field(default_factory=dict)
+    proof: Proof | None = None
+    certificate: str = field(default="", repr=False)  # what `canonize check` reads; JSON
     source: dict[str, str] = field(default_factory=dict)  # name and sha256 of the file that the model came from
 
     @property
@@ -354,6 +356,7 @@ class ReportRecord:
     def to_dict(self) -> dict[str, Any]:
         """The report as plain lists, dictionaries, strings and numbers."""
         data = dataclasses.asdict(self)
+        del data["certificate"]  # a file of its own
         data["canonical"] = self.canonical
         return data
 

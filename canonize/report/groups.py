@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from canonize.report.data import AffineFate, Check, Finding, ReportRecord, VerdictRecord
+from canonize.report.data import AffineFate, Check, Finding, Proof, ReportRecord, VerdictRecord
 
 OUTCOMES = {"absorbed": "absorbed", "last resort": "now explicit linear layers", "left": "left as they were"}
 
@@ -66,6 +66,21 @@ def origin(report: ReportRecord) -> str:
     """How the model was captured, and on what inputs."""
     parts = [f"inputs {report.inputs}"] if report.inputs else []
     return ", ".join([*parts, f"captured by {report.captured_by}", f"strategy {report.strategy}"])
+
+
+def proof_lines(proof: Proof) -> list[str]:
+    """Whether the rewrites are proven for all inputs, and which layers rest on samples."""
+    broken = [unproven for unproven in proof.unproven if unproven.broken]
+    if proof.proven:
+        lines = [f"proven for all inputs: {proof.values} values, every rewrite"]
+    elif broken:
+        lines = [f"NOT PROVEN: the certificate breaks at {broken[0].layer}"]
+    else:
+        lines = [f"not proven for all inputs: {len(proof.unproven)} layers rest on samples"]
+    lines += [f"{unproven.layer}: {unproven.reason}" for unproven in proof.unproven[:5]]
+    if len(proof.unproven) > 5:
+        lines.append(f"... and {len(proof.unproven) - 5} more")
+    return lines + [f"assuming that {assumption}" for assumption in proof.assumptions]
 
 
 def verdict_lines(verdict: VerdictRecord) -> list[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from canonize.report.data import ReportRecord
-from canonize.report.groups import Row, finding_groups, headline, origin, places, rows, verdict_lines
+from canonize.report.groups import Row, finding_groups, headline, origin, places, proof_lines, rows, verdict_lines
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -75,6 +75,9 @@ def _blocks(report: ReportRecord, verbose: bool) -> list[tuple[str, list[str]]]:
     if report.verdict is not None:
         first, *rest = verdict_lines(report.verdict)
         blocks.append((first, [*rest, *(f"note: {note}" for note in report.verdict.notes)]))
+    if report.proof is not None:
+        first, *rest = proof_lines(report.proof)
+        blocks.append((first, rest))
     found = []
     for finding, where in finding_groups(report.findings, verbose):
         found.append(f"{finding.rule} {places(where)}: {finding.what}")

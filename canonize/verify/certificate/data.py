@@ -38,7 +38,7 @@ class Certificate:
 
     def to_json(self) -> str:
         """As text; numbers are written so that they come back bit by bit."""
-        return json.dumps({"format": FORMAT, **vars(self)}, indent=1)
+        return json.dumps({"format": FORMAT, **vars(self)})
 
     @staticmethod
     def from_json(text: str) -> Certificate:

@@ -81,8 +81,8 @@ def check_linear(f: Any, g: Any, given: Relation, taken: Relation, pad: ChannelP
         inputs, outputs = f.weight.shape[0], f.weight.shape[1] * f.groups
     scale, shift = given.solved()
     where = axis(f)
-    scale, shift = (channels(t, where, inputs) for t in (scale, shift))
-    _check_border(f, g, scale, shift, pad, where)
+    scale, shift, terms = (channels(t, where, inputs) for t in (scale, shift, given.terms))
+    _check_border(f, g, scale, shift, terms, pad, where)
     # taken: w = A y + B, that is A y = 1 w - B
     factor, added = (channels(t, where, outputs) for t in (taken.left, -taken.shift))
     require(bool((taken.right == 1).all()), "the claimed relation is not of the form w = A y + B", broken=True)
@@ -91,12 +91,12 @@ def check_linear(f: Any, g: Any, given: Relation, taken: Relation, pad: ChannelP
     groups = int(getattr(f, "groups", 1))
     ok, response, size = True, torch.zeros(outputs, dtype=EXACT), torch.zeros(outputs, dtype=EXACT)
     if not same:
-        ok, response, size = _compare(weight_f, weight_g, scale, shift, factor, groups, transposed)
+        ok, response, size = _compare(weight_f, weight_g, scale, shift, terms, factor, groups, transposed)
     require(ok, "W_g is not A W_f S rounded once", broken=True)
     bias_f = torch.zeros(outputs, dtype=EXACT) if f.bias is None else exact(f.bias)
     bias_g = torch.zeros(outputs, dtype=weight_g.dtype) if g.bias is None else g.bias
-    terms = factor.abs() * (bias_f.abs() + size) + added.abs()
-    good = is_rounded(bias_g, factor * (bias_f + response) + added, terms)
+    size = factor.abs() * (bias_f.abs() + size) + added.abs()
+    good = is_rounded(bias_g, factor * (bias_f + response) + added, size)
     require(good, "b_g is not A (b_f + sum W_f T) + B rounded once", broken=True)
 
 
@@ -109,14 +109,14 @@ def _shared(first: Tensor, second: Tensor | None) -> bool:
 
 
 def _compare(
-    f: Tensor, g: Tensor, scale: Tensor, shift: Tensor, factor: Tensor, groups: int, transposed: bool
+    f: Tensor, g: Tensor, scale: Tensor, shift: Tensor, terms: Tensor, factor: Tensor, groups: int, transposed: bool
 ) -> tuple[bool, Tensor, Tensor]:
     r"""Whether g = A f S, piece by piece; also :math:`\sum f T` for each output, and the size of its terms."""
     rows, per_group = f.shape[0], f.shape[0] // groups
     step = max(1, _PIECE // max(1, f.shape[1:].numel()))
     outputs = factor.numel()
     response, size = (torch.zeros(outputs, dtype=EXACT) for _ in range(2))
-    shifted, good = bool(shift.any()), True
+    shifted, good = bool(terms.any()), True
     ones = bool((scale == 1).all())
     for start in range(0, rows, step):
         part = slice(start, min(start + step, rows))
@@ -128,11 +128,11 @@ def _compare(
         if shifted and transposed:
             sums = piece.sum(2) * shift[part, None]
             response.view(groups, -1).index_add_(0, group, sums)
-            size.view(groups, -1).index_add_(0, group, piece.abs().sum(2) * shift[part, None].abs())
+            size.view(groups, -1).index_add_(0, group, piece.abs().sum(2) * terms[part, None])
         elif shifted:
-            moved = shift.reshape(groups, -1)[group] if groups > 1 else shift.reshape(1, -1)
+            moved, sizes = (t.reshape(groups, -1)[group] if groups > 1 else t.reshape(1, -1) for t in (shift, terms))
             response[part] = (piece.sum(2) * moved).sum(1)
-            size[part] = (piece.abs().sum(2) * moved.abs()).sum(1)
+            size[part] = (piece.abs().sum(2) * sizes).sum(1)
         want = piece * along[part, None, None]
         if transposed or not ones:
             want = want * beside
@@ -140,7 +140,9 @@ def _compare(
     return good, response, size
 
 
-def _check_border(f: Any, g: Any, scale: Tensor, shift: Tensor, pad: ChannelPad | None, where: int) -> None:
+def _check_border(
+    f: Any, g: Any, scale: Tensor, shift: Tensor, terms: Tensor, pad: ChannelPad | None, where: int
+) -> None:
     """Both layers see the same around an image: zeros in the original are S z + T in the canonical model."""
     if isinstance(f, (nn.Linear, ChannelLinear)):
         require(pad is None, "a padding stands before a layer without one", broken=True)
@@ -153,7 +155,9 @@ def _check_border(f: Any, g: Any, scale: Tensor, shift: Tensor, pad: ChannelPad 
         amounts = [*given_amounts, *amounts[len(given_amounts) :]]
         z = channels(stored(pad.value), where, len(scale))
         want = torch.where((scale == 0) & (shift == 0), exact(z), -shift / scale)
-        require(is_rounded(z, want, want.abs()), "what is padded is not what S z + T maps to zero", broken=True)
+        require(
+            is_rounded(z, want, terms / scale.abs()), "what is padded is not what S z + T maps to zero", broken=True
+        )
     if transposed:
         _check_crop(f, g, amounts, shifted)
         return
@@ -222,7 +226,7 @@ def check_explicit(scale: Tensor, shift: Tensor, given: Relation, taken: Relatio
     held = [None if getattr(module, name) is None else stored(getattr(module, name)) for name in names]
     parts = zip(held, found, strict=True)
     weight, bias = (part if own is None else own.reshape(part.shape) if part.ndim else own for own, part in parts)
-    size = (a * scale * t).abs() + (a * shift).abs() + b.abs()
+    size = (a * scale).abs() * given.terms + (a * shift).abs() + b.abs()
     good = is_rounded(weight, a * scale * s)
     require(good, "an explicit layer's weight is not the affine's scale", broken=True)
     good = is_rounded(bias, a * (scale * t + shift) + b, size)

@@ -23,7 +23,6 @@ from canonize.verify.certificate.relation import (
     IDENTITY,
     NOISE,
     Relation,
-    added,
     half_unit,
     is_rounded,
     number,
@@ -35,9 +34,9 @@ Shape = tuple[int, ...]
 
 
 def _per_part(given: Relation, change: Callable[[Tensor], Tensor]) -> Relation:
-    constant = None if given.constant is None else change(given.constant)
     left, right, shift = (change(part) for part in given.parts)
-    return Relation(left, right, shift, constant).compressed()
+    constant, size = (None if part is None else change(part) for part in (given.constant, given.size))
+    return Relation(left, right, shift, constant, size).compressed()
 
 
 def constant_along(given: Relation, dims: Sequence[int], what: str) -> None:
@@ -78,7 +77,8 @@ def concatenated(given: Sequence[Relation], shapes: Sequence[Shape], dim: int) -
     constant = None
     if any(relation.constant is not None for relation in given):
         constant = joined([number(math.nan) if relation.constant is None else relation.constant for relation in given])
-    return Relation(left, right, shift, constant).compressed()
+    size = joined([relation.terms * relation.left.abs() for relation in given])
+    return Relation(left, right, shift, constant, size).compressed()
 
 
 # ---------------------------------------------------------------------------------------------- sums and products
@@ -92,14 +92,15 @@ def summed(given: Sequence[Relation], weights: Sequence[float]) -> Relation:
     for relation in given:
         factor = torch.where(relation.left == 0, 1.0, relation.left)
         scaled.append([part / factor for part in relation.parts])
-    left, right, shift = scaled[0]
-    total = shift * weights[0]
-    for (other_left, other_right, other_shift), weight in zip(scaled[1:], weights[1:], strict=True):
+    left, right, _ = scaled[0]
+    for other_left, other_right, _ in scaled[1:]:
         alike = _close(left, other_left) and _close(right, other_right)
         require(alike, "the terms of a sum carry different scales", broken=True)
-        total = added(total, other_shift * weight)
-    shape = torch.broadcast_shapes(*(part.shape for parts in scaled for part in parts))
-    return Relation(left.expand(shape), right.expand(shape), total.expand(shape)).compressed()
+    total, size = left * 0, left * 0
+    for relation, (_, _, shift), weight in zip(given, scaled, weights, strict=True):
+        total, size = total + shift * weight, size + relation.terms * abs(weight)
+    total = torch.where(total.abs() <= NOISE * size, 0.0, total)
+    return Relation(left, right, total, size=size).compressed()
 
 
 def _close(first: Tensor, second: Tensor) -> bool:
@@ -172,7 +173,7 @@ def padded(given: Relation, padding: Sequence[int], old: Tensor, new: Tensor, sh
         return Relation(*parts).compressed()
     left, right, shift = given.parts
     want = torch.where(right == 0, torch.nan, (left * old - shift) / right)
-    size = ((left * old).abs() + shift.abs()) / right.abs()
+    size = (left.abs() * (old.abs() + given.terms)) / right.abs()
     require(is_rounded(new, want, size), "what is padded is not the same", broken=True)
     return given
 
@@ -195,7 +196,9 @@ def same_average(f: Any, g: Any, given: Relation, pad: ChannelPad | None, dims: 
         require(f.count_include_pad and not f.ceil_mode, "a padding counts that did not", broken=True)
         scale, shift = given.solved()
         want = torch.where(scale == 0, torch.nan, -shift / scale)
-        require(is_rounded(constant_of(pad), want, want.abs()), "what is padded is not zero", broken=True)
+        require(
+            is_rounded(constant_of(pad), want, given.terms / scale.abs()), "what is padded is not zero", broken=True
+        )
     total = tuple(p + amounts[2 * (dims - 1 - d)] for d, p in enumerate(theirs))
     even = all(amounts[2 * d] == amounts[2 * d + 1] for d in range(dims))
     require(own == total and even, "the two pad by different amounts", broken=True)

@@ -67,7 +67,7 @@ def check_clamp(f: Any, g: Any, given: Relation, dtype: torch.dtype) -> Relation
     constant = shift.clamp(min=low, max=high)
     want_low = torch.where(dead, constant, torch.minimum(first, second))
     want_high = torch.where(dead, constant, torch.maximum(first, second))
-    size = (shift / safe).abs()
+    size = given.terms / safe.abs()
     for held, want in ((new.low, want_low), (new.high, want_high)):
         own = held if isinstance(g, ThreshReLU) else held.to(dtype)  # as torch compares with a number
         good = is_rounded(own, want, size)
@@ -92,7 +92,7 @@ def check_leaky(f: Any, g: Any, given: Relation, dtype: torch.dtype) -> Relation
     else:
         held = [number(0), _slope(g, scale).to(dtype), number(1)]
     for own, want in zip(held, (kink, left, right), strict=True):
-        good = is_rounded(own, want, (shift / safe).abs())
+        good = is_rounded(own, want, given.terms / safe.abs())
         require(good, "a kink or a slope is not that of the original", broken=True)
     return _behind(given, dead)
 
@@ -114,11 +114,12 @@ def _dead(scale: Tensor, shift: Tensor, dtype: torch.dtype) -> Tensor:
 def _behind(given: Relation, dead: Tensor) -> Relation:
     if not bool(dead.any()):
         scale, shift = given.solved()
-        return IDENTITY if given is IDENTITY else Relation(torch.ones_like(scale), scale, shift).compressed()
+        made = Relation(torch.ones_like(scale), scale, shift, size=given.terms)
+        return IDENTITY if given is IDENTITY else made.compressed()
     scale, shift = torch.broadcast_tensors(*given.solved())
     scale, shift = scale.expand(dead.shape), shift.expand(dead.shape)
     right, moved = torch.where(dead, 1.0, scale), torch.where(dead, 0.0, shift)
-    return Relation(torch.ones_like(right), right, moved).compressed()
+    return Relation(torch.ones_like(right), right, moved, size=given.terms).compressed()
 
 
 def held_constant(clamp: Any, given: Relation, claimed: Relation, dtype: torch.dtype) -> Relation | None:
@@ -135,7 +136,7 @@ def held_constant(clamp: Any, given: Relation, claimed: Relation, dtype: torch.d
         return None
     limit = limits.low.expand(low.shape)
     want = factor * shift + added
-    if not is_rounded(limit[held], want[held], (factor * shift).abs()[held] + added.abs()[held]):
+    if not is_rounded(limit[held], want[held], (factor.abs() * given.terms + added.abs())[held]):
         return None
     left, right, moved = torch.where(held, factor, 1.0), torch.where(held, 1.0, scale), torch.where(held, -added, shift)
-    return Relation(left, right, moved).compressed()
+    return Relation(left, right, moved, size=given.terms).compressed()

@@ -44,12 +44,23 @@ def require(condition: bool, reason: str, *, broken: bool = False) -> None:
 
 @dataclass(frozen=True)
 class Relation:
-    """``left * v = right * u + shift``; ``constant`` is the value of u where it is known not to depend on the input."""
+    """``left * v = right * u + shift``.
+
+    ``constant`` is the value of u where it is known not to depend on the input. ``size`` is how large the terms were
+    that were added up to give the shift: what float64 has lost in them, it is in proportion to that.
+    """
 
     left: Tensor
     right: Tensor
     shift: Tensor
     constant: Tensor | None = None
+    size: Tensor | None = None
+
+    @property
+    def terms(self) -> Tensor:
+        """The size of what was added up to give the shift of :math:`v = S u + T`."""
+        size = self.shift.abs() if self.size is None else torch.maximum(self.size, self.shift.abs())
+        return size / torch.where(self.left == 0, 1.0, self.left).abs()
 
     @property
     def is_identity(self) -> bool:
@@ -84,7 +95,7 @@ class Relation:
             known = ~self.constant.isnan()
             scale, shift, known, constant = torch.broadcast_tensors(scale, shift, known, self.constant)
             shift = torch.where(known, scale * constant + shift - constant, shift)
-            shift = torch.where(shift.abs() <= NOISE * constant.abs(), torch.zeros_like(shift), shift)
+            shift = torch.where(known & (shift.abs() <= NOISE * (constant.abs() + self.terms)), 0.0, shift)
             scale = torch.where(known, torch.ones_like(scale), scale)
         return scale, shift
 
@@ -105,29 +116,34 @@ class Relation:
         constant = torch.where((left == 0) & (right != 0), -moved / right, torch.nan)
         if self.constant is not None:
             constant = torch.where(self.constant.isnan(), constant, self.constant)
-        brought = added(factor * moved, made_left * shift)
+        size = factor.abs() * self.terms * torch.where(left == 0, 1.0, left).abs() + (made_left * shift).abs()
+        brought = _added(factor * moved, made_left * shift, size)
         kept = factor * right
         kept = torch.where((kept - made_left).abs() <= NOISE, made_left, kept)
-        return Relation(made_left, kept, brought, _or_none(constant)).compressed()
+        return Relation(made_left, kept, brought, _or_none(constant), size).compressed()
 
     def before(self, scale: Tensor, shift: Tensor) -> Relation:
         r"""For :math:`w = s u + t` in the place of u, :math:`s a v = c w + (s d - c t)`."""
         left, right, moved = self.parts
         constant = None if self.constant is None else scale * self.constant + shift
-        return Relation(scale * left, right.clone(), added(scale * moved, -right * shift), constant).compressed()
+        size = scale.abs() * self.terms * torch.where(left == 0, 1.0, left).abs() + (right * shift).abs()
+        total = _added(scale * moved, -right * shift, size)
+        return Relation(scale * left, right.clone(), total, constant, size).compressed()
 
     def compressed(self) -> Relation:
         """The same with size 1 along every dimension along which nothing differs."""
         parts = [_compress(part) for part in self.parts]
         if all(part.ndim == 0 for part in parts) and parts[0] == parts[1] != 0 and parts[2] == 0:
             return IDENTITY
-        return Relation(*parts, None if self.constant is None else _compress(self.constant))
+        left, right, shift = parts
+        constant, size = (None if part is None else _compress(part) for part in (self.constant, self.size))
+        return Relation(left, right, shift, constant, size)
 
 
-def added(first: Tensor, second: Tensor) -> Tensor:
-    """A sum; zero where the two cancel but for float64's own rounding."""
+def _added(first: Tensor, second: Tensor, size: Tensor) -> Tensor:
+    """A sum; zero where the two cancel but for float64's own rounding of terms of a size."""
     total = first + second
-    return torch.where(total.abs() <= NOISE * (first.abs() + second.abs()), 0.0, total)
+    return torch.where(total.abs() <= NOISE * size, 0.0, total)
 
 
 def _or_none(constant: Tensor) -> Tensor | None:
@@ -207,4 +223,5 @@ def is_rounded(held: Tensor, want: Tensor, size: Tensor | float = 0.0) -> bool:
         return True
     held, want, terms = held[wrong], want[wrong], terms[wrong]
     allowed = half_unit(held) * (1 + 1e-6) + NOISE * (want.abs() + terms.abs())
-    return bool(((want - held.to(EXACT)).abs() <= allowed).all())  # NaN is nowhere near
+    # NaN is nowhere near, and nothing but infinity is near to infinity.
+    return bool((((want - held.to(EXACT)).abs() <= allowed) & allowed.isfinite()).all())

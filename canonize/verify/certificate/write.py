@@ -13,7 +13,11 @@ from canonize.verify.certificate.linear import explicit, kind
 
 
 def certificate_of(
-    before: Network, network: Network, built: fx.GraphModule, settings: dict[str, Any] | None = None
+    before: Network,
+    network: Network,
+    built: fx.GraphModule,
+    settings: dict[str, Any] | None = None,
+    hashes: dict[str, str] | None = None,
 ) -> Certificate:
     """The certificate of a canonical model.
 
@@ -23,8 +27,8 @@ def certificate_of(
         The network before it was rewritten, and after.
     built : fx.GraphModule
         What was built from it.
-    settings : dict, optional
-        How it was made.
+    settings, hashes : dict, optional
+        How it was made, and from what.
     """
     known = {node.name for node in before.graph.nodes}
     stands_for: dict[str, str | None] = {}
@@ -42,7 +46,7 @@ def certificate_of(
         put_in = _put_in(network, node) if alone else None
         if put_in is not None:
             taken[written.name] = put_in
-    return Certificate(stands_for, taken, settings or {})
+    return Certificate(stands_for, taken, settings or {}, hashes or {})
 
 
 def _put_in(network: Network, node: fx.Node) -> tuple[Any, Any] | None:
