@@ -26,7 +26,7 @@ from canonize.inputs import Inputs, infer, normalise
 from canonize.loading.exported import as_module
 from canonize.patterns import catalogue
 from canonize.pipeline import Options, rewritten, versions
-from canonize.report import Proof, Report, Verdict
+from canonize.report import Proof, Report, Unproven, Verdict
 from canonize.rewrite.journal import Progress
 from canonize.twins.modules import class_name, named_modules
 from canonize.verify import check_equivalence
@@ -141,9 +141,13 @@ def _certify(
         "forms": report.forms,
         "sizes": [[list(t.shape), str(t.dtype).removeprefix("torch.")] for t in inputs.tensors()],
     }
-    hashes = {"original": hash_of(model), "canonical": hash_of(built)}
-    certificate = certificate_of(network.before, network, built, settings, hashes)
-    return check(network.before, built, certificate), certificate.to_json()
+    try:
+        hashes = {"original": hash_of(model), "canonical": hash_of(built)}
+        certificate = certificate_of(network.before, network, built, settings, hashes)
+        return check(network.before, built, certificate), certificate.to_json()
+    except (RuntimeError, TypeError, ValueError, AttributeError, KeyError) as error:  # the verdict stands without it
+        reason = f"the checker stumbles ({type(error).__name__}: {str(error)[:80]})"
+        return Proof(False, unproven=(Unproven(report.model, reason),)), ""
 
 
 def _unexpected(model: nn.Module, error: Exception) -> RewriteError:

@@ -7,6 +7,7 @@ found by propagating other input sizes through the same graph and comparing.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -78,11 +79,13 @@ class Shapes:
 
     def over(self, graph: fx.Graph, lookup: Callable[[str], Any], counterparts: Mapping[fx.Node, fx.Node]) -> Shapes:
         """Those of another graph with the same inputs; see `adopt`."""
-        made = object.__new__(Shapes)
+        made = copy.copy(self)
         made.graph, made.lookup = graph, lookup
-        made.own, *variants = (Environment(e.inputs, e.drawn) for e in (self.own, *self._variants))
-        made.batch_variants = variants[: len(self.batch_variants)]
-        made.size_variants = variants[len(self.batch_variants) :]
+        for name, held in vars(self).items():
+            if isinstance(held, Environment):
+                setattr(made, name, Environment(held.inputs, held.drawn))
+            elif isinstance(held, list) and held and isinstance(held[0], Environment):
+                setattr(made, name, [Environment(e.inputs, e.drawn) for e in held])
         made.adopt(self, counterparts)
         return made
 

