@@ -225,7 +225,7 @@ def _finish(built: CanonicalModel, report: Report, copy: bool, inputs: Inputs) -
     if copy:
         _detach(built)
     report.findings = findings(built, report, inputs)
-    return with_report(built, report)
+    return with_report(built, report, inputs.outline())
 
 
 def _detach(built: fx.GraphModule) -> None:

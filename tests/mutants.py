@@ -1454,6 +1454,28 @@ MUTANTS: tuple[Mutant, ...] = (
         ("no NaN", "torch.full(example.shape, torch.nan, dtype", "torch.full(example.shape, 2.0, dtype"),
     ),
     *_many(
+        "files",
+        "export/atomic.py",
+        "export/test_places.py",
+        (
+            "a link is replaced",
+            "real = Path(os.path.realpath(path)) if path.is_symlink() else path\n    _remove",
+            "real = path\n    _remove",
+        ),
+        ("a running writer's file is removed", "if match is None or _is_running(int(match[1])):", "if match is None:"),
+        (
+            "what was killed stays",
+            "            else:\n                _remove(left)",
+            "            else:\n                pass",
+        ),
+    ),
+    *_many(
+        "files",
+        "export/__init__.py",
+        "export/test_places.py",
+        ("inputs are guessed", "if isinstance(seen, Inputs):", "if False:"),
+    ),
+    *_many(
         "dtypes",
         "normalize/translate.py",
         "test_dtypes.py",

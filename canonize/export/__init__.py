@@ -13,6 +13,8 @@ from canonize.errors import ExportError, InputError
 from canonize.export import folder, onnx, pt, pt2
 from canonize.export.atomic import check_destination, write_whole
 from canonize.inputs import Inputs, infer, normalise
+from canonize.inputs.shapes import random_inputs
+from canonize.twins.twin import device_of
 
 __all__ = ["FORMATS", "Saved", "check_output", "loader_snippet", "save"]
 
@@ -51,7 +53,7 @@ def save(model: nn.Module, path: str | os.PathLike[str], *, example_inputs: Any 
     path : str or path
         Ending in ``.pt``, ``.pth``, ``.pt2`` or ``.onnx``; without an ending, a folder.
     example_inputs : Tensor, tuple, (args, kwargs) or Inputs, optional
-        Inferred where not given; see `canonize.inputs`.
+        Where not given, random values of the shapes and dtypes that the model was converted with; else inferred.
 
     Raises
     ------
@@ -100,10 +102,24 @@ def loader_snippet(path: str | os.PathLike[str]) -> str:
     return lines
 
 
+def _as_told(described: str, model: nn.Module) -> Inputs | None:
+    """Inputs of the shapes that `Inputs.describe` has written into a report; None where it says more than shapes."""
+    parts = [part.strip().rpartition(" ") for part in described.split(",")]
+    try:
+        return random_inputs([f"{shape.replace(': ', ':')}:{dtype}" for shape, _, dtype in parts]).to(device_of(model))
+    except InputError:
+        return None
+
+
 def _inputs_for(model: nn.Module, example_inputs: Any) -> tuple[Inputs | None, list[str]]:
     if example_inputs is not None:
         return normalise(example_inputs), []
+    seen = getattr(model, "seen_inputs", None)
+    if isinstance(seen, Inputs):  # by the conversion: nothing need be guessed
+        return seen.drawn(device_of(model) or "cpu"), []
+    described = getattr(getattr(model, "report", None), "inputs", "")
+    told = _as_told(described, model)
     try:
-        return infer(model), []
+        return infer(model, [told] if told is not None else None), []
     except InputError:
         return None, ["no inputs known: the reloaded file was compared by its weights alone"]

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import glob
+import hashlib
 import os
+import platform
+import re
 import shutil
 import uuid
 from collections.abc import Callable
@@ -11,6 +15,8 @@ from pathlib import Path
 
 from canonize.errors import ExportError
 
+# Who writes: a name of this machine, and the process, so that others can tell whether it is still at it.
+_MACHINE = hashlib.sha256(platform.node().encode()).hexdigest()[:6]
 # What a folder of canonize holds, and what running it leaves there.
 OWN = ("model.py", "model.safetensors", "__pycache__")
 
@@ -29,6 +35,7 @@ def check_destination(path: Path, whole_folder: bool = False) -> None:
     ExportError
         If the folder around it is missing or closed, or something else is there.
     """
+    path = Path(os.path.realpath(path)) if path.is_symlink() else path
     folder = path.parent
     if not folder.is_dir():
         raise ExportError(f"there is no folder {folder}", where=str(path), hint=f"Make it first: mkdir -p {folder}")
@@ -62,8 +69,15 @@ def write_whole(path: Path, write: Callable[[Path], None], check: Callable[[Path
         Replaced at once if it exists.
     write, check : callable
         Called with the passing name, which has the same ending. An exception from either (Ctrl-C too) leaves nothing.
+
+    Notes
+    -----
+    Where `path` is a symbolic link, the file that it leads to is replaced, and the link stays. What a killed process
+    has left under a passing name of this file is removed.
     """
-    passing = path.with_name(f".{path.stem}.{uuid.uuid4().hex[:8]}{path.suffix}")
+    real = Path(os.path.realpath(path)) if path.is_symlink() else path
+    _remove_leftovers(real, path)
+    passing = real.with_name(f".{path.stem}.canonize-{_MACHINE}-{os.getpid()}-{uuid.uuid4().hex[:8]}{path.suffix}")
     try:
         try:
             write(passing)
@@ -73,14 +87,46 @@ def write_whole(path: Path, write: Callable[[Path], None], check: Callable[[Path
             told = getattr(error, "strerror", None) or str(error).strip().splitlines()[0][-100:]
             raise ExportError(f"writing failed ({told})", where=str(path), hint="Is the disk full?") from error
         check(passing)
-        _put(passing, path)
+        _put(passing, real)
     finally:
         # Exporters may put weights beside the file, under its name with something behind it.
-        for left in path.parent.glob(f"{glob.escape(passing.name)}*"):
-            if left.is_dir():
-                shutil.rmtree(left, ignore_errors=True)
+        for left in real.parent.glob(f"{glob.escape(passing.name)}*"):
+            _remove(left)
+
+
+def _remove_leftovers(real: Path, path: Path) -> None:
+    """Remove what writers of the same file, on this machine, have left that are no more."""
+    pattern = re.compile(
+        rf"\.{re.escape(path.stem)}\.canonize-{_MACHINE}-(\d+)-[0-9a-f]{{8}}{re.escape(path.suffix)}.*"
+    )
+    with contextlib.suppress(OSError):
+        for left in list(real.parent.iterdir()):
+            match = pattern.fullmatch(left.name)
+            if match is None or _is_running(int(match[1])):
+                continue
+            if left.name.endswith(".older") and not real.exists():
+                os.replace(left, real)  # killed between taking the older folder away and putting the new one there
             else:
-                left.unlink(missing_ok=True)
+                _remove(left)
+
+
+def _is_running(process: int) -> bool:
+    if os.name != "posix":  # there, signal 0 is no question
+        return True
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        return True
+    return True
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def is_disk_error(error: BaseException) -> bool:

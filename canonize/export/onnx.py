@@ -70,9 +70,18 @@ def check(model: nn.Module, path: Path, inputs: Inputs | None, final: Path, stat
     from onnxruntime import InferenceSession
 
     checker.check_model(str(path), full_check=True)
-    session = InferenceSession(str(path), providers=["CPUExecutionProvider"])
     runs = [inputs] if static else [inputs, *tried_inputs(inputs)]
-    found = [[torch.from_numpy(o) for o in session.run(None, _feed(session, run))] for run in runs]
+    try:
+        session = InferenceSession(str(path), providers=["CPUExecutionProvider"])
+        found = [[torch.from_numpy(o) for o in session.run(None, _feed(session, run))] for run in runs]
+    except Exception as error:
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        wide = any(t.dtype == torch.float64 for t in (*model.parameters(), *model.buffers(), *inputs.tensors()))
+        raise ExportError(
+            f"ONNX Runtime cannot run it ({lines[0][:200]})" + (", which has few operators in float64" if wide else ""),
+            where=str(final),
+            hint="Write it in float32: canonize model.float(), or write a .pt2" if wide else "Write a .pt2 instead",
+        ) from error
     compare([outputs_of(model, run) for run in runs], found, final)
 
 

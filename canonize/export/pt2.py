@@ -34,11 +34,20 @@ def exported(model: nn.Module, inputs: Inputs) -> tuple[torch.export.ExportedPro
     with exporting():
         if shapes is not None:
             try:
-                return torch.export.export(model, shown.args, shown.kwargs, dynamic_shapes=shapes), shown, []
+                program = torch.export.export(model, shown.args, shown.kwargs, dynamic_shapes=shapes)
+                return program, shown, _fixed_sizes(shown)
             except Exception:
                 pass
         program = torch.export.export(model, inputs.args, inputs.kwargs)
-    return program, inputs, [STATIC] if shapes is not None else []
+    return program, inputs, [STATIC, *_fixed_sizes(inputs)] if shapes is not None else _fixed_sizes(inputs)
+
+
+def _fixed_sizes(inputs: Inputs) -> list[str]:
+    """A note of the image sizes or lengths that a written program takes, and no others."""
+    sizes = ["x".join(map(str, t.shape[2:])) for t in inputs.tensors() if t.dim() > 2 and t.is_floating_point()]
+    if not sizes:
+        return []
+    return [f"the file takes inputs of size {' and '.join(dict.fromkeys(sizes))} only: convert again for another"]
 
 
 def write(model: nn.Module, path: Path, inputs: Inputs | None, final: Path) -> list[str]:

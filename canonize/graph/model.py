@@ -21,6 +21,8 @@ class CanonicalModel(fx.GraphModule):
     ----------
     report : canonize.report.Report
         Every rewrite, every layer that is left with the reason, old names to new, and the verdict.
+    seen_inputs : canonize.inputs.Inputs
+        Shapes and dtypes of the inputs that it was made with; not kept in files, whose report tells them in words.
     """
 
     report: Report
@@ -29,17 +31,17 @@ class CanonicalModel(fx.GraphModule):
         twin = CanonicalModel(self, self.graph, type(self).__name__)
         twin.meta = self.meta
         twin.training = self.training
-        return with_report(twin, getattr(self, "report", None))
+        return with_report(twin, getattr(self, "report", None), getattr(self, "seen_inputs", None))
 
     def __reduce__(self) -> tuple[Callable[..., fx.GraphModule], tuple[Any, ...]]:
         body, imports = super().__reduce__()[1]
         return _unpickled, (body, imports)
 
 
-def with_report(model: CanonicalModel, report: Report | None) -> CanonicalModel:
+def with_report(model: CanonicalModel, report: Report | None, seen: Any = None) -> CanonicalModel:
     """The model, its report attached so that it survives copying and saving."""
     if report is not None:
-        attach_report(model, report)
+        attach_report(model, report, seen)
     return model
 
 
@@ -48,4 +50,5 @@ def _unpickled(body: dict[Any, Any], imports: str) -> CanonicalModel:
     model = CanonicalModel(plain, plain.graph, type(plain).__name__)
     model.meta = plain.meta
     model.train(plain.training)
-    return with_report(model, plain.__dict__.get("report") or body.get("report"))
+    report, seen = (plain.__dict__.get(name) or body.get(name) for name in ("report", "seen_inputs"))
+    return with_report(model, report, seen)

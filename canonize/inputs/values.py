@@ -74,6 +74,22 @@ class Inputs:
 
         return self.map(resize)
 
+    def outline(self) -> Inputs:
+        """Their shapes and dtypes: floating tensors without values, others (tokens, masks) as they are."""
+        return self.map(lambda t: t.detach().to("meta") if t.is_floating_point() else t.detach().clone())
+
+    def drawn(self, device: torch.device | str, seed: int = 0) -> Inputs:
+        """An `outline` filled: normal values where it has none."""
+        generator = torch.Generator().manual_seed(seed)
+
+        def fill(tensor: Tensor) -> Tensor:
+            if tensor.is_meta:
+                drawn = torch.randn(tensor.shape, generator=generator, dtype=torch.float64)
+                return drawn.to(device, tensor.dtype)
+            return tensor.detach().clone().to(device)
+
+        return self.map(fill)
+
     def describe(self) -> str:
         """Shapes and types in one line, for example ``2x3x224x224 float32``."""
         positional = [_describe(a) for a in self.args]

@@ -125,6 +125,6 @@ def _neighbours(path: Path) -> str:
     endings = {".pt", ".pth", ".bin", ".safetensors", ".pt2", ".onnx"}
     if not path.parent.is_dir():
         return f"The folder {path.parent} does not exist either"
-    names = sorted(p.name for p in path.parent.iterdir() if p.suffix in endings)[:3]
+    names = sorted(p.name for p in path.parent.iterdir() if p.suffix in endings and not p.name.startswith("."))[:3]
     beside = f"Its folder holds {', '.join(names)}" if names else "Check the path"
     return f"{beside}; an architecture is written torchvision:densenet121, timm:resnet50 or package.module:factory"

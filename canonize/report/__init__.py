@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from torch import fx
 
@@ -42,10 +43,19 @@ class Report(ReportRecord):
         return render(self)
 
 
-def attach_report(module: fx.GraphModule, report: Report) -> None:
-    """Make ``module.report``, so that it survives copying and saving."""
-    module.report = report  # type: ignore[assignment]
-    module.meta["_user_preserved_attributes"] = {"report": report}
+def attach_report(module: fx.GraphModule, report: Report, seen: Any = None) -> None:
+    """Make ``module.report``, so that it survives copying and saving.
+
+    Parameters
+    ----------
+    module, report
+    seen : Inputs, optional
+        Shapes and dtypes of what the model was converted with, for whoever needs inputs that it takes.
+    """
+    kept = {"report": report} if seen is None else {"report": report, "seen_inputs": seen}
+    for name, value in kept.items():
+        setattr(module, name, value)
+    module.meta["_user_preserved_attributes"] = kept
 
 
 # Written files name them so, wherever in this room they are defined.
