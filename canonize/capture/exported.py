@@ -26,10 +26,15 @@ _DROPOUTS = {"dropout", "dropout1d", "dropout2d", "dropout3d", "alpha_dropout", 
 _MUTATIONS = ("BUFFER_MUTATION", "PARAMETER_MUTATION")
 
 
-def export_trace(root: nn.Module, inputs: Inputs) -> Captured:
+def export_at_fixed_sizes(root: nn.Module, inputs: Inputs) -> Captured:
+    """Trace with ``torch.export``, with every size that of the example: one row, say, where others take another way."""
+    return export_trace(root, inputs, free=False)
+
+
+def export_trace(root: nn.Module, inputs: Inputs, free: bool = True) -> Captured:
     """Trace with ``torch.export``, with the batch size free where the model allows."""
     with exporting():
-        program = _export(root, inputs).run_decompositions({})
+        program = _export(root, inputs, free).run_decompositions({})
     signature = program.graph_signature
     graph = program.graph
     constants = dict(program.constants)
@@ -102,11 +107,11 @@ def _ancestors(values: list[Any]) -> set[fx.Node]:
     return found
 
 
-def _export(root: nn.Module, inputs: Inputs) -> torch.export.ExportedProgram:
+def _export(root: nn.Module, inputs: Inputs, free: bool) -> torch.export.ExportedProgram:
     batch = inputs.batch_size
     attempts: list[tuple[Inputs, Any]] = []
     sample = inputs if batch is None or batch > 1 else (inputs.with_batch(2) or inputs)
-    if batch is not None:
+    if batch is not None and free:
         attempts += [(sample, _dynamic_shapes(sample, first)) for first in (1, 2, None)]
     attempts.append((inputs, None))
     failure: Exception | None = None

@@ -11,8 +11,9 @@ from canonize.capture.attributes import attributes_as_they_were
 from canonize.capture.baking import bake_weights
 from canonize.capture.captured import Captured
 from canonize.capture.conformance import check_conformance, check_values
-from canonize.capture.exported import export_trace
+from canonize.capture.exported import export_at_fixed_sizes, export_trace
 from canonize.capture.hooks import refuse_what_a_trace_would_drop
+from canonize.capture.running import GuardedError
 from canonize.capture.symbolic import symbolic_trace
 from canonize.capture.unlifted import guard_fixed_sizes
 from canonize.errors import CaptureError, ConformanceError, cuts_in, kind_and_line
@@ -48,7 +49,10 @@ def capture(model: nn.Module, inputs: Inputs, tracer: str | None = None) -> Capt
         ("torch.fx", symbolic_trace),
         ("torch.fx", _with_whole_functions),
         ("torch.export", export_trace),
+        ("torch.export", export_at_fixed_sizes),
     ):
+        if trace is export_at_fixed_sizes and not (failures and isinstance(failures[-1][1].__cause__, GuardedError)):
+            continue
         if tracer is not None and (tracer == "torch.export") != (name == "torch.export"):
             continue
         root = eval_copy(model)
@@ -64,7 +68,7 @@ def capture(model: nn.Module, inputs: Inputs, tracer: str | None = None) -> Capt
                 check_values(model, captured, inputs)
             return dataclasses.replace(captured, notes=(*captured.notes, *notes))
         except CaptureError as error:
-            if name == "torch.export":
+            if name == "torch.export" and not isinstance(error.__cause__, GuardedError):
                 raise
             failures.append((name, error))
         except Exception as error:
