@@ -55,6 +55,9 @@ class Answers(Protocol):
     def answer(self, node: fx.Node) -> FixedValue | None:
         """A dtype, a device or a size that is always the same."""
 
+    def is_tensor(self, value: Any) -> bool:
+        """Whether a value is a tensor."""
+
     def template(self, node: fx.Node) -> FixedValue | None:
         """An empty tensor of a value's dtype."""
 
@@ -127,7 +130,7 @@ def _follow(
 
 def _only_its_dtype(node: fx.Node, questions: Answers) -> tuple[fx.Node, FixedValue] | None:
     """The argument of a cast that only says a dtype (``s.type_as(x)``, ``s.to(x)``), and a value of that dtype."""
-    operation = resolve(node)
+    operation = resolve(node, questions.is_tensor)
     other = operation.bound.get("other") if operation is not None and operation.row.casts else None
     if operation is None or other is operation.bound.get("input"):
         return None

@@ -12,9 +12,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import fx, nn
+from torch import Tensor, fx, nn
 
 from canonize.errors import CaptureError
+from canonize.graph.shapes import Shapes
 from canonize.nn import assign
 from canonize.twins.modules import named_modules
 from canonize.twins.writes import writes_its_state
@@ -39,7 +40,12 @@ _VIEW_MODULES = (
 )
 
 
-def functionalize(graph: fx.Graph, root: nn.Module, aliases: Mapping[fx.Node, Sequence[fx.Node]] | None = None) -> None:
+def functionalize(
+    graph: fx.Graph,
+    root: nn.Module,
+    aliases: Mapping[fx.Node, Sequence[fx.Node]] | None = None,
+    shapes: Shapes | None = None,
+) -> None:
     """Make every operation of a graph out of place.
 
     Parameters
@@ -48,6 +54,8 @@ def functionalize(graph: fx.Graph, root: nn.Module, aliases: Mapping[fx.Node, Se
     root : nn.Module
     aliases : mapping of fx.Node to sequence of fx.Node, optional
         Values that were seen to lie in the memory of others, beside those of which it is known.
+    shapes : Shapes, optional
+        Of the graph: memory that is written keeps its dtype.
 
     Raises
     ------
@@ -71,6 +79,10 @@ def functionalize(graph: fx.Graph, root: nn.Module, aliases: Mapping[fx.Node, Se
         if operation is not None and operation.row.writes_if:  # what it gives is not what it writes
             raise CaptureError(f"{node.name} writes into its {operation.row.writes_if[1]}", _path(node))
         _make_out_of_place(node, operation)
+        cast = _keep_dtype(graph, node, written, operation, shapes)
+        if cast is not None:
+            order[cast] = order[node]
+            node = cast
         base, whole = _sliced(written), None
         later = [user for user in written.users if order[user] > order[node]]
         for user in later:
@@ -206,12 +218,39 @@ def _make_out_of_place(node: fx.Node, operation: Operation | None) -> None:
             raise _no_counterpart(node)
         node.op, node.target = "call_function", IN_PLACE_OPERATORS[written]
     elif node.op == "call_method":
-        if target in _OTHERWISE or not callable(getattr(torch.Tensor, target.rstrip("_"), None)):
+        pure = target.rstrip("_")
+        if target in _OTHERWISE or not callable(getattr(torch.Tensor, pure, None)):
             raise _no_counterpart(node)
+        node.target = pure
     elif target in IN_PLACE_OPERATORS:
         node.target = IN_PLACE_OPERATORS[target]
+    elif str(getattr(target, "__name__", "")).endswith("_") and hasattr(torch, target.__name__.rstrip("_")):
+        node.target = getattr(torch, target.__name__.rstrip("_"))
     else:
         _clear_flag(node)
+
+
+def _keep_dtype(
+    graph: fx.Graph, node: fx.Node, written: fx.Node, operation: Operation | None, shapes: Shapes | None
+) -> fx.Node | None:
+    """A cast behind what no longer writes: memory that is written keeps its dtype, a new tensor need not."""
+    tells = operation is not None and operation.row.tells
+    if (
+        shapes is None
+        or node.op == "call_module"
+        or not (tells or len(node.all_input_nodes) > 1)
+        or node.target is assign
+    ):
+        return None
+    shapes.forget(node)
+    before, after = shapes.value(written), shapes.value(node)
+    if not isinstance(before, Tensor) or not isinstance(after, Tensor) or before.dtype == after.dtype:
+        return None
+    with graph.inserting_after(node):
+        cast = graph.call_method("to", (node, before.dtype))
+        node.replace_all_uses_with(cast, lambda user: user is not cast)
+    cast.meta.update(node.meta)
+    return cast
 
 
 def _replace_whole(node: fx.Node, name: str) -> None:

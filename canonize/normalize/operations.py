@@ -149,22 +149,11 @@ def linear(ctx: Context, input: Any, weight: Any, bias: Any = None) -> Built:
     if not is_node(input) or not isinstance(weight, FixedValue) or not _fixed_or_none(bias) or weight.value.ndim != 2:
         return None
     outputs, inputs = weight.value.shape
-    return _with_weights(ctx, nn.Linear(inputs, outputs, bias=bias is not None, device="meta"), input, weight, bias)
+    return with_weights(ctx, nn.Linear(inputs, outputs, bias=bias is not None, device="meta"), input, weight, bias)
 
 
-@operation("matmul", "mm", "mv")
-def matmul(ctx: Context, input: Any, other: Any) -> Built:
-    """``x @ W`` with a fixed matrix is a linear layer with the weight transposed."""
-    if not is_node(input) or not isinstance(other, FixedValue) or not other.is_tensor or other.value.ndim != 2:
-        return None
-    if not ctx.shapes.is_floating(input):
-        return None
-    turned = FixedValue(other.value.detach().T, other.exact.detach().T, other.name)
-    inputs, outputs = other.value.shape
-    return _with_weights(ctx, nn.Linear(inputs, outputs, bias=False, device="meta"), input, turned, None)
-
-
-def _with_weights(ctx: Context, module: Any, input: fx.Node, weight: Any, bias: Any) -> Layer:
+def with_weights(ctx: Context, module: Any, input: fx.Node, weight: Any, bias: Any) -> Layer:
+    """A linear layer with these weights."""
     module.weight = _parameter(weight)
     if bias is not None:
         module.bias = _parameter(bias)
@@ -186,7 +175,7 @@ def _convolution(dims: int, transposed: bool) -> Builder:
         shape = weight.value.shape
         channels = (shape[0], shape[1] * groups) if transposed else (shape[1] * groups, shape[0])
         module = cls(*channels, tuple(shape[2:]), bias=bias is not None, device="meta", **options)
-        return _with_weights(ctx, module, input, weight, bias)
+        return with_weights(ctx, module, input, weight, bias)
 
     return build
 

@@ -41,6 +41,10 @@ class Questions:
             return FixedValue(self.device, self.device)
         return FixedValue(value.dtype, EXACT if value.dtype.is_floating_point else value.dtype)
 
+    def is_tensor(self, value: Any) -> bool:
+        """Whether a value is a tensor."""
+        return isinstance(self.shapes.value(value) if isinstance(value, fx.Node) else value, Tensor)
+
     def template(self, node: fx.Node) -> FixedValue | None:
         """An empty tensor of a value's dtype; in float64, as everything is in the proof."""
         value = self.shapes.value(node)

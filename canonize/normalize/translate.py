@@ -23,6 +23,7 @@ from canonize.graph.network import FrozenAffine, Network, Origin, keep_exact, sh
 from canonize.graph.shapes import Shapes, asks_for_sizes
 from canonize.inputs import Inputs
 from canonize.normalize import layers as _layers  # noqa: F401  (fills OPERATIONS)
+from canonize.normalize import products as _products  # noqa: F401
 from canonize.normalize.constants import FixedValue, fixed_values, lookup
 from canonize.normalize.functionalize import functionalize
 from canonize.normalize.naming import kind_of, target_name
@@ -50,20 +51,23 @@ def normalize(captured: Captured, inputs: Inputs, name: str) -> Network:
         Where the graph writes in place into a tensor that is read under another name.
     """
     graph, root = captured.graph, captured.root
+    named = dict(named_modules(root, repeated=True))
+    # Inference walks the captured graph while the new one grows, so it sees the original operations.
+    shapes = Shapes(graph, inputs, lambda target: named[target] if target in named else lookup(root, target))
     if captured.tracer == "symbolic_trace":
-        functionalize(graph, root, captured.aliases)
-    network = _Translation(graph, root, inputs, name).run()
+        functionalize(graph, root, captured.aliases, shapes)
+    network = _Translation(captured, inputs, name, named, shapes).run()
     recognise(network)
     network.notes.extend(captured.notes)
     return network
 
 
 class _Translation:
-    def __init__(self, graph: fx.Graph, root: nn.Module, inputs: Inputs, name: str) -> None:
-        self.graph, self.root = graph, root
-        self.named = dict(named_modules(root, repeated=True))
-        # Inference walks the captured graph while the new one grows, so it sees the original operations.
-        self.shapes = Shapes(graph, inputs, self._find_original)
+    def __init__(
+        self, captured: Captured, inputs: Inputs, name: str, named: dict[str, nn.Module], shapes: Shapes
+    ) -> None:
+        graph, root = captured.graph, captured.root
+        self.graph, self.root, self.named, self.shapes = graph, root, named, shapes
         self.frozen = _frozen([self.named[str(n.target)] for n in graph.nodes if n.op == "call_module"])
         first = next((p for p in (*root.parameters(), *root.buffers()) if p.is_floating_point()), None)
         sample = next((t for t in inputs.tensors() if t.is_floating_point()), None)
@@ -79,9 +83,6 @@ class _Translation:
 
     def _find(self, target: str) -> Any:
         return self.network.modules[target]
-
-    def _find_original(self, target: str) -> Any:
-        return self.named[target] if target in self.named else lookup(self.root, target)
 
     def run(self) -> Network:
         for node in self.graph.nodes:
@@ -474,7 +475,10 @@ class _Translation:
         return self.shapes.always(lambda old, new: old == new, source, node)
 
     def _sweep(self) -> None:
-        """Erase what nobody reads."""
+        """Erase what nobody reads; of which only the size is asked, that is an affine's input as well."""
+        for node in self.network.affines():
+            if self.network.readers(node) == [] and all(self.network.module(user) for user in node.users):
+                node.replace_all_uses_with(node.args[0])  # type: ignore[arg-type]
         for node in reversed(list(self.network.graph.nodes)):
             if not node.users and node.op not in ("placeholder", "output") and not _is_guard(node):
                 self.network.remove(node)

@@ -155,8 +155,6 @@ def _may_be(value: Any) -> bool | None:
 def _bound(
     spelling: Spelling, args: Sequence[Any], kwargs: Mapping[str, Any], is_tensor: IsTensor, is_method: bool
 ) -> Operation:
-    if spelling.swapped:
-        args = args[::-1]
     kwargs = {**kwargs, **spelling.preset}
     overload: torch._ops.OpOverload | None = spelling.overload
     bound: dict[str, Any] | None = None
@@ -173,6 +171,8 @@ def _bound(
         bound = by_signature(spelling.function, {}, args, kwargs)
         overload = overload or _overload_for(spelling, bound, is_tensor)
     bound = {spelling.renamed.get(name, name): value for name, value in (bound or {}).items()}
+    if spelling.swapped and {"input", "other"} <= bound.keys():
+        bound |= {"input": bound["other"], "other": bound["input"]}
     in_place = spelling.in_place or bound.pop("inplace", False) is True
     return Operation(spelling.name, bound, overload, in_place)
 

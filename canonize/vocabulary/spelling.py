@@ -98,6 +98,19 @@ _RENAMED: dict[str, dict[str, str]] = {
 }  # fmt: skip
 
 
+# What these modules hold, as it is on import: tracers exchange some of it meanwhile.
+_HELD: dict[str, dict[str, Any]] = {
+    home: {name: getattr(space, name, None) for name in dir(space)}
+    for home, space in (*SPACES.items(), ("builtins", builtins), ("math", math))
+}
+
+
+def _home_of(target: Any) -> tuple[str, str]:
+    """Where a function is found, under which name; empty where it is not torch's or Python's."""
+    name = str(getattr(target, "__name__", ""))
+    return next(((home, name) for home, held in _HELD.items() if held.get(name) is target), ("", name))
+
+
 @dataclass(frozen=True)
 class Spelling:
     """One way to spell an operator.
@@ -181,21 +194,21 @@ def _of_function(target: Any) -> Spelling | None:
     if isinstance(target, torch._ops.OpOverloadPacket):
         namespace, _, name = target._qualified_op_name.partition("::")
         return _of_aten(name, None) if namespace in ("aten", "prims") else None
-    name = str(getattr(target, "__name__", ""))
     if target in IN_PLACE_OPERATORS:
         pure = of_function(IN_PLACE_OPERATORS[target])
         assert pure is not None
         return Spelling(pure.name, pure.packet, in_place=True, renamed=pure.renamed)
-    if getattr(operator, name, None) is target:
+    home, name = _home_of(target)
+    if home == "operator":
         return _of_operator(name.strip("_"))
     if target in _OTHERWISE:
         return Spelling(_OTHERWISE[target], aten(_OTHERWISE[target]), target)
-    if any(getattr(space, name, None) is target for space in SPACES.values()):
+    if home in ("builtins", "math"):
+        return Spelling(common(name), None)
+    if home:
         return _named(name, target if type(target).__name__ == "function" else None)
     if getattr(torch.Tensor, name, None) is target:
         return of_method(name)
-    if any(getattr(home, name, None) is target for home in (builtins, math)):
-        return Spelling(common(name), None)
     found = common(name)
     if found in ROWS and ROWS[found].drops:  # of libraries of models: torchvision's stochastic_depth, timm's drop_path
         return Spelling(found, None, target)

@@ -60,6 +60,8 @@ class Row:
         It normalises by statistics: by running ones, if it is told so.
     scales : bool
         It may scale and shift every channel by fixed numbers: where they are, it holds an affine (C1).
+    tells : bool
+        It gives conditions, whatever it is given.
     drops : bool
         It is dropout of some kind, and does nothing unless it trains.
     asserts : bool
@@ -94,6 +96,7 @@ class Row:
     normalises: bool = False
     statistics: bool = False
     scales: bool = False
+    tells: bool = False
     drops: bool = False
     asserts: bool = False
     attends: bool = False
@@ -115,6 +118,7 @@ _LAYER = Row(linear_in=("input",), whole=True)
 _AVERAGE = Row(averages=True, linear_in=("input",), whole=True)
 _RESIZES = Row(averages=True, resizes=True, linear_in=("input",), whole=True)
 _DROPS = Row(drops=True, hands_back=True)
+_TELLS = Row(tells=True)
 _IDLE = Row(idle=True)
 _ASSERTS = Row(asserts=True)
 _HANDS_BACK = Row(hands_back=True)
@@ -288,6 +292,17 @@ ROWS: dict[str, Row] = {
     "mean": Row(linear_in=("input",), averages=True, whole=True),
     "cat": Row(gathers=True, whole=True),
     "stack": Row(gathers=True),
+    # --------------------------------------------------------------------------------------------- conditions
+    "eq": _TELLS,
+    "ne": _TELLS,
+    "lt": _TELLS,
+    "le": _TELLS,
+    "gt": _TELLS,
+    "ge": _TELLS,
+    "logical_and": _TELLS,
+    "logical_or": _TELLS,
+    "logical_xor": _TELLS,
+    "logical_not": _TELLS,
     # ----------------------------------------------------------------------------------------- linear layers
     "linear": Row(linear_in=("input", "weight"), whole=True),
     "conv1d": _LAYER,

@@ -63,10 +63,12 @@ SAME: dict[str, list[Operation]] = {
         m("add_", X, W),
         m("__add__", X, W),
         m("__radd__", W, X),
+        m("__radd__", W, other=X),
         m("__iadd__", X, W),
         call(aten.add, X, W),
         call(aten.add.Tensor, X, W),
     ],
+    "sub": [call(operator.sub, X, W), m("__rsub__", W, X), m("__rsub__", W, other=X), m("subtract", X, other=W)],
     "div": [call(operator.truediv, X, W), call(torch.div, X, W), call(torch.true_divide, X, W), m("divide", X, W)],
     "softmax": [
         call(F.softmax, X, 1, dtype=torch.float64),
