@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Callable
 from typing import Any
 
 from torch import Tensor, fx
 
-# The position of the dimension that is cut, and what it is where nobody says it; None: along all of them, or several.
-_CUT_ALONG: dict[str, tuple[int, int] | None] = {
-    "chunk": (2, 0), "split": (2, 0), "split_with_sizes": (2, 0), "tensor_split": (2, 0), "unsafe_chunk": (2, 0),
-    "unsafe_split": (2, 0), "unbind": (1, 0), "hsplit": None, "vsplit": None, "dsplit": None, "tolist": None,
-}  # fmt: skip
+from canonize.vocabulary import NOTHING, ROWS, operator_name, resolve
 
 
 def cuts(node: fx.Node) -> bool:
     """Whether a call gives the pieces of a tensor."""
-    return _name(node) in _CUT_ALONG
+    name = operator_name(node)
+    return ROWS.get(name or "", NOTHING).splits or name == "tolist"
 
 
 def pieces_vary(node: fx.Node, values_of: Callable[[fx.Node], list[Any]]) -> bool:
@@ -43,15 +39,9 @@ def pieces_vary(node: fx.Node, values_of: Callable[[fx.Node], list[Any]]) -> boo
 
 
 def _dim(node: fx.Node, ndim: int) -> int | None:
-    place = _CUT_ALONG[_name(node)]
-    if place is None or not ndim:
+    """The dimension that is cut; None: along all of them, or not told."""
+    operation = resolve(node)
+    if operation is None or not operation.bound or not operation.row.splits or not ndim:
         return None
-    position, usual = place
-    dim = node.args[position] if len(node.args) > position else node.kwargs.get("dim", node.kwargs.get("axis", usual))
-    return operator.index(dim) % ndim if isinstance(dim, int) else None
-
-
-def _name(node: fx.Node) -> str:
-    if node.op not in ("call_function", "call_method"):
-        return ""
-    return node.target if isinstance(node.target, str) else str(getattr(node.target, "__name__", ""))
+    dim = operation.row.along if operation.row.along is not None else operation.get("dim", 0)
+    return min(dim, ndim - 1) % ndim if isinstance(dim, int) else None

@@ -7,8 +7,8 @@ from typing import Any
 
 from torch import fx
 
-_SYMBOLS = {"eq": "==", "ne": "!=", "lt": "<", "le": "<=", "gt": ">", "ge": ">=", "add": "+", "sub": "-", "mul": "*",
-            "floordiv": "//", "truediv": "/", "mod": "%"}  # fmt: skip
+from canonize.vocabulary.symbols import SYMBOLS
+
 # Deeper than this nobody reads a formula, and its length could double at each level.
 _DEEPEST = 5
 
@@ -58,8 +58,8 @@ class _Words:
             return f"{first}.{node.target}({', '.join(rest)})", False
         name = getattr(node.target, "__name__", str(node.target))
         operands = [f"({words})" if compound else words for words, compound in parts]
-        if name in _SYMBOLS and len(parts) == 2:
-            return f" {_SYMBOLS[name]} ".join(operands), True
+        if name in SYMBOLS and len(parts) == 2:
+            return f" {SYMBOLS[name]} ".join(operands), True
         if name == "getattr":
             return f"{operands[0]}.{node.args[1]}", False
         if name == "getitem":

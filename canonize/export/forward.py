@@ -18,12 +18,9 @@ from canonize import nn as cnn
 from canonize.errors import ExportError
 from canonize.export.literals import index, literal
 from canonize.normalize.naming import target_name
+from canonize.vocabulary.symbols import SYMBOLS
 
-_INFIX = {
-    "add": "+", "sub": "-", "mul": "*", "truediv": "/", "floordiv": "//", "mod": "%", "pow": "**", "matmul": "@",
-    "lt": "<", "le": "<=", "gt": ">", "ge": ">=", "eq": "==", "ne": "!=", "and_": "&", "or_": "|", "xor": "^",
-    "lshift": "<<", "rshift": ">>",
-}  # fmt: skip
+_INFIX = {name: symbol for name, symbol in SYMBOLS.items() if hasattr(operator, name) and symbol[0] != "i"}
 _PREFIX = {"neg": "-", "not_": "not ", "invert": "~", "inv": "~", "pos": "+"}
 # What the statements themselves may name, and what no variable hides.
 _NAMED = {"self", "torch", "nn", "F", "operator", "math", "float", "slice", "fill", "Slot", *cnn.__all__}

@@ -1,8 +1,9 @@
-"""``python -m tests.corpus [NAME ...]``: all of torch's samples; a table, and what did not come out exact."""
+"""``python -m tests.corpus [NAME ...]``: all of torch's samples; what did not come out exact, and figures."""
 
 from __future__ import annotations
 
 import argparse
+import sys
 import time
 import warnings
 from collections import Counter
@@ -11,6 +12,7 @@ import torch
 from torch.testing._internal.common_methods_invocations import op_db
 
 from tests.corpus.judge import Result, judge
+from tests.corpus.known import reason
 
 warnings.simplefilter("ignore")
 
@@ -26,17 +28,24 @@ def main() -> None:
     torch.set_num_threads(1)
     chosen = [op for op in op_db if not given.names or op.name in given.names][part - 1 :: parts]
     results: list[Result] = []
+    accepted: Counter[tuple[str, str]] = Counter()
     started = time.time()
     for op in chosen:
         for result in judge(op, given.samples):
             results.append(result)
-            if result.outcome != "exact":
+            why = reason(result)
+            if why is None:
                 print(f"{result.outcome}: {result.operator} ({result.spelling}): {result.detail}", flush=True)
+            elif why:
+                accepted[result.operator, why] += 1
+    for (name, why), count in sorted(accepted.items()):
+        print(f"{name} ({count}): {why}")
     outcomes = Counter(result.outcome for result in results)
     canonical = sum(result.canonical for result in results)
     operators = len({result.operator for result in results})
     print(f"{len(results)} spellings of {operators} operators in {time.time() - started:.0f} s, {canonical} canonical")
     print(", ".join(f"{count} {outcome}" for outcome, count in outcomes.most_common()))
+    sys.exit(any(reason(result) is None for result in results))
 
 
 if __name__ == "__main__":
