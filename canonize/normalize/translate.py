@@ -476,7 +476,7 @@ class _Translation:
 
     def _sweep(self) -> None:
         """Erase what nobody reads; of which only the size is asked, that is an affine's input as well."""
-        for node in self.network.affines():
+        for node in reversed(self.network.affines()):
             if self.network.readers(node) == [] and all(self.network.module(user) for user in node.users):
                 node.replace_all_uses_with(node.args[0])  # type: ignore[arg-type]
         for node in reversed(list(self.network.graph.nodes)):

@@ -8,10 +8,14 @@ from tests.corpus.judge import Result
 _REFUSED = {
     "as_strided": "how a tensor lies in memory is not kept",
     "_batch_norm_with_update": "it writes running statistics in evaluation",
+    "__r": "by this name Python alone calls it, and tracers do not follow",
     "_native_batch_norm_legit": "it writes running statistics in evaluation",
 }
 _PINNED = {"geqrf": "torch.export alone captures it, and fixes the number of rows"}
-_OTHERWISE = {("logical_not", "in place"): "torch's own gradient passes the value that is overwritten"}
+_OTHERWISE = {
+    (f"logical_{name}", "in place"): "torch's own gradient passes the value that is overwritten"
+    for name in ("not", "and", "or", "xor")
+}
 
 
 def reason(result: Result) -> str | None:
