@@ -1061,6 +1061,12 @@ MUTANTS: tuple[Mutant, ...] = (
         ("max_norm writes nothing", "self.bound.get(self.row.writes_if[0]) is not None", "False"),
     ),
     *_many(
+        "operations",
+        "normalize/products.py",
+        "vocabulary/test_corpus.py",
+        ("a matrix is not transposed", "matrix.exact.detach().T * factor", "matrix.exact.detach().T.flip(0) * factor"),
+    ),
+    *_many(
         "the vocabulary",
         "vocabulary/spelling.py",
         "vocabulary/test_resolve.py",
@@ -1215,11 +1221,6 @@ MUTANTS: tuple[Mutant, ...] = (
             "constant - x is x - constant",
             "return fixed_affine(ctx, other, -float(alpha), input)",
             "return fixed_affine(ctx, other, float(alpha), input)",
-        ),
-        (
-            "a matrix is not transposed",
-            "turned = FixedValue(other.value.detach().T, other.exact.detach().T, other.name)",
-            "turned = FixedValue(other.value.detach().T, other.exact.detach().T.flip(0), other.name)",
         ),
         (
             "dropout that is always on is dropped",
