@@ -222,6 +222,7 @@ class _Tracer(fx.Tracer):
                 raise self.failed(f"{node.name} depends on the batch size")
             on_device = self._on_its_device(node)
             if on_device is not Unknown:
+                self.told = True  # the meta device is another one
                 return on_device
         self.settle(node, value)
         return value
