@@ -479,6 +479,7 @@ class _Translation:
         for node in reversed(self.network.affines()):
             if self.network.readers(node) == [] and all(self.network.module(user) for user in node.users):
                 node.replace_all_uses_with(node.args[0])  # type: ignore[arg-type]
+                self.network.remove(node)
         for node in reversed(list(self.network.graph.nodes)):
             if not node.users and node.op not in ("placeholder", "output") and not _is_guard(node):
                 self.network.remove(node)
