@@ -6,7 +6,6 @@ Nothing here imports torch, so that ``canonize --help`` answers at once.
 from __future__ import annotations
 
 import contextlib
-import os
 import re
 import signal
 import sys
@@ -19,7 +18,8 @@ from typing import Annotated, Any, Literal, Optional
 import typer
 
 from canonize._version import __version__
-from canonize.errors import CanonizeError
+from canonize.commands.terminal import steady
+from canonize.errors import CanonizeError, closest
 
 GOOD, DIFFERENT, COULD_NOT, INTERRUPTED = 0, 1, 2, 130
 
@@ -481,6 +481,14 @@ COMMANDS: dict[str, Callable[..., int]] = {
 }
 # What these have measured when they are stopped stays, and counts when they go on.
 RESUMABLE = {"evaluate", "search"}
+# What people call a command that has another name, or none.
+OTHER_WORDS = {
+    "convert": "canonize MODEL -o OUT: the conversion has no name of its own",
+    "canonize": "canonize MODEL -o OUT: the conversion has no name of its own",
+    "compare": "canonize verify A B",
+    "help": "canonize --help",
+    "version": "canonize --version",
+}
 # Options without a value, which may stand before a command's name.
 FLAGS = {"--debug", "--trust", "--verbose", "-v", "--quiet", "-q"}
 
@@ -509,22 +517,30 @@ def main(argv: Sequence[str] | None = None) -> int:
         0 good, 1 not equivalent or not canonical, 2 could not run, 130 interrupted.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
+    with steady() as (out, _):
+        code = _run(arguments)
+        out.flush()
+        if out.failure is not None and code == GOOD:
+            _complain(f"not all could be printed ({out.failure.strerror})")
+            code = COULD_NOT
+    return code
+
+
+def _run(arguments: list[str]) -> int:
     name, rest = dispatch(arguments)
     if not arguments:
         rest = ["--help"]
     debug = "--debug" in arguments
     try:
+        if name is None:
+            _refuse_mistyped(arguments)
         with _undisturbed(debug):
             result = _command(name).main(
                 args=rest, prog_name=f"canonize {name}" if name else "canonize", standalone_mode=False
             )
-        sys.stdout.flush()
         if result == INTERRUPTED:  # how some versions of typer pass on a Ctrl-C, others raise Abort
             raise KeyboardInterrupt
         return int(result or GOOD)
-    except BrokenPipeError:  # `canonize inspect model.pt | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return GOOD
     except (KeyboardInterrupt, typer.Abort):
         kept = "what was measured is kept: the same command goes on" if name in RESUMABLE else "nothing was written"
         _complain(f"interrupted; {kept}")
@@ -536,6 +552,18 @@ def main(argv: Sequence[str] | None = None) -> int:
             traceback.print_exc()
         _complain(_in_words(error, name, debug))
         return COULD_NOT
+
+
+def _refuse_mistyped(arguments: Sequence[str]) -> None:
+    """A word that is no model and nearly a command is a mistyped command."""
+    word = next((a for a in arguments if a not in FLAGS), "")
+    if not word.replace("-", "").isalpha() or word.startswith("-") or Path(word).exists():
+        return
+    if word.lower() in OTHER_WORDS:
+        raise CanonizeError(f"there is no command {word!r}", hint=f"Write {OTHER_WORDS[word.lower()]}")
+    meant = closest(word, COMMANDS)
+    if meant:
+        raise CanonizeError(f"there is no command {word!r}", hint=f"Did you mean canonize {meant[0]}?")
 
 
 @contextlib.contextmanager
@@ -573,7 +601,7 @@ def _command(name: str | None) -> Any:
 def _in_words(error: Exception, name: str | None, debug: bool) -> str:
     """One line: what went wrong, where, and what to do next."""
     if isinstance(error, CanonizeError):
-        return " ".join(str(error).split())
+        return " ".join(error.at_a_shell().split())
     if hasattr(error, "format_message"):  # what the parser says of the arguments
         return f"{error.format_message()} (see canonize {name + ' ' if name else ''}--help)"
     first = (str(error).strip().splitlines() or [""])[0][:300]

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import difflib
 import signal
+from collections.abc import Collection, Iterable
+from pathlib import Path
 
 
 class CanonizeError(Exception):
@@ -16,17 +19,29 @@ class CanonizeError(Exception):
         Qualified name of the layer concerned (``features.norm5``), or of the file.
     hint : str, optional
         What the reader can do next.
+    shell : str, optional
+        The same for a reader at the command line, where that differs: an option instead of an argument.
     """
 
-    def __init__(self, what: str, where: str | None = None, hint: str | None = None) -> None:
+    def __init__(
+        self, what: str, where: str | None = None, hint: str | None = None, *, shell: str | None = None
+    ) -> None:
         super().__init__(what, where, hint)
         self.what = what
         self.where = where
         self.hint = hint
+        self.shell = shell
 
     def __str__(self) -> str:
+        return self._sentence(self.hint)
+
+    def at_a_shell(self) -> str:
+        """The message for a reader who types commands, not Python."""
+        return self._sentence(self.shell or self.hint)
+
+    def _sentence(self, hint: str | None) -> str:
         message = f"{self.where}: {self.what}" if self.where else self.what
-        return f"{message}. {self.hint}" if self.hint else message
+        return f"{message}. {hint}" if hint else message
 
 
 class LoadError(CanonizeError):
@@ -66,8 +81,16 @@ class NotEquivalentError(CanonizeError, AssertionError):
         The numbers behind the statement.
     """
 
-    def __init__(self, what: str, verdict: object = None, where: str | None = None, hint: str | None = None):
-        super().__init__(what, where, hint)
+    def __init__(
+        self,
+        what: str,
+        verdict: object = None,
+        where: str | None = None,
+        hint: str | None = None,
+        *,
+        shell: str | None = None,
+    ):
+        super().__init__(what, where, hint, shell=shell)
         self.verdict = verdict
 
 
@@ -101,3 +124,40 @@ def kind_and_line(error: BaseException, most: int = 200) -> str:
     """Another's error with its class: ``ValueError: no such thing``."""
     kind = type(error).__name__
     return f"{kind}: {first_line(error, most)}" if str(error).strip() else kind
+
+
+def closest(word: str, known: Iterable[str], count: int = 3) -> list[str]:
+    """The names that a mistyped one was probably meant to be, likeliest first; none where nothing is near."""
+    by_lower = {name.lower(): name for name in known}
+    word = word.lower()
+    begun = sorted(name for name in by_lower if len(word) > 1 and name.startswith(word))
+    near = difflib.get_close_matches(word, by_lower, n=count)
+    return [by_lower[name] for name in dict.fromkeys([*near, *begun])][:count]
+
+
+def nearby(path: Path, endings: Collection[str]) -> str:
+    """A hint for a file that is not there: files with a name like it, else what its folder holds.
+
+    Parameters
+    ----------
+    path : Path
+    endings : collection of str
+        Of the files that would do, in lower case; with none given, every file would.
+    """
+    folder = path.parent
+    if not folder.is_dir():
+        above = folder.parent
+        beside = closest(folder.name, (p.name for p in above.iterdir() if p.is_dir())) if above.is_dir() else []
+        meant = f". Did you mean {above / beside[0] / path.name}?" if beside else ""
+        return f"The folder {folder} does not exist either{meant}"
+    try:
+        names = sorted(p.name for p in folder.iterdir() if not endings or p.suffix.lower() in endings)
+    except OSError:
+        return "Check the path"
+    near = closest(path.name, names)
+    if near:
+        return f"Did you mean {' or '.join(str(folder / name) for name in near)}?"
+    stem = [name for name in names if path.stem and path.stem.lower() in name.lower()][:3]
+    shown = stem or names[:3]
+    more = f" and {len(names) - len(shown)} more" if len(names) > len(shown) else ""
+    return f"Its folder holds {', '.join(shown)}{more}" if shown else "Check the path"

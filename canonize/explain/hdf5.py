@@ -76,6 +76,13 @@ def write(file: Path, relevances: Relevances) -> None:
     wrong = {name: len(value) for name, value in tensors.items() if len(value) != count}
     if wrong:
         raise ExplainError(f"there are {count} attributions, but {wrong}", where=str(file))
+    if count and not 0 <= int(relevances.label.min()) <= int(relevances.label.max()) < 2**16:
+        raise ExplainError(
+            f"holds labels from 0 to {2**16 - 1}, and {int(relevances.label.min())} to {int(relevances.label.max())} are "
+            "given",
+            where=str(file),
+            hint="Count classes from 0",
+        )
     h5py = require("h5py")
 
     def fill(path: Path) -> None:

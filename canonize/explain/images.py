@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from canonize.errors import InputError
+from canonize.errors import InputError, nearby
 from canonize.explain.libraries import require
 
 ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
@@ -130,7 +130,7 @@ def find(paths: Sequence[Path]) -> list[Path]:
                 raise InputError("holds no pictures", where=str(path), hint=f"Endings: {' '.join(ENDINGS)}")
             found += inside
         elif not path.exists():
-            raise InputError("there is no such file", where=str(path), hint="Give pictures, or folders of them")
+            raise InputError("there is no such file", where=str(path), hint=nearby(path, ENDINGS))
         elif path.suffix.lower() not in ENDINGS:
             raise InputError("is no picture by its name", where=str(path), hint=f"Endings: {' '.join(ENDINGS)}")
         else:
@@ -162,35 +162,74 @@ def read(files: Sequence[Path], shape: tuple[int, int, int], normalisation: Norm
     return Pictures([file.name for file in files], shown, normalisation.apply(shown))
 
 
-def _in_bytes(image: Any, file: Path) -> Any:
-    """A picture with 8 bits a value: deeper ones are scaled, not clipped; what is transparent lies on white."""
-    if image.mode.startswith(("I", "F")):
-        numpy = require("numpy")
-        values = numpy.asarray(image).astype("float64")
-        low, high = float(values.min()), float(values.max())
-        # Pillow gives 16 bits as I;16, or, in some formats, as I; floating values are shares of white by custom.
-        white = 65535.0 if image.mode.startswith("I") else 1.0
-        if low < 0 or high > white:
-            raise InputError(
-                f"its values, {low:g} to {high:g}, are no shares of white",
-                where=str(file),
-                hint=f"Scale them: from 0 to {white:g} for a picture of mode {image.mode}",
-            )
-        return require("PIL.Image").fromarray((values / white * 255).round().astype("uint8"))
-    if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
-        clear = image.convert("RGBA")
-        ground = require("PIL.Image").new("RGBA", clear.size, (255, 255, 255, 255))
-        return require("PIL.Image").alpha_composite(ground, clear).convert("RGB")
-    return image
-
-
 def _one(file: Path, mode: str, height: int, width: int) -> Tensor:
     image_module, ops = require("PIL.Image"), require("PIL.ImageOps")
-    try:
-        with image_module.open(file) as opened:
-            image = _in_bytes(ops.exif_transpose(opened), file).convert(mode)
-    except (OSError, SyntaxError, ValueError, image_module.DecompressionBombError) as error:
-        raise InputError(f"cannot be read as a picture ({error})", where=str(file), hint="Is it whole?") from error
-    image = ops.fit(image, (width, height), method=image_module.Resampling.BILINEAR)
+    image = ops.fit(opened(file, mode), (width, height), method=image_module.Resampling.BILINEAR)
+    if image.mode == "F":  # grey in more than 8 bits
+        import numpy
+
+        grey = torch.from_numpy(numpy.array(image, dtype="float32"))
+        return grey.clamp(0, 1)[None].expand(3 if mode == "RGB" else 1, -1, -1)
     pixels = torch.frombuffer(bytearray(image.tobytes()), dtype=torch.uint8)
     return pixels.view(height, width, -1).permute(2, 0, 1).float() / 255
+
+
+def opened(file: Path, mode: str) -> Any:
+    """A picture as a person sees it: turned as its camera was held, its transparent parts on white.
+
+    Parameters
+    ----------
+    file : Path
+    mode : {"L", "RGB"}
+
+    Returns
+    -------
+    PIL.Image.Image
+        In this mode; grey pictures of more than 8 bits as mode ``F``, from 0 (black) to 1 (white), since Pillow cuts
+        their values off at 255.
+
+    Raises
+    ------
+    InputError
+        If it cannot be read, or does not say which value is white.
+    """
+    image_module, ops = require("PIL.Image"), require("PIL.ImageOps")
+    try:
+        with image_module.open(file) as source:
+            form, bits = source.format, _bits(source)
+            image: Any = ops.exif_transpose(source)
+            if image.mode.startswith(("I", "F")):
+                return _deep(image, form, bits, file)
+            if image.mode in ("LA", "PA", "RGBA", "La", "RGBa") or "transparency" in image.info:
+                image = image.convert("RGBA")
+                white = image_module.new("RGBA", image.size, "white")
+                image = image_module.alpha_composite(white, image)
+            return image.convert(mode)
+    except (OSError, SyntaxError, ValueError, image_module.DecompressionBombError) as error:
+        reason = "is missing" if isinstance(error, FileNotFoundError) else f"cannot be read as a picture ({error})"
+        raise InputError(reason, where=str(file), hint="Is it whole?") from error
+
+
+def _bits(image: Any) -> int | None:
+    """Bits of a value, where a TIFF says them (tag 258)."""
+    told = getattr(image, "tag_v2", {}).get(258)
+    first = told[0] if isinstance(told, tuple) and told else told
+    return first if isinstance(first, int) else None
+
+
+def _deep(image: Any, form: str | None, bits: int | None, file: Path) -> Any:
+    """A grey picture of more than 8 bits, from 0 to 1."""
+    import numpy
+
+    values = numpy.array(image, dtype="float64")
+    if image.mode == "F" or (bits is None and image.mode == "I" and form not in ("PNG", "PPM")) or (bits or 0) > 16:
+        if values.size and not 0 <= values.min() <= values.max() <= 1:
+            raise InputError(
+                f"holds values from {values.min():g} to {values.max():g} and does not say which is white",
+                where=str(file),
+                hint="Save it with 8 or 16 bits for each value",
+            )
+        white = 1
+    else:
+        white = 2 ** (bits or 16) - 1
+    return require("PIL.Image").fromarray((values / white).astype("float32"))

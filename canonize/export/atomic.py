@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import glob
 import hashlib
 import os
@@ -85,7 +86,7 @@ def write_whole(path: Path, write: Callable[[Path], None], check: Callable[[Path
             if not is_disk_error(error):
                 raise
             told = getattr(error, "strerror", None) or str(error).strip().splitlines()[0][-100:]
-            raise ExportError(f"writing failed ({told})", where=str(path), hint="Is the disk full?") from error
+            raise ExportError(f"writing failed ({told})", where=str(path), hint=_way_on(path, error)) from error
         check(passing)
         _put(passing, real)
     finally:
@@ -134,6 +135,19 @@ def is_disk_error(error: BaseException) -> bool:
     text = str(error)
     signs = ("inline_container", "PytorchStreamWriter", "No space left", "File too large", "I/O error", "os error")
     return isinstance(error, OSError) or (not isinstance(error, ExportError) and any(sign in text for sign in signs))
+
+
+def _way_on(path: Path, error: BaseException) -> str:
+    """What to do where writing failed: a full disk is asked for, and not guessed."""
+    full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+    with contextlib.suppress(OSError):
+        usage = shutil.disk_usage(path.parent)
+        full = full or (usage.total > 0 and usage.free < 2**20)
+    if full or "No space left" in str(error):
+        return f"The disk that holds {path.parent} is full: make room, or choose another place"
+    if "File too large" in str(error):
+        return "The place takes no file so large: choose another"
+    return f"{path.parent} takes no such file: choose another place"
 
 
 def _put(passing: Path, path: Path) -> None:

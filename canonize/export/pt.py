@@ -1,4 +1,4 @@
-"""``.pt``: the module itself, for explainers. Loads with ``torch.load``; needs canonize installed."""
+"""``.pt``: the module itself, for explainers. Loads with ``canonize.load``, without running code from the file."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def check(model: nn.Module, path: Path, inputs: Inputs | None, final: Path, stat
 
 def snippet(path: str) -> str:
     """The lines that load the file."""
-    return f"import torch\nmodel = torch.load({path!r}, weights_only=False)"
+    return f"import canonize\nmodel = canonize.load({path!r})"
 
 
 def _as_data(model: nn.Module) -> tuple[Any, list[str]]:

@@ -73,7 +73,10 @@ def program_of(
     """What `exported` gives, with errors that say what to do."""
     if inputs is None:
         raise ExportError(
-            f"a {final.suffix} file needs example inputs", where=str(final), hint="Pass example_inputs= or --input"
+            f"a {final.suffix} file needs example inputs",
+            where=str(final),
+            hint="Pass example_inputs=",
+            shell="Give --input",
         )
     try:
         return exported(model, inputs)

@@ -8,8 +8,10 @@ from typing import Any
 
 import torch
 
-from canonize.errors import InputError
+from canonize.errors import InputError, nearby
 from canonize.inputs.values import Inputs, normalise
+
+ENDINGS = (".pt", ".pth", ".npy", ".npz", ".safetensors")
 
 
 def load_inputs(path: str | Path) -> Inputs:
@@ -35,9 +37,9 @@ def load_inputs(path: str | Path) -> Inputs:
     try:
         return _without_nan(normalise(reader(path)))
     except InputError as error:
-        raise InputError(error.what, where=str(path), hint=error.hint) from None
+        raise InputError(error.what, where=str(path), hint=error.hint, shell=error.shell) from None
     except FileNotFoundError:
-        raise InputError("there is no such file", where=str(path)) from None
+        raise InputError("there is no such file", where=str(path), hint=nearby(path, ENDINGS)) from None
     except Exception as error:
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise InputError(

@@ -83,7 +83,8 @@ def infer(model: nn.Module, candidates: Iterable[Any] | None = None) -> Inputs:
         tried.append(guess.describe())
     raise InputError(
         f"no usual input fits the model (tried {len(tried)}, among them {'; '.join(tried[:3])})",
-        hint="Say what it takes: --input 1x3x224x224 on the command line, example_inputs= in Python",
+        hint="Say what it takes: example_inputs=torch.zeros(1, 3, 224, 224), say",
+        shell="Say what it takes: --input 1x3x224x224, say",
     )
 
 

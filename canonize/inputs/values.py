@@ -164,6 +164,7 @@ def normalise(example_inputs: Any) -> Inputs:
         raise InputError(
             f"example inputs of type {type(example_inputs).__name__} hold no tensor",
             hint="Pass a tensor, a tuple of positional arguments, or (args, kwargs)",
+            shell="Save a tensor, a tuple of tensors, or a dictionary of tensors to the file",
         )
     return found
 

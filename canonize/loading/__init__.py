@@ -10,7 +10,7 @@ from pathlib import Path
 
 from torch import nn
 
-from canonize.errors import LoadError
+from canonize.errors import LoadError, nearby
 from canonize.inputs import Shape
 from canonize.loading.architecture import build, is_architecture
 from canonize.loading.checkpoint import module_from
@@ -123,8 +123,7 @@ def _refuse_what_is_no_file(path: Path) -> None:
 
 def _neighbours(path: Path) -> str:
     endings = {".pt", ".pth", ".bin", ".safetensors", ".pt2", ".onnx"}
-    if not path.parent.is_dir():
-        return f"The folder {path.parent} does not exist either"
-    names = sorted(p.name for p in path.parent.iterdir() if p.suffix in endings and not p.name.startswith("."))[:3]
-    beside = f"Its folder holds {', '.join(names)}" if names else "Check the path"
-    return f"{beside}; an architecture is written torchvision:densenet121, timm:resnet50 or package.module:factory"
+    told = nearby(path, endings)
+    if told.startswith("Did you mean"):
+        return told
+    return f"{told}; an architecture is written torchvision:densenet121, timm:resnet50 or package.module:factory"

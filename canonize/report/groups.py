@@ -53,11 +53,14 @@ def headline(report: ReportRecord) -> str:
     if not total and report.findings:  # inspected, not rewritten
         by_rule = Counter(finding.rule for finding in report.findings)
         counts = ", ".join(f"{count} x {rule}" for rule, count in sorted(by_rule.items()))
-        return f"{report.model}: not canonical in {len(report.findings)} places ({counts})"
+        return f"{report.model}: not canonical in {counted(len(report.findings), 'place')} ({counts})"
     if not total:
         return f"{report.model}: no BatchNorm and no other loose affine"
     kinds = Counter(fate.kind for fate in report.affines)
-    named = ", ".join(f"{count} {kind}" for kind, count in kinds.most_common(4)) + (" ..." if len(kinds) > 4 else "")
+    # "+ constant" and the like are operations, not nouns: they stand in quotes.
+    named = ", ".join(
+        f"{count} {kind if kind[:1].isalnum() else repr(kind)}" for kind, count in kinds.most_common(4)
+    ) + (" ..." if len(kinds) > 4 else "")
     fates = [f"{report.count(o)} {words}" for o, words in OUTCOMES.items() if report.count(o)]  # type: ignore[arg-type]
     return f"{report.model}: {named}: {', '.join(fates)}"
 
@@ -99,6 +102,11 @@ def verdict_lines(verdict: VerdictRecord) -> list[str]:
             if worst is not None:
                 lines.append(f"worst {check_line(worst)}")
     return lines
+
+
+def counted(count: int, noun: str, plural: str | None = None) -> str:
+    """``1 seed``, ``3 seeds``."""
+    return f"{count} {noun if count == 1 else plural or noun + 's'}"
 
 
 def check_line(check: Check) -> str:

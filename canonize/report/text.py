@@ -5,7 +5,17 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from canonize.report.data import ReportRecord
-from canonize.report.groups import Row, finding_groups, headline, origin, places, proof_lines, rows, verdict_lines
+from canonize.report.groups import (
+    Row,
+    counted,
+    finding_groups,
+    headline,
+    origin,
+    places,
+    proof_lines,
+    rows,
+    verdict_lines,
+)
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -83,7 +93,7 @@ def _blocks(report: ReportRecord, verbose: bool) -> list[tuple[str, list[str]]]:
         found.append(f"{finding.rule} {places(where)}: {finding.what}")
         found.append(f"   {finding.why}" + (f"; left because {finding.reason}" if finding.reason else ""))
     if found:
-        blocks.append((f"not canonical: {len(report.findings)} places", found))
+        blocks.append((f"not canonical: {counted(len(report.findings), 'place')}", found))
     elif report.affines or report.verdict is not None or report.rewrites:
         blocks.append(("canonical: nothing is left that an explainer has no rule for", []))
     if report.notes:

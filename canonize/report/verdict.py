@@ -6,10 +6,11 @@ import math
 from collections.abc import Sequence
 
 from canonize.report.data import Check, Divergence, OutputError, VerdictRecord
-from canonize.report.groups import check_line
+from canonize.report.groups import check_line, counted
 
 # Outputs that are told in full; more are told where `verbose`.
 SHOWN = 4
+DIFFERENT = "the two have no layer in common: they are different architectures, or their layers have other names"
 _BLOCKS = "▁▂▃▄▅▆▇█"
 
 
@@ -57,6 +58,9 @@ def divergence_lines(found: Divergence | None) -> list[str]:
     """Where two models part, in a few lines; none where nobody knows."""
     if found is None:
         return []
+    if not found.layer and not found.compared:
+        # Nothing has the same name and the same call in both: nothing to go by, and no place to name.
+        return [f"no layer was compared: {found.reference}" if found.reference.startswith("nothing") else DIFFERENT]
     if not found.layer:
         place = "the models part behind the last layer that both have"
     else:
@@ -69,7 +73,9 @@ def divergence_lines(found: Divergence | None) -> list[str]:
         lines.append(f"  what it reads agrees: {', '.join(found.reads)}")
     if found.rewrite:
         lines.append(f"  {found.rewrite}")
-    lines.append(f"  {found.compared} layers compared with {found.reference} on '{found.case}', runs: {found.passes}")
+    lines.append(
+        f"  {counted(found.compared, 'layer')} compared with {found.reference} on '{found.case}', runs: {found.passes}"
+    )
     return lines
 
 

@@ -232,6 +232,7 @@ def _both(model: nn.Module, other: nn.Module, inputs: Inputs) -> tuple[Oracle, C
         raise InputError(
             f"the reference model does not run on the example inputs ({inputs.describe()}): {error}",
             hint="Pass example_inputs that fit it: a tensor, a tuple, or (args, kwargs)",
+            shell="Give --input a shape that fits it, once for each input, or --inputs a file of real ones",
         ) from error
     return oracle, Candidate(other, None, oracle, inputs, narrow=True)
 

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from canonize.errors import InputError
 from canonize.evaluate.libraries import require
+from canonize.explain.images import opened
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 ENDINGS = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".JPEG", ".JPG", ".PNG")
@@ -56,9 +57,12 @@ class Transform:
         InputError
             If the file is no picture.
         """
-        image = open_picture(file).convert("RGB")
+        image = opened(file, "RGB")
         placed = self._placed(image, _pil().Resampling.BILINEAR)
-        pixels = torch.from_numpy(np.array(placed, dtype=np.float32) / 255).permute(2, 0, 1)
+        if placed.mode == "F":  # grey in more than 8 bits, from 0 to 1
+            pixels = torch.from_numpy(np.array(placed, dtype=np.float32)).expand(3, -1, -1)
+        else:
+            pixels = torch.from_numpy(np.array(placed, dtype=np.float32) / 255).permute(2, 0, 1)
         return (pixels - self._column(self.mean)) / self._column(self.std), (image.height, image.width)
 
     def mask(self, mask: NDArray[np.bool_]) -> Tensor:
