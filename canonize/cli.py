@@ -180,7 +180,7 @@ def verify(
     device: Device = "cpu",
     allow: Allow = None,
     trust: Trust = False,
-    seed: Annotated[int, typer.Option(help="Of the random inputs.")] = 0,
+    seed: Annotated[int, typer.Option(metavar="N", help="Of the random inputs.")] = 0,
     report: VerdictFiles = None,
     dump: Annotated[
         Optional[Path],  # noqa: UP045
@@ -273,7 +273,7 @@ def explain(
         Optional[str],  # noqa: UP045
         typer.Option("--normalise", metavar="HOW", help="none, imagenet, or MEAN,.../STD,..."),
     ] = None,
-    batch: Annotated[int, typer.Option("--batch", min=1, help="Pictures at once.")] = 8,
+    batch: Annotated[int, typer.Option("--batch", min=1, metavar="N", help="Pictures at once.")] = 8,
     form: Forms = None,
     resume: Annotated[bool, typer.Option("--resume", help="Leave out pictures whose heatmap is there.")] = False,
     compare: Annotated[
@@ -417,7 +417,7 @@ def search(
     sampler: Annotated[str, typer.Option(metavar="NAME", help="tpe, random, grid, nsga2, qmc.")] = "tpe",
     trials: Annotated[int, typer.Option(metavar="N", help="Configurations, earlier runs' included.")] = 100,
     samples: Samples = None,
-    seed: Annotated[int, typer.Option(help="Of samples, noise and sampler.")] = 0,
+    seed: Annotated[int, typer.Option(metavar="N", help="Of samples, noise and sampler.")] = 0,
     batch: Annotated[int, typer.Option(metavar="N", help="Samples at once.")] = 16,
     storage: Annotated[
         Optional[str],  # noqa: UP045
@@ -478,6 +478,11 @@ COMMANDS: dict[str, Callable[..., int]] = {
     "patterns": patterns,
     "evaluate": evaluate,
     "search": search,
+}
+EPILOGS = {
+    "explain": "Methods: epsilon-plus, epsilon-plus-flat, alpha2-beta1, alpha2-beta1-flat, epsilon-gamma, "
+    "epsilon-gamma-box, epsilon, excitation-backprop, lrp-custom, guided-backprop, deconvnet, gradient, "
+    "input-x-gradient, integrated-gradients, smoothgrad, deep-lift. canonize evaluate --list says what each is.",
 }
 # What these have measured when they are stopped stays, and counts when they go on.
 RESUMABLE = {"evaluate", "search"}
@@ -594,7 +599,7 @@ def _command(name: str | None) -> Any:
     if name is None:
         app.command(help=HELP, epilog=EPILOG, options_metavar="-o OUT [OPTIONS]")(convert)
     else:
-        app.command()(COMMANDS[name])
+        app.command(epilog=EPILOGS.get(name))(COMMANDS[name])
     return typer.main.get_command(app)
 
 

@@ -151,7 +151,8 @@ def nearby(path: Path, endings: Collection[str]) -> str:
         meant = f". Did you mean {above / beside[0] / path.name}?" if beside else ""
         return f"The folder {folder} does not exist either{meant}"
     try:
-        names = sorted(p.name for p in folder.iterdir() if not endings or p.suffix.lower() in endings)
+        visible = (p for p in folder.iterdir() if not p.name.startswith("."))
+        names = sorted(p.name for p in visible if not endings or p.suffix.lower() in endings)
     except OSError:
         return "Check the path"
     near = closest(path.name, names)

@@ -137,7 +137,7 @@ def test_what_is_not_equivalent_is_not_written(folder: Path, capsys: Any, monkey
     def wrong(*arguments: Any, **options: Any) -> Any:
         raise canonize.NotEquivalentError("the outputs differ", Verdict(False, (), "by a half"))
 
-    monkeypatch.setattr(canonize, "canonize", wrong, raising=False)
+    monkeypatch.setattr("canonize.commands.convert.canonize", wrong)
     assert main(["model.pt", "-o", "out.pt", "--input", "2x3x12x12"]) == 1
     out, err = capsys.readouterr()
     assert "by a half" in out and "was not written" in err and not Path("out.pt").exists()
@@ -172,7 +172,7 @@ def test_debug_shows_the_traceback(folder: Path, capsys: Any, monkeypatch: Any) 
     def burst(*arguments: Any, **options: Any) -> Any:
         raise ZeroDivisionError("inside")
 
-    monkeypatch.setattr(canonize, "canonize", burst, raising=False)
+    monkeypatch.setattr("canonize.commands.convert.canonize", burst)
     assert main(["model.pt", "-o", "x.pt"]) == 2
     err = capsys.readouterr().err
     assert "unexpected ZeroDivisionError: inside" in err and "--debug" in err and err.count("\n") == 1
@@ -187,7 +187,7 @@ def test_the_model_gets_the_inputs_and_options_asked_for(folder: Path, monkeypat
         seen.update(options, inputs=inputs.describe())
         raise canonize.CaptureError("enough")
 
-    monkeypatch.setattr(canonize, "canonize", spy, raising=False)
+    monkeypatch.setattr("canonize.commands.convert.canonize", spy)
     options = ["--strategy", "untangle", "--skip", "a", "--skip", "b*", "--no-verify", "-i", "1x3x8x8"]
     assert main(["model.pt", "-o", "x.pt", *options]) == 2
     assert seen["strategy"] == "untangle" and seen["skip"] == ("a", "b*") and seen["verify"] is False

@@ -14,7 +14,7 @@ from canonize.errors import LoadError
 from canonize.inputs import Inputs, Shape, parse_shape
 from canonize.loading import Loaded
 from canonize.report import Verdict
-from canonize.report.verdict import render_verdict
+from canonize.report.verdict import render_summary, render_verdict
 from canonize.verify import check_equivalence
 from canonize.verify.onnx_model import OnnxModel
 
@@ -49,7 +49,7 @@ def verify(
     for path in report_files:
         write_verdict(verdict, path, title)
     screen.say(title)
-    screen.say(render_verdict(verdict, screen.verbose))
+    screen.say(render_verdict(verdict, verbose=True) if screen.verbose else render_summary(verdict))
     if dump is not None and verdict.divergence is not None:
         screen.say(f"input and activations written to {dump}")
     return GOOD if verdict.passed else DIFFERENT

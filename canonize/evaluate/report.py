@@ -192,5 +192,6 @@ def _sentences(results: Results, correct_only: bool) -> tuple[str, ...]:
         for row in accuracies(results).itertuples()
     ]
     counted = "those answered rightly count" if correct_only else "all count"
-    drawn = f"{experiment.samples} samples for each of {len(experiment.seeds)} seeds; {counted}"
+    of_seeds = f"{len(experiment.seeds)} seed{'s' * (len(experiment.seeds) != 1)}"
+    drawn = f"{experiment.samples} samples for each of {of_seeds}; {counted}"
     return ("; ".join(told) + ".", f"{drawn}. Explained is the {experiment.target} class.")

@@ -77,9 +77,9 @@ def write(file: Path, relevances: Relevances) -> None:
     if wrong:
         raise ExplainError(f"there are {count} attributions, but {wrong}", where=str(file))
     if count and not 0 <= int(relevances.label.min()) <= int(relevances.label.max()) < 2**16:
+        low, high = int(relevances.label.min()), int(relevances.label.max())
         raise ExplainError(
-            f"holds labels from 0 to {2**16 - 1}, and {int(relevances.label.min())} to {int(relevances.label.max())} are "
-            "given",
+            f"holds labels from 0 to {2**16 - 1}, and {low} to {high} are given",
             where=str(file),
             hint="Count classes from 0",
         )

@@ -26,6 +26,62 @@ def render_verdict(verdict: VerdictRecord, verbose: bool = False) -> str:
     return "\n".join(verdict_text(verdict, verbose))
 
 
+def render_summary(verdict: VerdictRecord) -> str:
+    """A verdict in about five lines: what, how much, where, and what to do next.
+
+    Parameters
+    ----------
+    verdict : Verdict
+    """
+    lines = [headline(verdict)]
+    told = sorted(verdict.outputs(), key=lambda pair: (pair[1].passed, -_share(pair[1])))
+    if told:
+        lines += _difference(*told[0])
+    elif verdict.reason:
+        lines.append(verdict.reason)
+    gradients = _worst_of_each([check for check in verdict.checks if not check.outputs])
+    if gradients:
+        lines.append("; ".join(check_line(check) for check in gradients[:2]))
+    lines += [line.strip() for line in divergence_lines(verdict.divergence)[:1]]
+    if verdict.divergence is not None and verdict.divergence.rewrite:
+        lines[-1] += f", {verdict.divergence.rewrite}"
+    if verdict.notes:
+        more = f" (and {counted(len(verdict.notes) - 1, 'more note')})" if len(verdict.notes) > 1 else ""
+        lines.append(f"note: {verdict.notes[0]}{more}")
+    return "\n".join([*lines, _next_step(verdict)])
+
+
+def _share(output: OutputError) -> float:
+    """How much of what is allowed was used."""
+    return output.error / output.tolerance if output.tolerance and math.isfinite(output.error) else math.inf
+
+
+def _difference(check: Check, output: OutputError) -> list[str]:
+    """How far apart two models are at most, and where."""
+    if not math.isfinite(output.error):
+        return [f"{output.output} in {check.precision} on '{check.name}': {output.why}"]
+    size = f"{output.error:.1e} of the scale; up to {output.tolerance:.1e} is rounding"
+    if not output.largest:
+        return [f"largest difference: none at all, in {check.precision}"]
+    return [
+        f"largest difference: {output.largest:.1e} in {check.precision} ({size})",
+        f"at {output.where} on '{check.name}': {output.reference:.6g} and {output.candidate:.6g}",
+    ]
+
+
+def _next_step(verdict: VerdictRecord) -> str:
+    if verdict.passed:
+        return "Either can stand in for the other; -v lists every output and every check"
+    found = verdict.divergence
+    if found is not None and found.layer:
+        return f"Look at {found.layer} first; --dump DIR keeps what it computes in both, -v lists every check"
+    if found is not None and not found.compared and not found.reference.startswith("nothing"):
+        return "Are these the two files you meant? -v lists every output and every check"
+    if not verdict.checks:
+        return "Give inputs that the models compute numbers from: --inputs FILE"
+    return "-v lists every output and every check; --report FILE.json, .md or .xml keeps them"
+
+
 def verdict_text(verdict: VerdictRecord, verbose: bool = False) -> list[str]:
     """The lines of `render_verdict`."""
     lines = [headline(verdict)]
