@@ -772,14 +772,12 @@ MUTANTS: tuple[Mutant, ...] = (
         "bn_activation_linear",
         "patterns/bn_activation_linear.py",
         _ACTIVATION,
-        ("it belongs to every strategy", 'strategy = "threshold"', 'strategy = "always"'),
         ("it passes no concatenations", '{"concat", "activation"}', '{"activation"}'),
     ),
     *_many(
         "untangle",
         "patterns/untangle.py",
         _UNTANGLE,
-        ("it belongs to every strategy", 'strategy = "untangle"', 'strategy = "always"'),
         ("it copies nothing", "duplicate=True, stay=True", "stay=True"),
         (
             "it copies what holds nothing",
