@@ -83,7 +83,10 @@ class _Tracer(fx.Tracer):
         """A node for a leaf, the nodes of its forward otherwise; each node knows the innermost module around it."""
         if self.at_rest or threading.get_ident() != self.thread:  # torch.fx exchanges everybody's call
             return forward(*args, **kwargs)
-        name = self.path_of_module(m)
+        try:
+            name = self.path_of_module(m)
+        except NameError:  # made on the way (``self.body[1:]``): what it holds has names, it has none
+            return forward(*args, **kwargs)
         self.path.append(name)
         try:
             if self.is_leaf_module(m, name):

@@ -108,13 +108,13 @@ def _modules(graph: fx.GraphModule, explainer: str, missing: dict[str, Operation
             continue
         seen.add(name)
         module = graph.get_submodule(name)
-        if name in missing and kind_of(module) is not Kind.CLOSED:
-            found: Found = f"{missing[name].what}: no rule, the gradient is used", _advice(module)
-        elif explainer == "zennit":
+        if explainer == "zennit":
             found = _in_zennit(module)
         else:
             alone = name in known and sum(known[name].carrying or ()) == 1
             found = _in_captum(module, alone, name in shared)
+        if found is None and name in missing:
+            found = f"{missing[name].what}: no rule, the gradient is used", _advice(module)
         if found:
             yield Blocker(name, *found)
 

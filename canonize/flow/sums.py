@@ -155,8 +155,9 @@ def product_backward(step: Step, affine: Affine) -> list[Affine | None]:
 
 
 def _require_one_number(step: Step, affine: Affine) -> None:
-    step.require(affine.is_linear, f"a shift does not pass the product {step.label()}")
-    step.require(not affine.varying(), f"only one number for all passes the product {step.label()}")
+    what = f"the product {step.label()}" if len(factors(step.module)) > 1 else step.label()
+    step.require(affine.is_linear, f"a shift does not pass {what}")
+    step.require(not affine.varying(), f"only one number for all passes {what}")
 
 
 # ---------------------------------------------------------------------------------------------------- Concat

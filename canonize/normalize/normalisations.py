@@ -59,7 +59,7 @@ def layer_norm(
 
 
 @operation("rms_norm")
-def rms_norm(ctx: Context, input: Any, normalized_shape: Any, weight: Any = None, eps: Any = None, *_: Any) -> Built:
+def rms_norm(ctx: Context, input: Any, normalized_shape: Any, weight: Any = None, eps: Any = None, **_: Any) -> Built:
     """``F.rms_norm`` with a fixed weight, as the module."""
     if not is_node(input) or not plain(normalized_shape, eps):
         return None

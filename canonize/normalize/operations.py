@@ -197,7 +197,7 @@ def convolution(
     transposed: Any,
     output_padding: Any,
     groups: Any,
-    *switches: Any,
+    **switches: Any,
 ) -> Built:
     """ATen's one convolution for all dimensions, which is what ``torch.jit.trace`` records."""
     if not isinstance(weight, FixedValue) or not isinstance(transposed, bool) or weight.value.ndim not in (3, 4, 5):

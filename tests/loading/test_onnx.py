@@ -148,12 +148,12 @@ def test_sizes_are_found_or_given(tmp_path: Path) -> None:
 
 def test_a_wrong_translation_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = written(bn_relu_conv().eval(), tmp_path / "m.onnx", False)
-    real = reader._put
+    real = reader.put
 
     def off(root: nn.Module, name: str, value: nn.Parameter) -> None:
         real(root, name, nn.Parameter(value * 1.01, requires_grad=False))
 
-    monkeypatch.setattr(reader, "_put", off)
+    monkeypatch.setattr(reader, "put", off)
     with pytest.raises(LoadError, match="something else than ONNX Runtime"):
         load(path)
 

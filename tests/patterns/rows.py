@@ -73,9 +73,12 @@ class Folds(Row):
         Affine to the layers that must hold it.
     layers : dict
         Layers of the canonical model to their exact types: what the pattern adds or exchanges.
+    no_rule : tuple of str
+        Layers of the canonical model that explainers have no rule for; none in most.
     """
 
     into: Mapping[str, tuple[str, ...]]
+    no_rule: tuple[str, ...] = ()
     layers: Mapping[str, type] = field(default_factory=dict)
 
 
@@ -156,7 +159,7 @@ def assert_folds(row: Folds, pattern: str) -> fx.GraphModule:
         assert type(canonical.get_submodule(name)) is wanted
     changed = {name for into in row.into.values() for name in into}
     assert_weights_shared(model, canonical, set(layers_with_weights(canonical)) - changed)
-    assert canonical.report.canonical, str(canonical.report)
+    assert tuple(found.where for found in canonical.report.findings) == row.no_rule, str(canonical.report)
     return canonical
 
 

@@ -109,7 +109,7 @@ FOLDS = rows(
     _through("there-and-back", lambda x: x.permute(0, 2, 3, 1).flip(1).permute(0, 3, 1, 2)),
     _through("part-of-the-image", lambda x: x[:, :, 1:, ::2]),
     _through("channels-in-reverse-order", lambda x: x.flip(1)),
-    _through("a-gradient-stop", lambda x: x.detach() + 0.0, hardening=ALIVE),
+    _through("a-gradient-stop", lambda x: x.detach() + 0.0, hardening=ALIVE, no_rule=("detach",)),
     Folds(
         name="through-part-of-the-channels",
         build=lambda: wired(lambda m, x: m.bn(m.conv(x)[:, 2:6]).sigmoid(), conv=conv(3, 8), bn=norm(4)),
