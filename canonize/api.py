@@ -23,15 +23,15 @@ from canonize.forms import chosen_forms
 from canonize.graph.model import CanonicalModel, with_report
 from canonize.graph.network import Network
 from canonize.inputs import Inputs, infer, normalise
-from canonize.loading.exported import as_module
+from canonize.loading.pt2 import as_module
 from canonize.patterns import catalogue
 from canonize.pipeline import Options, rewritten, versions
 from canonize.report import Proof, Report, Unproven, Verdict
 from canonize.rewrite.journal import Progress
-from canonize.twins.modules import class_name, named_modules
+from canonize.twins.module_tree import class_name, named_modules
 from canonize.verify import check_equivalence
 from canonize.verify.certificate import certificate_of, check, hash_of
-from canonize.verify.paranoid import Watch
+from canonize.verify.paranoid import RewriteCheck
 
 Strategy = Literal["threshold", "untangle"]
 
@@ -107,7 +107,7 @@ def _captured_and_rewritten(
     model: nn.Module, inputs: Inputs, options: Options, verify: bool, paranoid: bool, tell: Progress
 ) -> tuple[CanonicalModel, Report]:
     """Try the tracers in turn, until what one has seen is rewritten and proven."""
-    watcher = Watch if paranoid else None
+    watcher = RewriteCheck if paranoid else None
     failure: CanonizeError | None = None
     for tracer in ("symbolic_trace", "torch.export"):
         try:

@@ -126,7 +126,7 @@ def convert(
     source = common.Source(_wanted(model or arch), arch if model else None, tuple(allow or ()), trust, device)
     return command.convert(
         source,
-        common.Feed(tuple(shapes or ()), inputs),
+        common.GivenInputs(tuple(shapes or ()), inputs),
         out=out,
         strategy=_strategy(strategy),
         skip=tuple(skip or ()),
@@ -164,7 +164,7 @@ def inspect(
     source = common.Source(_wanted(model or arch), arch if model else None, tuple(allow or ()), trust, device)
     return command.inspect(
         source,
-        common.Feed(tuple(shapes or ()), inputs),
+        common.GivenInputs(tuple(shapes or ()), inputs),
         report_file=report,
         explainer=explainer,
         screen=common.Screen(verbose, quiet),
@@ -199,7 +199,7 @@ def verify(
     return command.verify(
         common.Source(first, arch, packages, trust, device),
         common.Source(second, arch, packages, trust, device),
-        common.Feed(tuple(shapes or ()), inputs),
+        common.GivenInputs(tuple(shapes or ()), inputs),
         seed=seed,
         report_files=tuple(report or ()),
         dump=dump,
@@ -233,7 +233,7 @@ def check(
     return command.check(
         common.Source(original, arch, packages, trust, "cpu"),
         common.Source(canonical, None, packages, trust, "cpu"),
-        common.Feed(tuple(shapes or ()), inputs),
+        common.GivenInputs(tuple(shapes or ()), inputs),
         certificate=certificate,
         report_file=report,
         screen=common.Screen(verbose, quiet),
@@ -304,7 +304,7 @@ def explain(
 
     if side not in ("original", "canonical", "both"):
         raise CanonizeError(f"there is no side {side!r}", hint="Use original, canonical or both")
-    wish = command.Wish(
+    wish = command.ExplainRequest(
         pictures,
         out,
         method,
@@ -322,7 +322,7 @@ def explain(
         ledger,
     )
     source = common.Source(model, arch, tuple(allow or ()), trust, device)
-    return command.explain(source, common.Feed(tuple(shapes or ())), wish, common.Screen(quiet=quiet))
+    return command.explain(source, common.GivenInputs(tuple(shapes or ())), wish, common.Screen(quiet=quiet))
 
 
 def patterns(debug: Debug = False) -> int:
@@ -443,7 +443,7 @@ def search(
     from canonize.commands import common
     from canonize.commands import evaluate as shared
     from canonize.commands import search as command
-    from canonize.evaluate.plan import ModelSource
+    from canonize.evaluate.experiment import ModelSource
     from canonize.evaluate.runner import Workers
     from canonize.search import Search, read_space
 

@@ -21,10 +21,10 @@ from canonize.rewrite.contracts import ensure
 from canonize.rewrite.driver import rewrite
 from canonize.rewrite.form import Form
 from canonize.rewrite.journal import Progress
-from canonize.twins.modules import class_name, named_modules
+from canonize.twins.module_tree import class_name, named_modules
 
 
-class Watch(Protocol):
+class RewriteWatch(Protocol):
     """Looks at a network after each of its rewrites."""
 
     def check(self, rewrite: Rewrite) -> None:
@@ -57,7 +57,7 @@ def rewritten(
     options: Options,
     tell: Progress | None = None,
     limit: int | None = None,
-    watcher: Callable[[Network], Watch] | None = None,
+    watcher: Callable[[Network], RewriteWatch] | None = None,
 ) -> tuple[Network, Report]:
     """Capture, normalize and rewrite, with one tracer and without proof; at most ``limit`` rewrites."""
     tell = tell or (lambda stage, done, total: None)

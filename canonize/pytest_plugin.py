@@ -49,7 +49,7 @@ def assert_equivalent(request: pytest.FixtureRequest) -> Callable[..., Verdict]:
 
 
 def _worst(verdict: Verdict) -> str:
-    from canonize.report.groups import check_line
+    from canonize.report.rows import check_line
 
     worst = verdict.worst()
     return f"; worst {check_line(worst)}" if worst is not None else ""

@@ -77,7 +77,7 @@ MUTANTS: tuple[Mutant, ...] = (
     ),
     *_many(
         "named groups",
-        "explain/groups.py",
+        "explain/grouping.py",
         "explain/test_groups.py",
         ("places are counted from 0", "max(first, 1) - 1", "max(first, 1)"),
     ),
@@ -109,7 +109,7 @@ MUTANTS: tuple[Mutant, ...] = (
     ),
     *_many(
         "localisation by size",
-        "evaluate/sizes.py",
+        "evaluate/object_size.py",
         "evaluate/test_sizes.py",
         ("large objects count as small", 'part[part["area"] < BELOW[size]]', "part"),
     ),
@@ -493,8 +493,8 @@ MUTANTS: tuple[Mutant, ...] = (
         ),
         (
             "a shift passes",
-            "def _require_one_number(step: Step, affine: Affine) -> None:\n    step.require(affine.is_linear, ",
-            "def _require_one_number(step: Step, affine: Affine) -> None:\n    step.require(True, ",
+            'step.require(affine.is_linear, f"a shift does not pass {what}")',
+            'step.require(True, f"a shift does not pass {what}")',
         ),
         ("one number per channel passes", "step.require(not affine.varying(), ", "step.require(True, "),
     ),
@@ -1036,7 +1036,7 @@ MUTANTS: tuple[Mutant, ...] = (
     ),
     *_many(
         "a model's own tensors",
-        "capture/exported.py",
+        "capture/export_trace.py",
         "test_writes.py",
         ("state may come back", "        if name in names:\n", "        if False:\n"),
         ("nobody is told of state", "    return tuple(f", "    return () and tuple(f"),
@@ -1201,7 +1201,7 @@ MUTANTS: tuple[Mutant, ...] = (
     ),
     *_many(
         "hooks",
-        "capture/hooks.py",
+        "capture/model_hooks.py",
         "test_capture.py",
         ("forward hooks are dropped in silence", '            ("forward hook", module._forward_hooks),\n', ""),
         ("backward hooks are dropped in silence", '            ("backward hook", module._backward_hooks),\n', ""),
@@ -1336,7 +1336,7 @@ MUTANTS: tuple[Mutant, ...] = (
     ),
     *_many(
         "aliases",
-        "capture/exported.py",
+        "capture/export_trace.py",
         "capture/test_aliases.py",
         ("idle dropout makes a copy", "            return args[0]\n", "            return args[0].clone()\n"),
     ),

@@ -8,8 +8,8 @@ copy of the model, and ``canonize.normalize`` gives both the same vocabulary.
 from __future__ import annotations
 
 from canonize.capture.captured import Captured
-from canonize.capture.hooks import refuse_what_a_trace_would_drop
 from canonize.capture.leaves import is_leaf
+from canonize.capture.model_hooks import refuse_what_a_trace_would_drop
 from canonize.capture.tracers import capture
 from canonize.twins.copying import eval_copy
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from canonize.twins.modules import named_modules
+from canonize.twins.module_tree import named_modules
 from canonize.twins.writes import writes_its_state
 
 

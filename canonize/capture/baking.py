@@ -14,7 +14,7 @@ from torch.nn.utils.prune import BasePruningMethod
 
 from canonize.algebra.affine import EXACT
 from canonize.algebra.exact import exact_parameter
-from canonize.twins.modules import named_modules
+from canonize.twins.module_tree import named_modules
 
 
 def bake_weights(root: nn.Module) -> None:

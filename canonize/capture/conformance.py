@@ -22,14 +22,14 @@ from torch.utils._pytree import tree_leaves
 
 from canonize.capture.baking import bake_weights
 from canonize.capture.captured import Captured
-from canonize.capture.events import Event, Recorder, aliases
+from canonize.capture.events import Event, EventRecorder, aliases
 from canonize.capture.running import GuardedError, alike, as_it_was, duplicate, empty, fresh, like, run_graph
 from canonize.errors import ConformanceError, cuts_in
 from canonize.graph.shapes import meta_cannot_follow
 from canonize.inputs import Inputs
 from canonize.inputs.sizes import other_batches, other_sizes
 from canonize.twins.copying import Copier, eval_copy
-from canonize.twins.modules import named_modules
+from canonize.twins.module_tree import named_modules
 from canonize.twins.randomness import PrivateRandom
 
 # Operators that give values of a tensor to Python, and what torch.export makes of them.
@@ -244,8 +244,8 @@ class _Comparison:
         self.captured.aliases = self.captured.aliases or aliases(values)
         return _Seen(recorder.events, next(reversed(values.values())), given)
 
-    def _recorder(self, twin: nn.Module, given: Inputs, real: bool, lines: bool) -> Recorder:
-        return Recorder(twin, given, None if real else self.metas, lines=lines)
+    def _recorder(self, twin: nn.Module, given: Inputs, real: bool, lines: bool) -> EventRecorder:
+        return EventRecorder(twin, given, None if real else self.metas, lines=lines)
 
     def _twin(self, model: nn.Module, real: bool) -> nn.Module:
         """An eval-mode copy with tensors of its own: with the same values, or without any."""

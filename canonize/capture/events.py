@@ -20,7 +20,7 @@ from canonize.capture.leaves import is_leaf
 from canonize.capture.source import current_line
 from canonize.graph.shape_rules import KEEP_SHAPE, output_of
 from canonize.inputs import Inputs
-from canonize.twins.modules import named_modules
+from canonize.twins.module_tree import named_modules
 
 # They hand over what they are given: a mark, not an operation.
 _TRANSPARENT = {"aten::detach", "aten::alias", "aten::lift", "aten::lift_fresh", "aten::_version"}
@@ -66,7 +66,7 @@ class Event:
         return (self.operator, self.arguments, self.results) == (other.operator, other.arguments, other.results)
 
 
-class Recorder(TorchDispatchMode):
+class EventRecorder(TorchDispatchMode):
     """Lists what is done with values that come from the inputs.
 
     A tensor is known by where it lies in memory, so that a view that is made anew is the same value, and what is

@@ -16,7 +16,7 @@ from torch.utils._pytree import tree_leaves
 from canonize.capture.attributes import is_as_it_was
 from canonize.capture.captured import GUARD
 from canonize.inputs import Inputs
-from canonize.twins.modules import named_modules
+from canonize.twins.module_tree import named_modules
 
 _CONTAINERS = (dict, list, OrderedDict)
 

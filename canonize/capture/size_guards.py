@@ -49,7 +49,7 @@ Place = tuple[int, int]
 
 
 @dataclass(frozen=True)
-class Leaf:
+class GuardedInput:
     """One value of the (nested) inputs.
 
     Attributes
@@ -79,7 +79,7 @@ class _UnreadableError(ValueError):
 
 def guard_inputs(
     graph: fx.Graph,
-    leaves: list[Leaf],
+    leaves: list[GuardedInput],
     conditions: list[str] | None,
     forward: Callable[..., Any],
     inputs: Inputs,
@@ -332,7 +332,7 @@ def _bound(forward: Callable[..., Any], inputs: Inputs) -> dict[str, Any]:
 class _Writer:
     """Writes checks in front of everything that a graph computes."""
 
-    def __init__(self, graph: fx.Graph, leaves: list[Leaf]) -> None:
+    def __init__(self, graph: fx.Graph, leaves: list[GuardedInput]) -> None:
         self._graph, self._leaves = graph, leaves
         order = {node: position for position, node in enumerate(graph.nodes)}
         last = max((leaf.node for leaf in leaves), key=order.__getitem__)

@@ -11,15 +11,15 @@ from canonize.capture.attributes import attributes_as_they_were
 from canonize.capture.baking import bake_weights
 from canonize.capture.captured import Captured
 from canonize.capture.conformance import check_conformance, check_values
-from canonize.capture.exported import export_at_fixed_sizes, export_trace
-from canonize.capture.hooks import refuse_what_a_trace_would_drop
+from canonize.capture.export_trace import export_at_fixed_sizes, export_trace
+from canonize.capture.model_hooks import refuse_what_a_trace_would_drop
 from canonize.capture.running import GuardedError
 from canonize.capture.symbolic import symbolic_trace
 from canonize.capture.unlifted import guard_fixed_sizes
 from canonize.errors import CaptureError, ConformanceError, cuts_in, kind_and_line
 from canonize.inputs import Inputs
 from canonize.twins.copying import eval_copy
-from canonize.twins.modules import class_name
+from canonize.twins.module_tree import class_name
 from canonize.twins.writes import WriteError, writes_its_state
 
 # How torch.export says what it cannot give back.

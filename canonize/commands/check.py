@@ -9,12 +9,12 @@ from pathlib import Path
 import torch
 from torch import fx
 
-from canonize.commands.common import DIFFERENT, GOOD, Feed, Screen, Source, given_inputs, load_model
+from canonize.commands.common import DIFFERENT, GOOD, GivenInputs, Screen, Source, given_inputs, load_model
 from canonize.errors import InputError, LoadError
 from canonize.inputs import Inputs, parse_shape
 from canonize.pipeline import normalized
 from canonize.report import Proof, Report
-from canonize.report.groups import proof_lines
+from canonize.report.rows import proof_lines
 from canonize.verify.certificate import Certificate, hash_of
 from canonize.verify.certificate import check as check_certificate
 
@@ -22,7 +22,7 @@ from canonize.verify.certificate import check as check_certificate
 def check(
     original: Source,
     canonical: Source,
-    feed: Feed,
+    feed: GivenInputs,
     *,
     certificate: Path | None,
     report_file: Path | None,

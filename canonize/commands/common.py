@@ -38,7 +38,7 @@ class Source:
 
 
 @dataclass(frozen=True)
-class Feed:
+class GivenInputs:
     """Inputs as the command line names them."""
 
     shapes: tuple[str, ...] = ()

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from canonize.api import canonize
-from canonize.commands.common import GOOD, Feed, Screen, Source, given_inputs, load_model, told_different
+from canonize.commands.common import GOOD, GivenInputs, Screen, Source, given_inputs, load_model, told_different
 from canonize.commands.reports import check_model_report, write_model_report
 from canonize.errors import CanonizeError, LoadError, NotEquivalentError
 from canonize.export import check_output, save
@@ -19,7 +19,7 @@ from canonize.report import Report
 
 def convert(
     source: Source,
-    feed: Feed,
+    feed: GivenInputs,
     *,
     out: Path | None,
     strategy: Literal["threshold", "untangle"],

@@ -12,11 +12,11 @@ from typing import Any, Literal, cast
 import torch
 
 from canonize.errors import ExportError, InputError
+from canonize.evaluate.experiment import Experiment, ModelSource
 from canonize.evaluate.libraries import need_all
 from canonize.evaluate.metrics.catalogue import METRICS, Settings
-from canonize.evaluate.plan import Experiment, ModelSource
+from canonize.evaluate.page import Section, write_page, write_results, write_sizes
 from canonize.evaluate.presets import PRESETS, preset
-from canonize.evaluate.report import Section, write_page, write_results, write_sizes
 from canonize.evaluate.runner import Progress, Results, Workers, run
 from canonize.evaluate.tables import as_text
 
@@ -57,7 +57,7 @@ def evaluate(experiment: Experiment, where: Where, *, correct_only: bool) -> int
 def papers(where: Where, *, samples: int | None, seeds: int | None, trials: int | None) -> int:
     """Both tables and the search, in one page."""
     from canonize.search.papers import TRIALS, gamma_search, localisation, table_1, table_2
-    from canonize.search.report import write_search
+    from canonize.search.section import write_search
     from canonize.search.study import default_storage, search
 
     need_all(("digits",), (), (), extra="search")

@@ -11,7 +11,16 @@ import torch
 from torch import Tensor, nn
 
 from canonize.api import canonize
-from canonize.commands.common import DIFFERENT, GOOD, Feed, Screen, Source, given_inputs, load_model, told_different
+from canonize.commands.common import (
+    DIFFERENT,
+    GOOD,
+    GivenInputs,
+    Screen,
+    Source,
+    given_inputs,
+    load_model,
+    told_different,
+)
 from canonize.compat import need
 from canonize.errors import ExplainError, ExportError, InputError, NotEquivalentError
 from canonize.explain import hdf5, images, picture
@@ -30,7 +39,7 @@ ROWS = 16
 
 
 @dataclass(frozen=True)
-class Wish:
+class ExplainRequest:
     """What the command line asks for.
 
     Attributes
@@ -70,7 +79,7 @@ class Wish:
     ledger: bool = False
 
 
-def explain(source: Source, feed: Feed, wish: Wish, screen: Screen) -> int:
+def explain(source: Source, feed: GivenInputs, wish: ExplainRequest, screen: Screen) -> int:
     """Explain pictures and write what is asked for. Nothing is written of a canonical model that is not equivalent."""
     method = find(wish.method)
     choices, hyperparameters = parse_settings(method, wish.settings)
@@ -130,7 +139,7 @@ def explain(source: Source, feed: Feed, wish: Wish, screen: Screen) -> int:
     return GOOD
 
 
-def compared(wish: Wish, first: Method) -> dict[str, tuple[Choices | None, dict[str, Any]]]:
+def compared(wish: ExplainRequest, first: Method) -> dict[str, tuple[Choices | None, dict[str, Any]]]:
     """The methods to be drawn beside the first, each with those of the settings that it takes."""
     found: dict[str, tuple[Choices | None, dict[str, Any]]] = {}
     for name in wish.compare:
@@ -221,7 +230,7 @@ def _image_shape(inputs: Inputs) -> tuple[int, int, int]:
     return channels, height, width
 
 
-def _models(model: nn.Module, sample: Inputs, wish: Wish, screen: Screen) -> tuple[dict[str, nn.Module], int]:
+def _models(model: nn.Module, sample: Inputs, wish: ExplainRequest, screen: Screen) -> tuple[dict[str, nn.Module], int]:
     """What is explained: the original, its canonical form, or both."""
     if is_canonical(model):
         return {"canonical": model}, GOOD
@@ -242,7 +251,7 @@ def _models(model: nn.Module, sample: Inputs, wish: Wish, screen: Screen) -> tup
 def _explained(
     models: dict[str, nn.Module],
     read: images.Pictures,
-    wish: Wish,
+    wish: ExplainRequest,
     method: Method,
     choices: Choices | None,
     hyperparameters: dict[str, Any],

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from canonize import api
-from canonize.commands.common import DIFFERENT, GOOD, Feed, Screen, Source, given_inputs, load_model
+from canonize.commands.common import DIFFERENT, GOOD, GivenInputs, Screen, Source, given_inputs, load_model
 from canonize.commands.reports import check_model_report, write_model_report
 from canonize.compat import need
 from canonize.inputs import parse_shape
@@ -13,7 +13,7 @@ from canonize.report import Report
 
 
 def inspect(
-    source: Source, feed: Feed, *, report_file: Path | None, screen: Screen, explainer: str | None = None
+    source: Source, feed: GivenInputs, *, report_file: Path | None, screen: Screen, explainer: str | None = None
 ) -> int:  # fmt: skip
     """Print what is not canonical in a model; or, for an explainer, what that has no rule for."""
     check_model_report(report_file)

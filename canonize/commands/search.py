@@ -6,9 +6,9 @@ import time
 
 from canonize.commands.evaluate import GOOD, Where, check_device, prepare
 from canonize.evaluate.libraries import need_all
-from canonize.evaluate.report import write_page
+from canonize.evaluate.page import write_page
 from canonize.evaluate.tables import as_text
-from canonize.search.report import write_search
+from canonize.search.section import write_search
 from canonize.search.study import Search, default_storage
 from canonize.search.study import search as carry_out
 

@@ -7,7 +7,16 @@ from pathlib import Path
 
 from torch import nn
 
-from canonize.commands.common import DIFFERENT, GOOD, Feed, Screen, Source, device_named, given_inputs, load_model
+from canonize.commands.common import (
+    DIFFERENT,
+    GOOD,
+    GivenInputs,
+    Screen,
+    Source,
+    device_named,
+    given_inputs,
+    load_model,
+)
 from canonize.commands.reports import VERDICT_ENDINGS, check_report_path, write_verdict
 from canonize.compat import need
 from canonize.errors import LoadError
@@ -22,7 +31,7 @@ from canonize.verify.onnx_model import OnnxModel
 def verify(
     first: Source,
     second: Source,
-    feed: Feed,
+    feed: GivenInputs,
     *,
     seed: int,
     report_files: tuple[Path, ...],

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 
 from canonize.errors import CanonizeError
+from canonize.evaluate.experiment import Experiment, MethodSpec
 from canonize.evaluate.libraries import require
 from canonize.evaluate.metrics.catalogue import seed_of
 from canonize.evaluate.metrics.perturbation import growing, perturbation_curve
-from canonize.evaluate.plan import Experiment, MethodSpec
 from canonize.evaluate.plots import HUES, figure
 from canonize.evaluate.subject import Subject, chosen_indices, data_set, model_in
 

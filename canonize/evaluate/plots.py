@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from canonize.errors import CanonizeError
+from canonize.evaluate.experiment import Experiment, MethodSpec
 from canonize.evaluate.libraries import require
 from canonize.evaluate.metrics.catalogue import metric
-from canonize.evaluate.plan import Experiment, MethodSpec
 from canonize.evaluate.subject import Subject, chosen_indices, data_set, model_in
 from canonize.evaluate.summary import LIMIT
 

@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from canonize.errors import CanonizeError, InputError
+from canonize.evaluate.experiment import Experiment, MethodSpec, Task
 from canonize.evaluate.libraries import require
 from canonize.evaluate.metrics.catalogue import metric, seed_of
 from canonize.evaluate.noise import MEASURED_TWICE, is_control, noise_of
-from canonize.evaluate.plan import Experiment, MethodSpec, Task
 from canonize.evaluate.subject import Subject, chosen_indices, data_set, load_model, model_in, model_rounded_otherwise
 from canonize.export.atomic import write_whole
 

@@ -11,10 +11,10 @@ from torch import Tensor, nn
 
 from canonize.errors import InputError
 from canonize.evaluate.data import DataSet, Samples, open_data
-from canonize.evaluate.metrics.catalogue import Case, Settings, seed_of
+from canonize.evaluate.experiment import MethodSpec, ModelSource, parse_canonization
+from canonize.evaluate.metrics.catalogue import MetricCase, Settings, seed_of
 from canonize.evaluate.metrics.pooling import normalised, pooled
 from canonize.evaluate.noise import rounded_otherwise
-from canonize.evaluate.plan import MethodSpec, ModelSource, parse_canonization
 
 _KEPT = 8  # models and data sets that a process keeps; tasks come model by model
 
@@ -142,7 +142,7 @@ class Subject:
         with torch.no_grad():
             return outputs_of(self.model, inputs)
 
-    def case(self, samples: Samples, target: str, seeds: tuple[int, ...]) -> Case:
+    def case(self, samples: Samples, target: str, seeds: tuple[int, ...]) -> MetricCase:
         """All that the metrics may ask for, on one batch."""
         samples = samples.to(self.device, self.dtype)
         others = samples.inputs[1:]
@@ -150,7 +150,7 @@ class Subject:
         check_classes(outputs, samples)
         predicted = outputs.argmax(1)
         targets = samples.labels if target == "label" else predicted
-        return Case(
+        return MetricCase(
             samples,
             targets,
             self.explain(samples.inputs, targets),

@@ -32,7 +32,7 @@ def legend(summary: pd.DataFrame) -> str:
 
 
 @dataclass(frozen=True)
-class Entry:
+class TableEntry:
     """One number of the table.
 
     Attributes
@@ -54,11 +54,11 @@ class Entry:
 
 
 @dataclass(frozen=True)
-class Row:
+class TableRow:
     """One line: labels, and an entry for each column. `first` begins a group of canonizations."""
 
     labels: tuple[str, ...]
-    entries: tuple[Entry, ...]
+    entries: tuple[TableEntry, ...]
     first: bool
 
 
@@ -82,7 +82,7 @@ class Table:
     labels: tuple[str, ...]
     columns: tuple[str, ...]
     groups: tuple[tuple[str, int], ...]
-    rows: tuple[Row, ...]
+    rows: tuple[TableRow, ...]
     several: bool = False
 
 
@@ -107,15 +107,15 @@ def make_table(summary: pd.DataFrame) -> Table:
                 )
                 controlled = all(cell["control"] for cells_ in found.values() for cell in cells_ if cell is not None)
                 named = f"{method} (control)" if controlled else method
-                rows.append(Row((model, named, canonization), entries, canonization == canonizations[0]))
+                rows.append(TableRow((model, named, canonization), entries, canonization == canonizations[0]))
     headings = tuple(f"{m.title} {m.arrow}".strip() for _, m in columns)
     over = [data for data, _ in columns] if len(datas) > 1 else [m.group for _, m in columns]
     return Table(("model", "method", "canonization"), headings, _runs(over), tuple(rows), len(datas) > 1)
 
 
-def _entry(cell: dict[str, Any] | None, best: bool) -> Entry:
+def _entry(cell: dict[str, Any] | None, best: bool) -> TableEntry:
     if cell is None or not math.isfinite(cell["mean"]):
-        return Entry("–")
+        return TableEntry("–")
     note = f"{cell['count']} samples"
     if cell["verdict"]:
         note += (
@@ -123,7 +123,7 @@ def _entry(cell: dict[str, Any] | None, best: bool) -> Entry:
             f"p = {cell['p_corrected']:.2g} (Holm); rounding: {cell['floor']:.1g}; {cell['verdict']}"
         )
     mark = MARKS.get(cell["verdict"], "")
-    return Entry(f"{_figures(cell['mean'])} ± {_figures(cell['error'])}", mark, best, note)
+    return TableEntry(f"{_figures(cell['mean'])} ± {_figures(cell['error'])}", mark, best, note)
 
 
 def _figures(value: float) -> str:
@@ -167,6 +167,6 @@ def as_text(table: Table) -> str:
     return "\n".join([drawn(heads), rule, *(drawn(line) for line in lines[1:])])
 
 
-def _marked(entry: Entry) -> str:
+def _marked(entry: TableEntry) -> str:
     text = f"**{entry.text}**" if entry.best else entry.text
     return f"{text} {entry.mark}".rstrip()

@@ -12,11 +12,11 @@ from torch import Tensor, nn
 
 from canonize.capture.captured import GUARD
 from canonize.errors import ExplainError, InputError
-from canonize.explain.gradients import explain_batch
+from canonize.explain.batch import explain_batch
 from canonize.explain.job import Job, Part, Start
 from canonize.explain.law import check_unruled
 from canonize.explain.methods import find
-from canonize.explain.watch import Watch
+from canonize.explain.watch import LawWatch
 from canonize.inputs.infer import dtype_and_device
 
 if TYPE_CHECKING:
@@ -176,7 +176,7 @@ def attribute(
 
                 bookkeeper = stack.enter_context(Bookkeeper(model, rules.attached))
         if lawful:
-            watch = stack.enter_context(Watch(model, known, rules, check_unruled(unruled)))
+            watch = stack.enter_context(LawWatch(model, known, rules, check_unruled(unruled)))
             job = replace(job, watch=watch)
         try:
             parts = _in_parts(job, given, batch_size)

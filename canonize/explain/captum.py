@@ -31,7 +31,10 @@ from canonize import nn as cnn
 from canonize.algebra.weights import LINEAR
 from canonize.errors import ExplainError
 from canonize.explain.deep_lift import has_deep_lift_rule
-from canonize.explain.hooks import (
+from canonize.explain.job import Job, is_explained
+from canonize.explain.law import check_unruled, refuse
+from canonize.explain.libraries import require
+from canonize.explain.rule_hooks import (
     ByContribution,
     ProductEpsilon,
     RectifiedReLU,
@@ -39,13 +42,10 @@ from canonize.explain.hooks import (
     SharedHook,
     SignalTakesAll,
 )
-from canonize.explain.job import Job, is_explained
-from canonize.explain.law import check_unruled, refuse
-from canonize.explain.libraries import require
 from canonize.explain.structure import assembled
 from canonize.graph.factors import Factors, dependents, gates_closed, module_at, products
 from canonize.graph.network import shell
-from canonize.graph.relevance import Operation, Way
+from canonize.graph.relevance import RelevantOperation, Way
 from canonize.vocabulary.kinds import ACTIVATIONS, THRESHOLDS, Kind, kind_of
 
 require("captum")
@@ -99,7 +99,7 @@ class MovementRule(lrp_rules.PropagationRule):
 
 
 class OwnRule(MovementRule):
-    """A rule of ``canonize.explain.hooks``, which puts itself into the gradient."""
+    """A rule of ``canonize.explain.rule_hooks``, which puts itself into the gradient."""
 
     def __init__(self, hook: SharedHook) -> None:
         super().__init__()
@@ -170,7 +170,7 @@ class _Ruled:
             raise ExplainError(f"there is no layer {next(iter(given))}", hint="Rules go by qualified name")
         return prepared
 
-    def _has_rule(self, operation: Operation) -> bool:
+    def _has_rule(self, operation: RelevantOperation) -> bool:
         return operation.where in self.given or (
             operation.has_rule and (operation.module is None or has_lrp_rule(operation.module))
         )
@@ -284,7 +284,7 @@ def _refuse_where_no_rule_is(
     model: nn.Module,
     inputs: Any,
     others: Any,
-    has_rule: Callable[[Operation], bool],
+    has_rule: Callable[[RelevantOperation], bool],
     unruled: str,
     both: bool = True,
 ) -> None:

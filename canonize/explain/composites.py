@@ -16,7 +16,9 @@ from torch import nn
 
 from canonize import nn as cnn
 from canonize.errors import ExplainError
-from canonize.explain.hooks import (
+from canonize.explain.libraries import require
+from canonize.explain.methods import METHODS, Method, find
+from canonize.explain.rule_hooks import (
     Block,
     ByContribution,
     FirstHalf,
@@ -27,8 +29,6 @@ from canonize.explain.hooks import (
     SumNorm,
     Uniform,
 )
-from canonize.explain.libraries import require
-from canonize.explain.methods import METHODS, Method, find
 from canonize.explain.rules import rule
 from canonize.explain.structure import first_layers
 from canonize.graph.factors import Factors, products

@@ -6,7 +6,7 @@ from torch import nn
 
 from canonize import nn as cnn
 from canonize.explain.libraries import require
-from canonize.graph.relevance import Operation
+from canonize.graph.relevance import RelevantOperation
 from canonize.vocabulary.kinds import MAXIMA, Kind, chooses, kind_of
 
 require("captum")
@@ -14,7 +14,7 @@ require("captum")
 from captum.attr._core import deep_lift  # noqa: E402 - said so above if it is not there
 
 
-def has_deep_lift_rule(operation: Operation) -> bool:
+def has_deep_lift_rule(operation: RelevantOperation) -> bool:
     """Whether DeepLIFT, as it is here, has a rule for an operation that makes contributions add up."""
     module = operation.module
     if module is None:

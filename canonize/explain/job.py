@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from canonize.errors import ExplainError
 from canonize.explain.methods import Method
-from canonize.explain.watch import Watch
+from canonize.explain.watch import LawWatch
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ class Job:
     settings: dict[str, Any]
     start: Start
     pick: Callable[[Any], Tensor]
-    watch: Watch | None = None
+    watch: LawWatch | None = None
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from canonize.errors import ExplainError
-from canonize.graph.relevance import Operation
+from canonize.graph.relevance import RelevantOperation
 from canonize.vocabulary.kinds import Kind, kind_of
 
 UNRULED = ("refuse", "gradient")
@@ -28,7 +28,7 @@ def check_unruled(unruled: str) -> str:
     return unruled
 
 
-def advice(operations: Sequence[Operation]) -> str:
+def advice(operations: Sequence[RelevantOperation]) -> str:
     """What can be done about operations without a rule."""
     modules = [operation.module for operation in operations if operation.module is not None]
     ways: list[str] = []
@@ -42,7 +42,7 @@ def advice(operations: Sequence[Operation]) -> str:
     return "; or ".join([*ways, GO_ON])
 
 
-def named(operations: Iterable[Operation], shown: int = 4) -> str:
+def named(operations: Iterable[RelevantOperation], shown: int = 4) -> str:
     """Operations in a line, those alike together."""
     places: dict[str, list[str]] = {}
     for operation in operations:
@@ -56,7 +56,7 @@ def named(operations: Iterable[Operation], shown: int = 4) -> str:
     return "; ".join(parts)
 
 
-def refuse(explainer: str, operations: Sequence[Operation]) -> ExplainError:
+def refuse(explainer: str, operations: Sequence[RelevantOperation]) -> ExplainError:
     """What to raise about operations without a rule."""
     first = operations[0]
     return ExplainError(
@@ -66,7 +66,7 @@ def refuse(explainer: str, operations: Sequence[Operation]) -> ExplainError:
     )
 
 
-def lawless(operations: Sequence[Operation]) -> tuple[str, ...]:
+def lawless(operations: Sequence[RelevantOperation]) -> tuple[str, ...]:
     """A note about operations that the plain gradient was taken of."""
     if not operations:
         return ()

@@ -19,8 +19,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from canonize.explain.hooks import Block, SumNorm
 from canonize.explain.libraries import require
+from canonize.explain.rule_hooks import Block, SumNorm
 from canonize.graph.relevance import is_one_operation
 from canonize.vocabulary.kinds import Kind, described, kind_of
 

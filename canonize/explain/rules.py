@@ -121,7 +121,7 @@ def layer_groups(
     -----
     The partition that Pahde et al. 2023 and Bermúdez Schettino 2022 search hyperparameters over: of VGG-13's
     convolutions 3, 4, 3 are low, middle, high; of VGG-16's 4, 5, 4; of ResNet-18's 5, 10, 5. Others are made by
-    `canonize.explain.groups.select_layers`.
+    `canonize.explain.grouping.select_layers`.
     """
     layers = linear_layers(model)
     dense = [name for name in layers if classifier is not None and isinstance(model.get_submodule(name), nn.Linear)]

@@ -12,7 +12,7 @@ from canonize.explain.rules import linear_layers
 from canonize.graph.factors import below, graphs_in, module_at, products
 from canonize.graph.shapes import asks_for_sizes
 from canonize.nn import Call
-from canonize.twins.modules import put
+from canonize.twins.module_tree import put
 from canonize.vocabulary.kinds import Kind, kind_of
 
 

@@ -14,7 +14,7 @@ from canonize.capture import capture
 from canonize.errors import ExplainError
 from canonize.explain.libraries import require
 from canonize.graph.factors import module_at, products
-from canonize.graph.relevance import Operation, unruled
+from canonize.graph.relevance import RelevantOperation, unruled
 from canonize.inputs import Inputs
 from canonize.normalize.naming import operation_name
 from canonize.vocabulary.kinds import Kind, described, is_copy, kind_of
@@ -98,7 +98,7 @@ def _calls(graph: fx.GraphModule, explainer: str) -> Iterator[Blocker]:
             yield Blocker(where, f"{operation} is no module: hooks cannot see it, the gradient is used", advice)
 
 
-def _modules(graph: fx.GraphModule, explainer: str, missing: dict[str, Operation]) -> Iterator[Blocker]:
+def _modules(graph: fx.GraphModule, explainer: str, missing: dict[str, RelevantOperation]) -> Iterator[Blocker]:
     seen: set[str] = set()
     shared = _shared_inputs(graph)
     known = products(graph)

@@ -11,14 +11,14 @@ from torch import Tensor, nn
 from canonize.explain.law import lawless, refuse
 from canonize.explain.methods import Method
 from canonize.graph.factors import graphs_in
-from canonize.graph.relevance import Operation, Way
+from canonize.graph.relevance import RelevantOperation, Way
 from canonize.vocabulary.kinds import operator_of
 
 # What guided backpropagation and DeconvNet bend, where it is no module that they can see.
 _RECTIFIERS = {"relu", "threshold", "clamp", "clamp_min", "rrelu", "differentiable_graph"}
 
 
-class Watch:
+class LawWatch:
     """Looks at each forward pass of an attribution; use it as a context, inside that of the rules.
 
     Parameters
@@ -35,10 +35,10 @@ class Watch:
         self.method, self.rules, self.unruled = method, rules, unruled
         self.canonical = [name for name, graph in graphs_in(model).items() if hasattr(graph, "report")]
         self.way = Way(model)
-        self.found: dict[tuple[str, str], list[Operation]] = {}
+        self.found: dict[tuple[str, str], list[RelevantOperation]] = {}
         self.passes = 0
 
-    def __enter__(self) -> Watch:
+    def __enter__(self) -> LawWatch:
         self.way.__enter__()
         return self
 
@@ -76,12 +76,12 @@ class Watch:
         passed = () if not norms else (_norms(norms, self.method.activations),)
         return (*lawless(others), *passed)
 
-    def _is_canonical(self, operation: Operation) -> bool:
+    def _is_canonical(self, operation: RelevantOperation) -> bool:
         if operation.module is None:
             return operation.where in self.canonical
         return any(not name or operation.where.startswith(f"{name}.") for name in self.canonical)
 
-    def _has_rule(self, operation: Operation) -> bool:
+    def _has_rule(self, operation: RelevantOperation) -> bool:
         if self.method.name == "deep-lift":
             from canonize.explain.deep_lift import has_deep_lift_rule
 
@@ -97,7 +97,7 @@ class Watch:
         return operation.has_rule
 
 
-def _norms(norms: Sequence[Operation], passed: bool) -> str:
+def _norms(norms: Sequence[RelevantOperation], passed: bool) -> str:
     names = list(dict.fromkeys(operation.where for operation in norms))
     kinds = ", ".join(dict.fromkeys(operation.what for operation in norms))
     shown = ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
@@ -105,7 +105,7 @@ def _norms(norms: Sequence[Operation], passed: bool) -> str:
     return f"the affine of {kinds} has no rule, and {what}: {shown}; canonize the model first"
 
 
-def forward_once(watch: Watch, model: nn.Module, pick: Any, inputs: tuple[Any, ...]) -> None:
+def forward_once(watch: LawWatch, model: nn.Module, pick: Any, inputs: tuple[Any, ...]) -> None:
     """One forward pass for the watch alone, for methods that run the model in their own ways."""
     values = list(inputs)
     sources = []

@@ -8,8 +8,8 @@ zennit's composites map rules by type, and know the types of torch and of zennit
 modules of the canonical model that zennit does not know a type that it does: sums, means and products become kinds of
 ``zennit.layer.Sum`` (which its LRP composites give the Norm rule, and gradient composites none), normalisations kinds
 of activations (Pass), thresholds kinds of ReLUs. Each of them answers to the hook that it is given with the one that
-means the same for it: Norm is :class:`~canonize.explain.hooks.SumNorm` to a sum of several terms. For a canonical model
-that is there to stay, :func:`layer_map` says the same in other words.
+means the same for it: Norm is :class:`~canonize.explain.rule_hooks.SumNorm` to a sum of several terms. For a
+canonical model that is there to stay, :func:`layer_map` says the same in other words.
 """
 
 from __future__ import annotations
@@ -24,7 +24,9 @@ from canonize.api import canonize
 from canonize.capture.baking import is_weight_hook
 from canonize.errors import ExplainError
 from canonize.explain.composites import Choices, chosen
-from canonize.explain.hooks import (
+from canonize.explain.law import check_unruled, refuse
+from canonize.explain.libraries import require
+from canonize.explain.rule_hooks import (
     ByContribution,
     FirstHalf,
     ProductEpsilon,
@@ -35,8 +37,6 @@ from canonize.explain.hooks import (
     SumNorm,
     Uniform,
 )
-from canonize.explain.law import check_unruled, refuse
-from canonize.explain.libraries import require
 from canonize.explain.structure import LinearCall, MatrixProduct, Scale, Softmax, assembled
 from canonize.graph.factors import Factors, module_at, products
 from canonize.graph.network import shell

@@ -13,7 +13,7 @@ from canonize.errors import ExportError, InputError
 from canonize.export import folder, onnx, pt, pt2
 from canonize.export.atomic import check_destination, write_whole
 from canonize.inputs import Inputs, infer, normalise
-from canonize.inputs.shapes import random_inputs
+from canonize.inputs.wording import random_inputs
 from canonize.twins.twin import device_of
 
 __all__ = ["FORMATS", "Saved", "check_output", "loader_snippet", "save"]

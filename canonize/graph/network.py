@@ -24,7 +24,7 @@ from canonize.graph.model import CanonicalModel
 from canonize.graph.shapes import Shapes
 from canonize.nn import Call, Slot
 from canonize.twins.copying import is_plain
-from canonize.twins.modules import put
+from canonize.twins.module_tree import put
 from canonize.vocabulary import resolve_module, row_of
 
 Answer = TypeVar("Answer")

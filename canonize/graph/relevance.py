@@ -27,7 +27,7 @@ _HOOKS = {"Identity", "BackwardHookFunction", "Entry", "Exit"}
 
 
 @dataclass(frozen=True)
-class Operation:
+class RelevantOperation:
     """An operation on the way.
 
     Attributes
@@ -149,29 +149,29 @@ class Way:
         self.spans.clear()
         self.open.clear()
 
-    def operations(self, outputs: Iterable[Tensor], sources: Iterable[Tensor]) -> list[Operation]:
+    def operations(self, outputs: Iterable[Tensor], sources: Iterable[Tensor]) -> list[RelevantOperation]:
         """What lies between outputs and the leaves that they depend on, in order of execution."""
         spans = sorted(self.spans, key=lambda span: (span.first, -span.last))
         starts = [span.first for span in spans]
         # Where a gradient is not implemented, the node has no number of its own.
         makers = {node: span for span in reversed(spans) for node in span.made if is_one_operation(span.module)}
-        found: dict[tuple[int, str, str], Operation] = {}
+        found: dict[tuple[int, str, str], RelevantOperation] = {}
         unheard = {below(outer, name) for outer, graph in graphs_in(self.model).items() for name in _unheard(graph)}
         for span in spans:
             if span.stops and span.name not in unheard:
-                operation = Operation(span.name, span.module, carrying=span.carrying, stops=True)
+                operation = RelevantOperation(span.name, span.module, carrying=span.carrying, stops=True)
                 found[span.first, span.name, ""] = operation
         for node in _between(outputs, sources):
             if _is_hook(node):
                 continue
             made_in = makers.get(node) or _innermost(spans, starts, node._sequence_nr())
             if made_in is not None and is_one_operation(made_in.module):
-                operation = Operation(made_in.name, made_in.module, carrying=made_in.carrying)
+                operation = RelevantOperation(made_in.name, made_in.module, carrying=made_in.carrying)
                 found[made_in.first, made_in.name, ""] = operation
             else:
                 operator = operator_of(node)
                 around = made_in.name if made_in is not None else ""
-                found[node._sequence_nr(), around, operator] = Operation(around, operator=operator)
+                found[node._sequence_nr(), around, operator] = RelevantOperation(around, operator=operator)
         return [found[key] for key in sorted(found)]
 
 
@@ -279,7 +279,7 @@ def operator_of(node: Any) -> str:
     return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name).lower().replace("_2_d", "2d").replace("2_d", "2d")
 
 
-def unruled(module: fx.GraphModule, inputs: Inputs | None) -> list[Operation]:
+def unruled(module: fx.GraphModule, inputs: Inputs | None) -> list[RelevantOperation]:
     """Modules of a graph that relevance comes through and no rule is known for.
 
     Parameters
@@ -292,7 +292,7 @@ def unruled(module: fx.GraphModule, inputs: Inputs | None) -> list[Operation]:
     scales = any(kind_of(layer) is Kind.SCALE for _, layer in calls)
     dependent = dependents(module) if scales else set()
     doubtful = [
-        Operation(str(node.target), layer, carrying=tuple(argument in dependent for argument in node.args))
+        RelevantOperation(str(node.target), layer, carrying=tuple(argument in dependent for argument in node.args))
         for node, layer in calls
         if is_one_operation(layer)
     ]
@@ -308,7 +308,7 @@ def unruled(module: fx.GraphModule, inputs: Inputs | None) -> list[Operation]:
     return [named[d.where] for d in doubtful if d.where in named and not named[d.where].has_rule]
 
 
-def _run(module: fx.GraphModule, inputs: Inputs) -> list[Operation]:
+def _run(module: fx.GraphModule, inputs: Inputs) -> list[RelevantOperation]:
     sources: list[Tensor] = []
 
     def source(value: Any) -> Any:

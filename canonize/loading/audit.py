@@ -14,7 +14,7 @@ from torch.nn.utils.weight_norm import WeightNorm
 
 from canonize import nn as cnn
 from canonize.errors import LoadError
-from canonize.vocabulary.callables import is_safe_call
+from canonize.vocabulary.safe_calls import is_safe_call
 
 _HOOKS = tuple(name for name in vars(nn.Module()) if "hooks" in name)
 _KNOWN_HOOKS = (WeightNorm, SpectralNorm, SpectralNormStateDictHook, SpectralNormLoadStateDictPreHook)

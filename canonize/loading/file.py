@@ -16,8 +16,8 @@ from canonize.compat import import_torchvision, no_warnings
 from canonize.errors import LoadError, first_line
 from canonize.loading.archive import check_archive, entries_of, is_archive
 from canonize.loading.audit import audit
-from canonize.loading.exported import module_of, read_plain
 from canonize.loading.opcodes import follow
+from canonize.loading.pt2 import module_of, read_plain
 from canonize.loading.safe import Allowed, allowed, refusal
 
 # How many pickles stand in a row in files of torch before 1.6.

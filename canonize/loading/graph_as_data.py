@@ -1,7 +1,7 @@
 """A graph module as data: what a canonical ``.pt`` holds in place of Python code, and how a module comes back from it.
 
 A pickled ``fx.GraphModule`` is source text that is run on loading. Here the graph is a list of nodes, and what a node
-may call is named in `canonize.vocabulary.callables`; loading builds the graph anew and runs nothing from the file.
+may call is named in `canonize.vocabulary.safe_calls`; loading builds the graph anew and runs nothing from the file.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from torch import Tensor, fx, nn
 
 from canonize.errors import LoadError
 from canonize.graph.model import CanonicalModel, with_report
-from canonize.twins.modules import put
-from canonize.vocabulary.callables import callable_named, is_safe_call, is_safe_method, name_of
+from canonize.twins.module_tree import put
+from canonize.vocabulary.safe_calls import callable_named, is_safe_call, is_safe_method, name_of
 
 FORMAT = 1
 _PATH = re.compile(r"[A-Za-z0-9_]+(\.[A-Za-z0-9_]+)*")

@@ -17,7 +17,7 @@ from torch import Tensor, fx, nn
 from canonize.errors import CaptureError
 from canonize.graph.shapes import Shapes
 from canonize.nn import assign
-from canonize.twins.modules import named_modules
+from canonize.twins.module_tree import named_modules
 from canonize.twins.writes import writes_its_state
 from canonize.vocabulary import Operation, resolve
 from canonize.vocabulary.binding import signature

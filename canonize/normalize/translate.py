@@ -31,7 +31,7 @@ from canonize.normalize.normalisations import INSTANCE_NORM, SPLIT, split
 from canonize.normalize.operations import OPERATIONS, Context, Layer, Same, cast_to, is_number
 from canonize.normalize.questions import Questions
 from canonize.normalize.recognise import recognise
-from canonize.twins.modules import named_modules
+from canonize.twins.module_tree import named_modules
 from canonize.twins.torchscript import Scripted
 from canonize.vocabulary import ROWS, Operation, gives_tensor, resolve
 

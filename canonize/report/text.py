@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from canonize.report.data import ReportRecord
-from canonize.report.groups import (
-    Row,
+from canonize.report.rows import (
+    AffineRow,
     counted,
     finding_groups,
     headline,
@@ -68,7 +68,7 @@ def render_rich(report: ReportRecord, console: Console, verbose: bool = False) -
             console.print(f"  {line}", markup=False, highlight=False, style=_colour_of(line))
 
 
-def _cells(row: Row) -> tuple[str, str, str, str]:
+def _cells(row: AffineRow) -> tuple[str, str, str, str]:
     kind = row.kind if row.count == 1 else f"{row.count} x {row.kind}"
     words = {"absorbed": f"in {row.into}" if row.into else "absorbed", "left": "left"}
     now = words.get(row.outcome, f"{row.into or 'an explicit linear layer'} (last resort)")

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 
 from canonize.report.data import Check, Divergence, OutputError, VerdictRecord
-from canonize.report.groups import check_line, counted
+from canonize.report.rows import check_line, counted
 
 # Outputs that are told in full; more are told where `verbose`.
 SHOWN = 4

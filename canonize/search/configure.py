@@ -8,8 +8,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from canonize.evaluate.experiment import CHOICES, MethodSpec
 from canonize.evaluate.metrics.catalogue import Settings
-from canonize.evaluate.plan import CHOICES, MethodSpec
 from canonize.evaluate.subject import Subject
 
 DEFAULTS = {"rule": "gamma", "gamma": 0.25, "epsilon": 1e-6, "alpha": 2.0}
@@ -38,7 +38,7 @@ class Configuration:
     def layers(self, model: nn.Module, low: Tensor, high: Tensor) -> dict[tuple[str, ...], Any]:
         """Rules for the layers of `model`, for `canonize.explain.composite`; the first that names a layer counts."""
         from canonize.explain import layer_groups
-        from canonize.explain.groups import select_layers
+        from canonize.explain.grouping import select_layers
         from canonize.explain.structure import first_layers
 
         rules: dict[tuple[str, ...], Any] = {}

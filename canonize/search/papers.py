@@ -10,9 +10,9 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from canonize.evaluate.experiment import Experiment, ModelSource
 from canonize.evaluate.metrics.catalogue import Settings
 from canonize.evaluate.metrics.pooling import Pooling
-from canonize.evaluate.plan import Experiment, ModelSource
 
 if TYPE_CHECKING:
     from canonize.search import Search

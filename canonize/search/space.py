@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from canonize.errors import InputError
-from canonize.evaluate.plan import CHOICES, parse_canonization
+from canonize.evaluate.experiment import CHOICES, parse_canonization
 
 GROUPS = ("low", "middle", "high", "classifier")
 RULES = ("gamma", "epsilon", "alpha-beta", "z-plus")
@@ -41,15 +41,15 @@ class Space:
     Attributes
     ----------
     parameters : dict of str to Choice or Range
-        ``canonization``: the canonical form, as `canonize.evaluate.plan.Experiment` spells it (strategy, and which
-        patterns). ``rule.GROUP``: ``gamma`` (by default), ``epsilon``, ``alpha-beta`` or ``z-plus``, where GROUP is
-        ``low``, ``middle``, ``high`` (thirds of the convolutions) or ``classifier`` (dense layers). ``gamma.GROUP``,
+        ``canonization``: the canonical form, as `canonize.evaluate.experiment.Experiment` spells it (strategy, and
+        which patterns). ``rule.GROUP``: ``gamma`` (by default), ``epsilon``, ``alpha-beta`` or ``z-plus``, where GROUP
+        is ``low``, ``middle``, ``high`` (thirds of the convolutions) or ``classifier`` (dense layers). ``gamma.GROUP``,
         ``epsilon.GROUP``, ``alpha.GROUP`` (beta is alpha - 1): of that rule, asked for where the rule is chosen.
         ``front``: ``group``, or ``flat`` or ``z-box`` in the first layers. ``threshold``, ``gate``, ``sum``, ``pool``,
         ...: rules of everything else, as `canonize.explain.Choices` has them.
     groups : mapping of str to tuple of str, optional
         Groups of one's own in place of those four: names, glob patterns or places of layers, as
-        `canonize.explain.groups.select_layers` takes them (``{"early": ("1",), "body": ("2-10",)}``). A layer belongs
+        `canonize.explain.grouping.select_layers` takes them (``{"early": ("1",), "body": ("2-10",)}``). A layer belongs
         to the first group that names it; one in no group gets the rules of epsilon-plus.
     """
 

@@ -15,9 +15,9 @@ import numpy as np
 import torch
 
 from canonize.errors import CanonizeError, InputError
+from canonize.evaluate.experiment import FORMAT, ModelSource
 from canonize.evaluate.libraries import require
 from canonize.evaluate.metrics.catalogue import Settings, metric, seed_of
-from canonize.evaluate.plan import FORMAT, ModelSource
 from canonize.evaluate.subject import any_tensor, check_classes, chosen_indices, data_set, model_in, outputs_of
 from canonize.search.configure import Configuration
 from canonize.search.space import Choice, Space

@@ -15,7 +15,7 @@ from torch import Tensor, fx, nn
 from torch.nn.parameter import is_lazy
 
 from canonize.errors import CaptureError
-from canonize.twins.modules import named_modules
+from canonize.twins.module_tree import named_modules
 from canonize.twins.torchscript import translated
 
 # Not subclasses of these: an enumeration's member, say, is copied as its class wants it.

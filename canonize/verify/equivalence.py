@@ -20,13 +20,13 @@ from canonize.twins.twin import device_of, floating_dtype, let_go
 from canonize.verify import regimes, run
 from canonize.verify.candidate import Candidate
 from canonize.verify.environment import environment
-from canonize.verify.gradients import ask_for_gradients, gradient_checks
+from canonize.verify.gradient_checks import ask_for_gradients, gradient_checks
 from canonize.verify.judge import Judge, failure
 from canonize.verify.oracle import Oracle, representable
 from canonize.verify.thresholds import straddle
 from canonize.verify.usage import usage_check
-from canonize.verify.weights import weight_check
-from canonize.verify.where.blame import Failure, find_divergence
+from canonize.verify.weight_checks import weight_check
+from canonize.verify.where.blame import FailedCheck, find_divergence
 
 # Of normal inputs, to learn how noisy a model with few outputs is in its own precision.
 _DRAWS = 4
@@ -138,11 +138,11 @@ def check_equivalence(
             if gradients:
                 ask_for_gradients(oracle, feed, candidate)
         outcomes: list[Check | str] = []
-        failures: list[Failure] = []
+        failures: list[FailedCheck] = []
 
         def note(found: list[Check | str], fed: Inputs, by: Candidate) -> None:
             outcomes.extend(found)
-            failures.extend(Failure(c, fed, by, inputs) for c in found if isinstance(c, Check) and not c.passed)
+            failures.extend(FailedCheck(c, fed, by, inputs) for c in found if isinstance(c, Check) and not c.passed)
 
         judge = Judge(oracle, candidate)
         judge.learn_noise(_noise_cases(cases, feed))
@@ -210,7 +210,9 @@ def assert_equivalent(model: nn.Module, other: nn.Module, example_inputs: Any = 
     return verdict
 
 
-def _judge_in_noise(judge: Judge, case: regimes.Case, noisy: list[regimes.Case], first: bool) -> list[Check | str]:
+def _judge_in_noise(
+    judge: Judge, case: regimes.CheckedCase, noisy: list[regimes.CheckedCase], first: bool
+) -> list[Check | str]:
     """Compare in a narrow precision, with noise learned on other cases: first, or where the case has too little."""
     if first:
         judge.learn_noise(noisy)
@@ -237,7 +239,7 @@ def _both(model: nn.Module, other: nn.Module, inputs: Inputs) -> tuple[Oracle, C
     return oracle, Candidate(other, None, oracle, inputs, narrow=True)
 
 
-def _ask(oracle: Oracle, cases: list[regimes.Case]) -> None:
+def _ask(oracle: Oracle, cases: list[regimes.CheckedCase]) -> None:
     """Have the reference asked for every case, so that it is remembered."""
     for case in cases:
         with contextlib.suppress(run.FailedRunError):
@@ -245,8 +247,8 @@ def _ask(oracle: Oracle, cases: list[regimes.Case]) -> None:
 
 
 def _straddling(
-    oracle: Oracle, candidate: Candidate, feed: regimes.Feed, outcomes: list[Check | str]
-) -> list[regimes.Case]:
+    oracle: Oracle, candidate: Candidate, feed: regimes.Draw, outcomes: list[Check | str]
+) -> list[regimes.CheckedCase]:
     """Cases on both sides of every threshold of either model, and a note of how many were reached."""
     cases = []
     sides = (("candidate", candidate.model, candidate.dtype), ("reference", oracle.wide, oracle.truth_dtype))
@@ -258,7 +260,7 @@ def _straddling(
     return cases
 
 
-def _telling(failure: Failure) -> tuple[bool, bool, bool, float]:
+def _telling(failure: FailedCheck) -> tuple[bool, bool, bool, float]:
     """Failures in the order in which they tell where the models part: outputs, in float64, by how far they are off."""
     check = failure.check
     # Of layers that give NaN none is the first that differs; beside a row of huge values a small one is lost.
@@ -281,7 +283,7 @@ def _coarsest(model: nn.Module, other: nn.Module, inputs: Inputs) -> torch.dtype
 
 def _feed(
     oracle: Oracle, candidate: Candidate, inputs: Inputs, seed: int, dtype: torch.dtype, variable: bool
-) -> regimes.Feed:
+) -> regimes.Draw:
     """Decide how few and how small rows the two models can be fed.
 
     Fewer and smaller rows are a matter of cost alone: models that are made for one size are fed that size.
@@ -290,19 +292,19 @@ def _feed(
     for rows in (few, inputs):
         small = None if rows is None else regimes.shrink(rows)
         if small is not None:
-            feed = regimes.Feed(inputs, small, small, True, seed, dtype)
+            feed = regimes.Draw(inputs, small, small, True, seed, dtype)
             trial = feed.normal(0).inputs
             if oracle.takes(trial) and not candidate.declines(trial):
                 return feed
     if few is not None:
-        feed = regimes.Feed(inputs, few, few, False, seed, dtype)
+        feed = regimes.Draw(inputs, few, few, False, seed, dtype)
         trial = feed.normal(0).inputs  # asked for again; where it is no value for the model, the example's row may be
         if (oracle.takes(trial) or oracle.takes(few)) and not candidate.declines(trial):
             return feed
-    return regimes.Feed(inputs, inputs, inputs, False, seed, dtype)
+    return regimes.Draw(inputs, inputs, inputs, False, seed, dtype)
 
 
-def _with_least(feed: regimes.Feed, oracle: Oracle, candidate: Candidate) -> regimes.Feed:
+def _with_least(feed: regimes.Draw, oracle: Oracle, candidate: Candidate) -> regimes.Draw:
     """The same feed, its smallest rows smaller where both models take that."""
     rows = feed.rows.with_batch(1) or feed.rows
     small = regimes.halve(rows)
@@ -311,7 +313,7 @@ def _with_least(feed: regimes.Feed, oracle: Oracle, candidate: Candidate) -> reg
     return dataclasses.replace(feed, least=small)
 
 
-def _noise_cases(cases: list[regimes.Case], feed: regimes.Feed) -> Iterator[regimes.Case]:
+def _noise_cases(cases: list[regimes.CheckedCase], feed: regimes.Draw) -> Iterator[regimes.CheckedCase]:
     """What noise is learned from: what is run anyway, then more normal draws for outputs of few elements."""
     yield from (case for case in cases if case.regime == "normal")
     for draw in range(_DRAWS):

@@ -16,7 +16,7 @@ from canonize.verify.candidate import Candidate, declined
 from canonize.verify.environment import rounding_step
 from canonize.verify.measure import Difference
 from canonize.verify.oracle import Oracle, representable
-from canonize.verify.regimes import Case
+from canonize.verify.regimes import CheckedCase
 
 # Of an output's scale. Float64 carries 16 digits: this leaves six for the reordering of sums.
 EXACT_TOLERANCE = 1e-10
@@ -64,7 +64,7 @@ class Judge:
         self._normal_noise: list[float] = []
         self.largest_noise = 0.0
 
-    def learn_noise(self, cases: Iterable[Case]) -> None:
+    def learn_noise(self, cases: Iterable[CheckedCase]) -> None:
         """See how far the reference's own precision takes it on normal inputs, for outputs of few elements.
 
         The largest error of a handful of elements says little: by luck they may all round well.
@@ -88,7 +88,7 @@ class Judge:
         before = self._normal_noise or noise
         self._normal_noise = [max(pair) for pair in zip(before, noise, strict=True)]
 
-    def judge(self, case: Case) -> list[Check | str]:
+    def judge(self, case: CheckedCase) -> list[Check | str]:
         """Compare on one case.
 
         Parameters
@@ -136,7 +136,7 @@ class Judge:
         return measure.first_nonfinite(truth if row is None else measure.at_row(truth, row))
 
     def _judge_row(
-        self, case: Case, inputs: Inputs, truth: Any, answer: Any, row: int | None, regime: str
+        self, case: CheckedCase, inputs: Inputs, truth: Any, answer: Any, row: int | None, regime: str
     ) -> Check | str:
         name = _name(case, regime)
         differences = measure.differences(truth, answer, row=row)
@@ -291,7 +291,7 @@ def failure(check: Check) -> str:
     )
 
 
-def _name(case: Case, regime: str) -> str:
+def _name(case: CheckedCase, regime: str) -> str:
     return f"{regime}, a row of {case.name}" if regime else case.name
 
 

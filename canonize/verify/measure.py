@@ -20,7 +20,7 @@ _EXACT_KINDS = (torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, t
 
 
 @dataclass(frozen=True)
-class Leaf:
+class OutputLeaf:
     """One value of a nested output.
 
     Attributes
@@ -70,7 +70,7 @@ class Difference:
     top_k: tuple[tuple[int, float], ...] = ()
 
 
-def flatten(value: Any, path: str = "output") -> list[Leaf]:
+def flatten(value: Any, path: str = "output") -> list[OutputLeaf]:
     """Flatten a nested output into its leaves.
 
     Tuples and lists count as the same structure, as do dictionaries and whatever else has ``items()``: tracing does
@@ -90,9 +90,9 @@ def flatten(value: Any, path: str = "output") -> list[Leaf]:
     """
     children = _children(value, path)
     if children is None:
-        return [Leaf(path, value)]
+        return [OutputLeaf(path, value)]
     if not children:
-        return [Leaf(path, "empty container")]
+        return [OutputLeaf(path, "empty container")]
     return [leaf for child_path, child in children for leaf in flatten(child, child_path)]
 
 
@@ -184,7 +184,7 @@ def dtype_mismatch(reference: Any, candidate: Any) -> str:
     return ""
 
 
-def _structure_mismatch(left: list[Leaf], right: list[Leaf]) -> str:
+def _structure_mismatch(left: list[OutputLeaf], right: list[OutputLeaf]) -> str:
     ours, theirs = [leaf.path for leaf in left], [leaf.path for leaf in right]
     if ours != theirs:
         return f"the output's structure differs: {_listed(ours)} in the reference, {_listed(theirs)} in the candidate"
@@ -196,7 +196,7 @@ def _listed(paths: list[str]) -> str:
     return f"{shown}, ... ({len(paths)} in all)" if len(paths) > 4 else shown
 
 
-def _compare_leaf(reference: Leaf, candidate: Leaf, row: int | None) -> Difference:
+def _compare_leaf(reference: OutputLeaf, candidate: OutputLeaf, row: int | None) -> Difference:
     a, b, path = _as_tensor(reference.value), _as_tensor(candidate.value), reference.path
     if a is None or b is None:
         same = type(a) is type(b) and bool(reference.value == candidate.value)

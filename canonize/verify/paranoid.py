@@ -71,7 +71,7 @@ State = dict[str, _Entry]
 Regions = dict[tuple[str, int], list[Tensor]]
 
 
-class Watch:
+class RewriteCheck:
     """Looks at a network before and after each rewrite.
 
     Parameters
@@ -167,7 +167,7 @@ class Watch:
 
 
 @dataclass(frozen=True)
-class _Name:
+class _NodeName:
     """Stands for a node in the arguments of another."""
 
     name: str
@@ -175,7 +175,7 @@ class _Name:
 
 def _by_name(arguments: Any) -> Any:
     """The same nested arguments with names in the place of nodes."""
-    swap: Any = lambda a: _Name(a.name) if isinstance(a, fx.Node) else a  # noqa: E731
+    swap: Any = lambda a: _NodeName(a.name) if isinstance(a, fx.Node) else a  # noqa: E731
     return fx.node.map_aggregate(arguments, swap)
 
 
@@ -194,7 +194,7 @@ def _random(value: Any, scale: float, generator: torch.Generator, device: torch.
 
 def _read(entry: _Entry) -> set[str]:
     found: set[str] = set()
-    fx.node.map_aggregate((entry.args, entry.kwargs), lambda a: found.add(a.name) if isinstance(a, _Name) else None)
+    fx.node.map_aggregate((entry.args, entry.kwargs), lambda a: found.add(a.name) if isinstance(a, _NodeName) else None)
     return found
 
 
@@ -259,7 +259,7 @@ def _run(
             if name not in part:
                 continue
             args, kwargs = fx.node.map_aggregate(
-                (entry.args, entry.kwargs), lambda a: values[a.name] if isinstance(a, _Name) else a
+                (entry.args, entry.kwargs), lambda a: values[a.name] if isinstance(a, _NodeName) else a
             )
             if entry.op == "output":
                 values[name] = args[0]

@@ -44,7 +44,7 @@ class Regime:
 
 
 @dataclass(frozen=True)
-class Case:
+class CheckedCase:
     """One input to feed to both models.
 
     Attributes
@@ -220,7 +220,7 @@ def _resized(inputs: Inputs, change: Callable[[int, int], int]) -> Inputs | None
 
 
 @dataclass
-class Feed:
+class Draw:
     """What the cases of one verdict are made from.
 
     Attributes
@@ -244,27 +244,27 @@ class Feed:
     small: bool
     seed: int
     dtype: torch.dtype
-    _drawn: dict[int, Case] = field(default_factory=dict)
+    _drawn: dict[int, CheckedCase] = field(default_factory=dict)
 
     def case(
         self, name: str, inputs: Inputs, regime: str, *, required: bool = True, rows: tuple[str, ...] = ()
-    ) -> Case:
+    ) -> CheckedCase:
         """A case whose values can be held, and whose name says their shape."""
-        return Case(f"{name}{self._shape(inputs)}", representable(inputs, self.dtype), regime, required, rows)
+        return CheckedCase(f"{name}{self._shape(inputs)}", representable(inputs, self.dtype), regime, required, rows)
 
     def _shape(self, inputs: Inputs) -> str:
         batch = "" if inputs.batch_size is None else f", batch {inputs.batch_size}"
         spatial, own = _spatial(inputs), _spatial(self.inputs)
         return f"{batch}, size {'x'.join(map(str, spatial))}" if spatial != own else batch
 
-    def normal(self, draw: int) -> Case:
+    def normal(self, draw: int) -> CheckedCase:
         """Standard normal values in the rows; the same case for the same draw, so that answers are remembered."""
         if draw not in self._drawn:
             generator = torch.Generator().manual_seed(self.seed + 1 + draw)
             self._drawn[draw] = self.case("normal", fill(NORMAL, self.rows, generator), "normal")
         return self._drawn[draw]
 
-    def examples(self) -> Case:
+    def examples(self) -> CheckedCase:
         """The example inputs themselves."""
         return self.case("examples", self.inputs, "examples")
 
@@ -273,7 +273,7 @@ def _spatial(inputs: Inputs) -> tuple[int, ...]:
     return next((tuple(t.shape[2:]) for t in inputs.tensors() if t.is_floating_point() and t.dim() >= 3), ())
 
 
-def cases(feed: Feed, batch_sizes: Sequence[int]) -> Iterator[Case]:
+def cases(feed: Draw, batch_sizes: Sequence[int]) -> Iterator[CheckedCase]:
     """Every input of a thorough verdict, the most telling first.
 
     Parameters
@@ -304,7 +304,7 @@ def cases(feed: Feed, batch_sizes: Sequence[int]) -> Iterator[Case]:
         yield feed.case("all kinds", fill_rows(REGIMES, many, generator), "mixed", rows=names)
     last = channels_last(feed.normal(0).inputs)
     if last is not None:
-        yield Case(f"channels last, {feed.normal(0).name}", last, "layout", required=False)
+        yield CheckedCase(f"channels last, {feed.normal(0).name}", last, "layout", required=False)
     for resized in (*other_sizes(feed.rows), shorten(feed.rows)):
         if resized is not None:
             yield feed.case("normal", fill(NORMAL, resized, generator), "resized", required=False)
@@ -314,7 +314,7 @@ def cases(feed: Feed, batch_sizes: Sequence[int]) -> Iterator[Case]:
         yield feed.case("not finite", fill_rows(NONFINITE, broken, generator), "not finite", required=False, rows=names)
 
 
-def quick_cases(feed: Feed, batch_sizes: Sequence[int]) -> Iterator[Case]:
+def quick_cases(feed: Draw, batch_sizes: Sequence[int]) -> Iterator[CheckedCase]:
     """The inputs of a quick verdict: the examples, a small row, and the most telling regimes as rows of one batch.
 
     Parameters

@@ -118,7 +118,7 @@ def a_graph_of_fx(folder: Path) -> None:
 @check()
 def a_graph_of_torch_export(folder: Path) -> None:
     """Captured by torch.export, with a free batch size."""
-    from canonize.capture.exported import export_trace
+    from canonize.capture.export_trace import export_trace
     from canonize.inputs import normalise
 
     model = trained(Casting())

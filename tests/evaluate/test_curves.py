@@ -7,9 +7,9 @@ import pandas
 import pytest
 
 from canonize.evaluate.curves import SHOWN, draw_curves, measure_curves
+from canonize.evaluate.experiment import Experiment, ModelSource
 from canonize.evaluate.metrics.catalogue import Settings
-from canonize.evaluate.plan import Experiment, ModelSource
-from canonize.evaluate.report import write_results
+from canonize.evaluate.page import write_results
 from canonize.evaluate.runner import Workers, run
 
 WANTED = Experiment(

@@ -12,9 +12,9 @@ import torch
 
 from canonize.errors import CanonizeError, InputError
 from canonize.evaluate import runner
+from canonize.evaluate.experiment import Experiment, MethodSpec, ModelSource, parse_canonization
 from canonize.evaluate.metrics.catalogue import Settings
 from canonize.evaluate.networks import NETWORKS, shipped
-from canonize.evaluate.plan import Experiment, MethodSpec, ModelSource, parse_canonization
 from canonize.evaluate.runner import Results, Workers, run
 from canonize.evaluate.summary import accuracies, summarise
 from canonize.evaluate.tables import as_text, make_table

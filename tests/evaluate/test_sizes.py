@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 import torch
 
+from canonize.evaluate.experiment import Experiment, ModelSource
 from canonize.evaluate.metrics.catalogue import Settings, metric
-from canonize.evaluate.plan import Experiment, ModelSource
+from canonize.evaluate.object_size import UNIFORM, size_plot, size_table
+from canonize.evaluate.page import write_results, write_sizes
 from canonize.evaluate.plots import cosine_distance, gallery
-from canonize.evaluate.report import write_results, write_sizes
 from canonize.evaluate.runner import Results, Workers, run
-from canonize.evaluate.sizes import UNIFORM, size_plot, size_table
 from tests.evaluate.test_runner import made
 
 AREAS = np.array([0.1, 0.3, 0.6, 0.2])

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import torch
 
+from canonize.evaluate.experiment import Experiment, ModelSource
 from canonize.evaluate.metrics.catalogue import Settings
 from canonize.evaluate.noise import is_control, noise_of, rounded_otherwise
-from canonize.evaluate.plan import Experiment, ModelSource
-from canonize.evaluate.report import write_results
+from canonize.evaluate.page import write_results
 from canonize.evaluate.runner import Results, Workers, run
 from canonize.evaluate.subject import model_in
 from canonize.evaluate.summary import comparisons, holm, summarise

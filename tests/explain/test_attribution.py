@@ -11,7 +11,7 @@ from torch import Tensor, nn
 import canonize
 from canonize.errors import ExplainError, InputError
 from canonize.explain import Choices, attribute, composite, layer_groups, methods, rule
-from canonize.explain.hooks import SignalTakesAll
+from canonize.explain.rule_hooks import SignalTakesAll
 from canonize.explain.structure import factors, first_layers
 from tests.explain.families import efficientnet, hardened
 from tests.explain.heatmaps import difference

@@ -7,7 +7,7 @@ from torch import nn
 
 from canonize.errors import ExplainError
 from canonize.explain import layer_groups
-from canonize.explain.groups import select_layers
+from canonize.explain.grouping import select_layers
 
 
 def chain(convolutions: int, dense: int = 1) -> nn.Sequential:

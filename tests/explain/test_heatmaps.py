@@ -26,7 +26,7 @@ from zennit.rules import Norm
 
 import canonize
 from canonize.explain.captum import DeepLift
-from canonize.explain.hooks import SumNorm
+from canonize.explain.rule_hooks import SumNorm
 from canonize.nn import Sum as CanonicalSum
 from canonize.nn import ThreshReLU
 from tests.explain.heatmaps import cosine, difference, heatmap

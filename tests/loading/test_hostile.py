@@ -25,7 +25,7 @@ from canonize.errors import LoadError
 from canonize.inputs import load_inputs
 from canonize.loading import load
 from canonize.loading.graph_as_data import describe, rebuild
-from canonize.vocabulary.callables import callable_named
+from canonize.vocabulary.safe_calls import callable_named
 from tests.test_export import graph
 
 

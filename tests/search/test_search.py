@@ -14,8 +14,8 @@ import torch
 
 from canonize.cli import main
 from canonize.errors import CanonizeError, InputError
+from canonize.evaluate.experiment import ModelSource
 from canonize.evaluate.metrics.catalogue import Settings
-from canonize.evaluate.plan import ModelSource
 from canonize.evaluate.subject import data_set, model_in
 from canonize.search import (
     SPACES,
@@ -24,13 +24,13 @@ from canonize.search import (
     Range,
     Search,
     Space,
+    contours,
     extremes,
-    plots,
     read_space,
     search,
     study,
 )
-from canonize.search.report import best, write_search
+from canonize.search.section import best, write_search
 
 VGG = ModelSource("vgg", "shipped:vgg")
 TINY = Space(
@@ -150,7 +150,7 @@ def test_layers_get_the_rules_of_groups_of_ones_own():
 
 def test_a_configuration_measures_what_its_method_measures(tmp_path):
     """z-plus in convolutions and epsilon in dense layers is epsilon-plus: the same number as `canonize evaluate`."""
-    from canonize.evaluate.plan import Experiment
+    from canonize.evaluate.experiment import Experiment
     from canonize.evaluate.runner import Workers, run
     from canonize.evaluate.summary import summarise
 
@@ -275,10 +275,13 @@ def test_pictures_of_few_configurations_say_so_and_of_many_do_not(tmp_path):
     def titles(figure):
         return {axis.get_title() for axis in figure.axes}
 
-    assert titles(plots.lines(few)) == {plots.FEW} and titles(plots.contours(few, "mass-accuracy")) == {"", plots.FEW}
+    assert titles(contours.lines(few)) == {contours.FEW} and titles(contours.contours(few, "mass-accuracy")) == {
+        "",
+        contours.FEW,
+    }
     # The same configurations four times over: enough for each mean.
     whole = dataclasses.replace(many, trials=pandas.concat([many.trials] * 4, ignore_index=True))
-    assert titles(plots.lines(whole)) == {""} and titles(plots.contours(whole, "mass-accuracy")) == {""}
+    assert titles(contours.lines(whole)) == {""} and titles(contours.contours(whole, "mass-accuracy")) == {""}
 
 
 def test_the_best_and_the_worst_of_each_objective_are_drawn(tmp_path):
@@ -306,7 +309,7 @@ def test_the_best_and_the_worst_of_each_objective_are_drawn(tmp_path):
 
 def test_titles_are_not_clipped(tmp_path):
     """Of the narrowest picture, two parameters and one canonical form."""
-    figure = plots.contours(search(wanted(trials=8), storage(tmp_path)), "mass-accuracy")
+    figure = contours.contours(search(wanted(trials=8), storage(tmp_path)), "mass-accuracy")
     figure.canvas.draw()
     box = figure._suptitle.get_window_extent()
     assert box.x0 >= 0 and box.x1 <= figure.bbox.width and box.y1 <= figure.bbox.height

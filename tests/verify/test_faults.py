@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from canonize.errors import NotEquivalentError
 from canonize.verify import assert_equivalent, check_equivalence
-from canonize.verify.weights import weight_check
+from canonize.verify.weight_checks import weight_check
 from tests.verify.nets import FAULTS, Wrapped, X, fold, make
 
 

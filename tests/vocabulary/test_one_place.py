@@ -11,7 +11,7 @@ PACKAGE = Path(__file__).parents[2] / "canonize"
 # Files whose lists of such words are of something else.
 OTHERWISE = {
     "capture/events.py": "types of TorchScript's arguments",
-    "capture/exported.py": "what torch.export is told not to drop",
+    "capture/export_trace.py": "what torch.export is told not to drop",
     "capture/proxies.py": "attributes of dtypes, and Python's own methods",
     "capture/recording.py": "what a tracer exchanges meanwhile: functions that make tensors",
     "capture/size_guards.py": "Python's functions of numbers",

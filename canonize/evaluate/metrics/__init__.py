@@ -6,7 +6,7 @@ what they need, for `canonize evaluate` and `canonize search`.
 
 from __future__ import annotations
 
-from canonize.evaluate.metrics.catalogue import METRICS, Case, Metric, Settings, metric
+from canonize.evaluate.metrics.catalogue import METRICS, Metric, MetricCase, Settings, metric
 from canonize.evaluate.metrics.complexity import entropy, sparseness
 from canonize.evaluate.metrics.faithfulness import faithfulness_correlation
 from canonize.evaluate.metrics.fill import blurred, make_fill
@@ -29,8 +29,8 @@ from canonize.evaluate.metrics.robustness import Sensitivity, sensitivity
 
 __all__ = [
     "METRICS",
-    "Case",
     "Metric",
+    "MetricCase",
     "Sensitivity",
     "Settings",
     "area_under_curve",

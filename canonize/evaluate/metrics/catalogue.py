@@ -114,7 +114,7 @@ class Settings:
 
 
 @dataclass(frozen=True, eq=False)
-class Case:
+class MetricCase:
     """One model, explained by one method, on one batch: all that a metric may ask for.
 
     Attributes
@@ -218,7 +218,7 @@ class Metric:
     title: str
     group: str
     better: Better
-    measure: Callable[[Case], Tensor]
+    measure: Callable[[MetricCase], Tensor]
     needs: Literal["mask", "box"] | None = None
 
     @property
@@ -233,26 +233,28 @@ def seed_of(*parts: object) -> int:
     return int.from_bytes(digest, "big") >> 1
 
 
-def _on_mask(measure: Callable[[Tensor, Tensor, Select], Tensor], name: str = "object") -> Callable[[Case], Tensor]:
-    def on_case(case: Case) -> Tensor:
+def _on_mask(
+    measure: Callable[[Tensor, Tensor, Select], Tensor], name: str = "object"
+) -> Callable[[MetricCase], Tensor]:
+    def on_case(case: MetricCase) -> Tensor:
         mask = case.samples.masks.get(name)
         return _unknown(case) if mask is None else measure(case.relevance, mask, case.settings.select)
 
     return on_case
 
 
-def _on_box(measure: Callable[[Tensor, Tensor], Tensor]) -> Callable[[Case], Tensor]:
-    def on_case(case: Case) -> Tensor:
+def _on_box(measure: Callable[[Tensor, Tensor], Tensor]) -> Callable[[MetricCase], Tensor]:
+    def on_case(case: MetricCase) -> Tensor:
         return _unknown(case) if case.samples.boxes is None else measure(case.relevance, case.samples.boxes)
 
     return on_case
 
 
-def _unknown(case: Case) -> Tensor:
+def _unknown(case: MetricCase) -> Tensor:
     return torch.full_like(case.relevance[:, 0, 0], torch.nan)
 
 
-def _random_logit(case: Case) -> Tensor:
+def _random_logit(case: MetricCase) -> Tensor:
     others = other_targets(case.targets, case.classes, case.generators("class"))
     return random_logit(
         lambda targets: case.explain(case.samples.images, targets),
@@ -262,7 +264,7 @@ def _random_logit(case: Case) -> Tensor:
     )
 
 
-def _region_perturbation(case: Case, order: Any, fill: str) -> Tensor:
+def _region_perturbation(case: MetricCase, order: Any, fill: str) -> Tensor:
     return region_perturbation(
         case.score,
         case.samples.images,
@@ -275,7 +277,7 @@ def _region_perturbation(case: Case, order: Any, fill: str) -> Tensor:
     )
 
 
-def _pixel_flipping(case: Case, order: Any, fill: str) -> Tensor:
+def _pixel_flipping(case: MetricCase, order: Any, fill: str) -> Tensor:
     patch, (height, width) = case.settings.flipping_patch, case.relevance.shape[1:]
     squares = math.ceil(height / patch) * math.ceil(width / patch)
     return pixel_flipping(
@@ -290,7 +292,7 @@ def _pixel_flipping(case: Case, order: Any, fill: str) -> Tensor:
     )
 
 
-def _occluded(case: Case, what: Callable[[Tensor], Tensor]) -> Tensor:
+def _occluded(case: MetricCase, what: Callable[[Tensor], Tensor]) -> Tensor:
     """Drop of the score where the object's box, or all around it, is grey; unknown where there is no box."""
     boxes = case.samples.boxes
     if boxes is None:
@@ -300,7 +302,7 @@ def _occluded(case: Case, what: Callable[[Tensor], Tensor]) -> Tensor:
     return drop.masked_fill(~boxes.flatten(1).any(1), torch.nan).to(case.relevance.dtype)
 
 
-def _faithfulness(case: Case) -> Tensor:
+def _faithfulness(case: MetricCase) -> Tensor:
     return faithfulness_correlation(
         case.score,
         case.samples.images,
@@ -363,7 +365,13 @@ _PLAIN = (
 
 
 def _perturbing(
-    name: str, title: str, measure: Callable[[Case, Any, str], Tensor], order: str, fill: str, usual: str, falls: bool
+    name: str,
+    title: str,
+    measure: Callable[[MetricCase, Any, str], Tensor],
+    order: str,
+    fill: str,
+    usual: str,
+    falls: bool,
 ) -> Metric:
     """A perturbation metric; `falls` says whether it is lower that is better, most relevant first."""
     unusual = [word for word, default in ((order, "morf"), (fill, usual)) if word != default]

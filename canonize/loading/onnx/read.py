@@ -18,7 +18,7 @@ from canonize.inputs import Inputs, Shape, random_inputs
 from canonize.loading.agreement import largest_error
 from canonize.loading.guards import guard
 from canonize.nn import Slot, fill
-from canonize.twins.modules import put
+from canonize.twins.module_tree import put
 
 # Operators whose further inputs are options, even where they are no whole numbers.
 _OPTIONS = {"Resize", "Upsample", "Pad", "Clip", "Dropout", "OneHot", "Range", "Tile"}

@@ -17,7 +17,7 @@ _LINE = re.compile(r'File "([^"]+)", line (\d+)')
 _SILENT = {"prim::Print", "aten::warn"}
 
 
-class Method:
+class ScriptMethod:
     """Asks a module for another of its methods than ``forward``, as its first argument."""
 
     def __init__(self, name: str) -> None:
@@ -158,7 +158,7 @@ def _method(node: Any, arguments: list[Any]) -> Any:
     if not isinstance(owner, nn.Module):
         raise _refusal(f"calls {name} of an object that is no module", node)
     # By __call__, where tracers note the name of the module.
-    return owner(*arguments[1:]) if name == "forward" else owner(Method(name), *arguments[1:])
+    return owner(*arguments[1:]) if name == "forward" else owner(ScriptMethod(name), *arguments[1:])
 
 
 def _unpacked(node: Any, arguments: list[Any]) -> Any:

@@ -30,7 +30,7 @@ _NOBODY = "both models agree in every layer that they share: the difference is m
 
 
 @dataclass(frozen=True)
-class Failure:
+class FailedCheck:
     """A check that failed, with what it was made on, and the inputs that the user gave."""
 
     check: Check
@@ -40,7 +40,7 @@ class Failure:
 
 
 def find_divergence(
-    model: nn.Module, other: nn.Module, oracle: Oracle, failure: Failure, dump: Path | None = None
+    model: nn.Module, other: nn.Module, oracle: Oracle, failure: FailedCheck, dump: Path | None = None
 ) -> Divergence | None:
     """Name the first layer in which two models differ.
 
@@ -168,7 +168,7 @@ def _makers(layer: str, rewrites: list[Rewrite], graph: fx.Graph) -> str:
     return f"made by {told}" + (f" and {len(made) - 3} more" if len(made) > 3 else "")
 
 
-def _guilty_rewrite(model: nn.Module, other: nn.Module, oracle: Oracle, failure: Failure) -> str:
+def _guilty_rewrite(model: nn.Module, other: nn.Module, oracle: Oracle, failure: FailedCheck) -> str:
     """The first of a model's rewrites after which it computes something else, by bisection."""
     tracer, options = _settings(other)
     truth = oracle.truth(failure.inputs)

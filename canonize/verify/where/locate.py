@@ -14,7 +14,7 @@ from torch.utils._pytree import tree_leaves
 from canonize.inputs import Inputs
 from canonize.report.data import Divergence
 from canonize.verify import measure, run
-from canonize.verify.where.recorder import Layer, record
+from canonize.verify.where.recorder import RecordedLayer, record
 
 # Bytes of activations to keep of one model; beyond that the search runs the models several times.
 BUDGET = 2**30
@@ -85,7 +85,7 @@ class Comparison:
     passes : int
     """
 
-    layers: list[Layer] = field(default_factory=list)
+    layers: list[RecordedLayer] = field(default_factory=list)
     ratio: dict[int, float] = field(default_factory=dict)
     error: dict[int, float] = field(default_factory=dict)
     allowed: dict[int, float] = field(default_factory=dict)
@@ -193,7 +193,7 @@ def _kept(
     kept: dict[tuple[str, int], Any] = {}
     held = 0
 
-    def keep(number: int, layer: Layer, output: Any) -> None:
+    def keep(number: int, layer: RecordedLayer, output: Any) -> None:
         nonlocal held
         sizes[layer.key] = sum(t.nbytes for t in _tensors(output))
         held += sizes[layer.key]
@@ -208,7 +208,7 @@ def _against(reference: Reference, candidate: Side, inputs: Inputs, kept: dict[t
     noise: dict[tuple[str, int], float] = {}
     if reference.own is not None:
 
-        def listen(number: int, layer: Layer, output: Any) -> None:
+        def listen(number: int, layer: RecordedLayer, output: Any) -> None:
             if layer.key in kept:
                 noise[layer.key] = _difference(kept[layer.key], output)[0]
 
@@ -218,7 +218,7 @@ def _against(reference: Reference, candidate: Side, inputs: Inputs, kept: dict[t
             noise.clear()
     found = Comparison()
 
-    def weigh(number: int, layer: Layer, output: Any) -> None:
+    def weigh(number: int, layer: RecordedLayer, output: Any) -> None:
         found.layers.append(layer)
         if layer.key not in kept:
             return
@@ -311,7 +311,7 @@ def activation(side: Side, inputs: Inputs, name: str, call: int) -> Any:
     """What one call of one layer gives; the model's output where no name is given."""
     caught: list[Any] = []
 
-    def catch(number: int, layer: Layer, output: Any) -> None:
+    def catch(number: int, layer: RecordedLayer, output: Any) -> None:
         if layer.key == (name, call):
             caught.append(_copied(output))
 

@@ -20,7 +20,7 @@ from canonize.verify.onnx_model import OnnxModel
 
 
 @dataclass(frozen=True)
-class Layer:
+class RecordedLayer:
     """One call of a layer.
 
     Attributes
@@ -46,7 +46,7 @@ class Layer:
         return self.name, self.call
 
 
-Visit = Callable[[int, Layer, Any], None]
+Visit = Callable[[int, RecordedLayer, Any], None]
 
 
 def record(model: nn.Module, inputs: Inputs, dtype: torch.dtype, visit: Visit) -> tuple[frozenset[int], Any]:
@@ -113,7 +113,7 @@ def _record_modules(model: nn.Module, inputs: Inputs, dtype: torch.dtype, visit:
     def watch(name: str) -> Callable[..., None]:
         def hook(module: nn.Module, args: Any, output: Any) -> None:
             nonlocal count
-            layer = Layer(name, calls[name], type(module).__name__, flow.of(output))
+            layer = RecordedLayer(name, calls[name], type(module).__name__, flow.of(output))
             calls[name] += 1
             with torch.utils._python_dispatch._disable_current_modes():
                 visit(count, layer, output)
@@ -150,7 +150,7 @@ def _record_program(
             if node in lasts:
                 name = lasts[node]
                 number = next(numbers)
-                visit(number, Layer(name, calls[name], _operator(node), read), result)
+                visit(number, RecordedLayer(name, calls[name], _operator(node), read), result)
                 calls[name] += 1
                 read = frozenset([number])
             sources[node] = read
@@ -188,7 +188,7 @@ def _record_onnx(model: OnnxModel, inputs: Inputs, dtype: torch.dtype, visit: Vi
     for i, (name, operator, result, read) in enumerate(nodes):
         sources[result] = frozenset[int]().union(*(sources.get(value, frozenset()) for value in read))
         if i in lasts:
-            visit(number, Layer(name, calls[name], operator, sources[result]), found[result])
+            visit(number, RecordedLayer(name, calls[name], operator, sources[result]), found[result])
             calls[name] += 1
             sources[result] = frozenset([number])
             number += 1

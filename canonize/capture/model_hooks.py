@@ -10,7 +10,7 @@ from torch.nn.modules.lazy import LazyModuleMixin
 from canonize.capture.baking import is_weight_hook
 from canonize.capture.unlifted import is_checking
 from canonize.errors import CaptureError
-from canonize.twins.modules import named_modules
+from canonize.twins.module_tree import named_modules
 
 
 def refuse_what_a_trace_would_drop(model: nn.Module) -> None:

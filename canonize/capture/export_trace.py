@@ -13,7 +13,7 @@ from torch.overrides import TorchFunctionMode
 from canonize.capture.captured import Captured, defaults, input_names, path_of, plain_output_notes
 from canonize.capture.proxies import symbolic_lengths
 from canonize.capture.running import alike
-from canonize.capture.size_guards import Leaf, constant_size, guard_inputs
+from canonize.capture.size_guards import GuardedInput, constant_size, guard_inputs
 from canonize.compat import exporting, guards_of
 from canonize.errors import CaptureError, cuts_in
 from canonize.inputs import Inputs
@@ -198,13 +198,15 @@ def _keep_constant(root: nn.Module, target: str, constants: dict[str, Any]) -> N
         owner.register_buffer(last, constants[target], persistent=False)
 
 
-def _restore_input_structure(graph: fx.Graph, root: nn.Module, inputs: Inputs, flat: list[fx.Node]) -> list[Leaf]:
+def _restore_input_structure(
+    graph: fx.Graph, root: nn.Module, inputs: Inputs, flat: list[fx.Node]
+) -> list[GuardedInput]:
     """Give the graph the arguments of ``forward`` back: flat leaves become items of their containers."""
     names = list(input_names(type(root).forward, inputs))
     values = [*inputs.args, *inputs.kwargs.values()]
     first = next(iter(graph.nodes))
     remaining = iter(flat)
-    leaves: list[Leaf] = []
+    leaves: list[GuardedInput] = []
 
     def unpack(value: Any, node: fx.Node, label: str) -> None:
         if isinstance(value, tuple | list):
@@ -213,7 +215,7 @@ def _restore_input_structure(graph: fx.Graph, root: nn.Module, inputs: Inputs, f
             pairs = list(value.items())
         else:
             leaf = next(remaining)
-            leaves.append(Leaf(node, label, value, leaf.meta.get("val")))
+            leaves.append(GuardedInput(node, label, value, leaf.meta.get("val")))
             leaf.replace_all_uses_with(node)
             graph.erase_node(leaf)
             return

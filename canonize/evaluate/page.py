@@ -17,8 +17,8 @@ from canonize.errors import InputError
 from canonize.evaluate import plots
 from canonize.evaluate.curves import SAMPLES, draw_curves, measure_curves
 from canonize.evaluate.libraries import require
+from canonize.evaluate.object_size import size_plot, size_table
 from canonize.evaluate.runner import Failure, Results
-from canonize.evaluate.sizes import size_plot, size_table
 from canonize.evaluate.summary import accuracies, summarise, uncounted
 from canonize.evaluate.tables import Table, as_text, legend, make_table
 from canonize.export.atomic import write_whole

@@ -12,7 +12,7 @@ OUTCOMES = {"absorbed": "absorbed", "last resort": "now explicit linear layers",
 
 
 @dataclass(frozen=True)
-class Row:
+class AffineRow:
     """One line of the table of affines; `count` of them shared a fate."""
 
     layer: str
@@ -24,7 +24,7 @@ class Row:
     count: int = 1
 
 
-def rows(report: ReportRecord, verbose: bool = False) -> list[Row]:
+def rows(report: ReportRecord, verbose: bool = False) -> list[AffineRow]:
     """One row an affine; unless `verbose`, the absorbed ones of one pattern and kind share a row."""
     if verbose:
         return [_row([fate]) for fate in report.affines]
@@ -36,11 +36,11 @@ def rows(report: ReportRecord, verbose: bool = False) -> list[Row]:
     return [_row(fates) for fates in shared.values()]
 
 
-def _row(fates: Sequence[AffineFate]) -> Row:
+def _row(fates: Sequence[AffineFate]) -> AffineRow:
     first, last = fates[0], fates[-1]
     layer = first.name if len(fates) == 1 else f"{first.name} ... {last.name}"
     into = ", ".join(first.into) if len(fates) == 1 else _example(first)
-    return Row(layer, first.kind, first.outcome, into, first.pattern or "", first.reason, len(fates))
+    return AffineRow(layer, first.kind, first.outcome, into, first.pattern or "", first.reason, len(fates))
 
 
 def _example(fate: AffineFate) -> str:

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from canonize.errors import CaptureError
-from canonize.twins.modules import class_name
-from canonize.twins.torchscript.program import Method, Program
+from canonize.twins.module_tree import class_name
+from canonize.twins.torchscript.program import Program, ScriptMethod
 
 _OF_TORCH = "__torch__.torch.nn.modules."
 
@@ -110,7 +110,7 @@ def _forward(script: torch.jit.ScriptModule) -> Any:
     """A ``forward`` with the signature of the scripted one."""
     if not script._c._has_method("forward"):  # an LSTM has two of other names: for packed sequences and for tensors
 
-        def other(self: Scripted, method: Method, *args: Any) -> Any:
+        def other(self: Scripted, method: ScriptMethod, *args: Any) -> Any:
             return self.scripted_method(method.name)(self, *args)
 
         return other
@@ -122,7 +122,7 @@ def _forward(script: torch.jit.ScriptModule) -> Any:
     )
 
     def forward(self: Scripted, *args: Any, **kwargs: Any) -> Any:
-        if args and isinstance(args[0], Method):
+        if args and isinstance(args[0], ScriptMethod):
             return self.scripted_method(args[0].name)(self, *args[1:])
         bound = signature.bind(self, *args, **kwargs)
         bound.apply_defaults()

@@ -25,7 +25,7 @@ from canonize.errors import LoadError
 from canonize.loading.archive import check_archive, entries_of
 from canonize.loading.guards import guard
 from canonize.loading.opcodes import follow
-from canonize.vocabulary.callables import callable_named
+from canonize.vocabulary.safe_calls import callable_named
 
 # What torch.export.save writes for a model, without the folder of the archive's own name in front.
 _ENTRIES = re.compile(

@@ -16,7 +16,7 @@ from canonize.evaluate.metrics.catalogue import METRICS
 from canonize.evaluate.plots import HUES, figure
 from canonize.evaluate.runner import Results
 from canonize.evaluate.summary import counted
-from canonize.evaluate.tables import Entry, Row, Table
+from canonize.evaluate.tables import Table, TableEntry, TableRow
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -46,15 +46,17 @@ def size_table(results: Results, correct_only: bool = True) -> Table | None:
     if not names:
         return None
     columns = [(name, size) for name in names for size in BELOW if size == "all" or name != "mu-weighted"]
-    rows: list[Row] = []
+    rows: list[TableRow] = []
     for data in results.experiment.data:
         here = frame[frame["data"] == data]
         one = here[(here["method"] == results.experiment.methods[0])]
         one = one[one["canonization"] == results.experiment.canonizations[0]].drop_duplicates(["seed", "sample"])
         uniform = {name: one.assign(value=KNOWN[name](one["area"])) for name in names if name in KNOWN}
         if uniform:
-            entries = tuple(_entry(uniform[name], size) if name in uniform else Entry("–") for name, size in columns)
-            rows.append(Row((data, UNIFORM, ""), entries, True))
+            entries = tuple(
+                _entry(uniform[name], size) if name in uniform else TableEntry("–") for name, size in columns
+            )
+            rows.append(TableRow((data, UNIFORM, ""), entries, True))
         for model in results.experiment.models:
             for method in results.experiment.methods:
                 for form in results.experiment.canonizations:
@@ -64,7 +66,7 @@ def size_table(results: Results, correct_only: bool = True) -> Table | None:
                         continue
                     entries = tuple(_entry(part[part["metric"] == name], size) for name, size in columns)
                     first = form == results.experiment.canonizations[0]
-                    rows.append(Row((model.name, method, form), entries, first))
+                    rows.append(TableRow((model.name, method, form), entries, first))
     groups: list[tuple[str, int]] = []
     for name in names:
         groups.append((f"{METRICS[name].title} {METRICS[name].arrow}", sum(of == name for of, _ in columns)))
@@ -72,11 +74,11 @@ def size_table(results: Results, correct_only: bool = True) -> Table | None:
     return Table(("model", "method", "canonization"), heads, tuple(groups), tuple(rows), True)
 
 
-def _entry(part: pd.DataFrame, size: str) -> Entry:
+def _entry(part: pd.DataFrame, size: str) -> TableEntry:
     values = part[part["area"] < BELOW[size]]["value"]
     if values.empty:
-        return Entry("–", note="no object is as small")
-    return Entry(f"{values.mean():.3f} ± {values.sem():.3f}", note=f"{len(values)} objects")
+        return TableEntry("–", note="no object is as small")
+    return TableEntry(f"{values.mean():.3f} ± {values.sem():.3f}", note=f"{len(values)} objects")
 
 
 def size_plot(results: Results, name: str = "mu", correct_only: bool = True) -> Any | None:

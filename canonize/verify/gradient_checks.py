@@ -22,7 +22,7 @@ _FACTOR = 8.0
 _FLOOR_STEPS = 16.0
 
 
-def gradient_checks(oracle: Oracle, candidate: Candidate, feed: regimes.Feed, draws: int) -> list[Check | str]:
+def gradient_checks(oracle: Oracle, candidate: Candidate, feed: regimes.Draw, draws: int) -> list[Check | str]:
     """Compare the gradient of a fixed random projection of all floating outputs, on normal inputs, in float64.
 
     With exact weights one draw decides, at 1e-10 of the gradient's scale. With rounded weights a unit that happens to
@@ -60,7 +60,7 @@ def gradient_checks(oracle: Oracle, candidate: Candidate, feed: regimes.Feed, dr
         return [f"input gradients were not compared: the candidate refuses '{normal[0].name}' ({error})"]
 
 
-def ask_for_gradients(oracle: Oracle, feed: regimes.Feed, candidate: Candidate | None = None) -> None:
+def ask_for_gradients(oracle: Oracle, feed: regimes.Draw, candidate: Candidate | None = None) -> None:
     """Have the reference, or the candidate, asked for what `gradient_checks` asks of it first.
 
     Both remember it, and the outputs that come with it: they need not be run on that case again.
@@ -73,7 +73,7 @@ def ask_for_gradients(oracle: Oracle, feed: regimes.Feed, candidate: Candidate |
                 (candidate or oracle).gradients(inputs, _weights(oracle, inputs))
 
 
-def _exact(oracle: Oracle, candidate: Candidate, case: regimes.Case) -> Check | str:
+def _exact(oracle: Oracle, candidate: Candidate, case: regimes.CheckedCase) -> Check | str:
     try:
         weights = _weights(oracle, case.inputs)
         truth = oracle.gradients(case.inputs, weights)
@@ -92,7 +92,7 @@ def _exact(oracle: Oracle, candidate: Candidate, case: regimes.Case) -> Check | 
     return _check(case.name, difference.error, tolerance, detail)
 
 
-def _wrong_derivative(case: regimes.Case, difference: measure.Difference) -> str:
+def _wrong_derivative(case: regimes.CheckedCase, difference: measure.Difference) -> str:
     return (
         f"input gradients on '{case.name}': automatic differentiation of the reference is wrong there, by "
         f"{difference.error:.3g} of the scale; its finite differences agree with the candidate's gradient"
@@ -132,7 +132,7 @@ def _slope(
     return (ends[0] - ends[1]) / (2 * step)
 
 
-def _rounded(oracle: Oracle, candidate: Candidate, cases: list[regimes.Case]) -> Check | str:
+def _rounded(oracle: Oracle, candidate: Candidate, cases: list[regimes.CheckedCase]) -> Check | str:
     coarsest = max((oracle.dtype, candidate.own_dtype), key=lambda dtype: torch.finfo(dtype).eps)
     found: list[measure.Difference] = []
     noises: list[float] = []

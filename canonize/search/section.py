@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from canonize.evaluate.metrics.catalogue import metric
+from canonize.evaluate.page import Picture, Section, write, write_text
 from canonize.evaluate.plots import png
-from canonize.evaluate.report import Picture, Section, write, write_text
-from canonize.evaluate.tables import Entry, Row, Table
-from canonize.search import extremes, plots
+from canonize.evaluate.tables import Table, TableEntry, TableRow
+from canonize.search import contours, extremes
 from canonize.search.study import Found
 
 SHOWN = 12
@@ -36,13 +36,13 @@ def write_search(found: Found, folder: Path, stem: str = "") -> Section:
     write_text(folder / f"{stem}best.json", json.dumps(best(found), indent=1) + "\n")
     drawn: list[tuple[str, str, Any]] = [
         ("extremes", "Best and worst configuration for each objective", extremes.draw(found)),
-        ("lines", "Mean over all other parameters, with standard errors", plots.lines(found)),
+        ("lines", "Mean over all other parameters, with standard errors", contours.lines(found)),
         *(
-            (f"contours-{name.replace(':', '-')}", "Over pairs of parameters", plots.contours(found, name))
+            (f"contours-{name.replace(':', '-')}", "Over pairs of parameters", contours.contours(found, name))
             for name in found.search.objectives
         ),
-        ("pareto", "Configurations; on the front, bars are standard errors over samples", plots.pareto(found)),
-        ("history", "The search as it went on; the line is the best so far", plots.history(found)),
+        ("pareto", "Configurations; on the front, bars are standard errors over samples", contours.pareto(found)),
+        ("history", "The search as it went on; the line is the best so far", contours.history(found)),
     ]
     pictures = tuple(Picture(f"{stem}{name}.png", caption, png(fig)) for name, caption, fig in drawn if fig is not None)
     for picture in pictures:
@@ -78,8 +78,8 @@ def front_table(found: Found) -> Table:
     rows = []
     for record in best(found)[:SHOWN]:
         labels = tuple(_shown(record.get(name, "")) for name in parameters)
-        entries = tuple(Entry(f"{record[name]:.3f} ± {record[f'error:{name}']:.3f}") for name in objectives)
-        rows.append(Row(labels, entries, True))
+        entries = tuple(TableEntry(f"{record[name]:.3f} ± {record[f'error:{name}']:.3f}") for name in objectives)
+        rows.append(TableRow(labels, entries, True))
     heads = tuple(f"{metric(name).title} {metric(name).arrow}" for name in objectives)
     return Table(tuple(parameters), heads, (("objectives", len(objectives)),), tuple(rows))
 
