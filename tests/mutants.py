@@ -1,6 +1,7 @@
 """Errors to plant: one slip each, of the kinds that folding code really has; ``tests/mutate.py`` plants them.
 
-Each is a piece of one file of the package, what it becomes, and the tests that must notice.
+Each is a piece of the package, anchored to the function that it stands in and to what it says, not to a file or to a
+layout (``tests/anchors.py``), what it becomes, and the tests that must notice.
 """
 
 from __future__ import annotations
@@ -18,1565 +19,2536 @@ class Mutant:
         Which pattern or rule it breaks.
     slip : str
         What is wrong with it.
-    file : str
-        Below ``canonize/``.
+    where : str
+        Qualified name of the function, class or variable that holds the piece.
     old, new : str
-        Text that occurs exactly once in the file, and what replaces it.
+        An expression or statements that occur there exactly once, and what replaces them.
     tests : tuple of str
         Files below ``tests/`` of which at least one test must fail.
     """
 
     about: str
     slip: str
-    file: str
+    where: str
     old: str
     new: str
     tests: tuple[str, ...]
 
 
-_LINEAR_BN = "patterns/test_linear_bn.py"
-_BN_LINEAR = "patterns/test_bn_linear.py"
-_CONCAT_BN = "patterns/test_concat_bn.py"
-_CONCAT_LINEAR = "patterns/test_concat_linear.py"
-_ACTIVATION = "patterns/test_bn_activation_linear.py"
-_UNTANGLE = "patterns/test_untangle.py"
-_SPLIT = "patterns/test_split_concat.py"
-_LAST = "patterns/test_last_resort.py"
-_STACKED = "patterns/test_stacked_linear.py"
-_PARALLEL = "patterns/test_parallel_linear.py"
-
-
-def _many(about: str, file: str, tests: str, *slips: tuple[str, str, str]) -> tuple[Mutant, ...]:
-    return tuple(Mutant(about, slip, file, old, new, tuple(tests.split())) for slip, old, new in slips)
+def _many(about: str, tests: str, *slips: tuple[str, str, str, str]) -> tuple[Mutant, ...]:
+    return tuple(Mutant(about, slip, where, old, new, tuple(tests.split())) for slip, where, old, new in slips)
 
 
 MUTANTS: tuple[Mutant, ...] = (
-    # ------------------------------------------------------------------------------------------------- evaluation
     *_many(
         "verdicts",
-        "evaluate/summary.py",
         "evaluate/test_verdicts.py",
-        ("rounding is a verdict", 'clear = abs(difference) > row["floor"] and ', "clear = "),
-        ("controls get verdicts", 'if row["control"]:', "if False:"),
-        ("every comparison stands alone", "(len(p_values) - np.arange(len(p_values)))", "1"),
-        ("a later p-value may be below an earlier one", "np.maximum.accumulate(weighed)", "weighed"),
-        ("the floor is that of the first canonization alone", "both.max(axis=1)", 'both["noise_before"]'),
+        (
+            "rounding is a verdict",
+            "_verdict",
+            "abs(difference) > row['floor'] and row['p_corrected'] < LEVEL",
+            "row['p_corrected'] < LEVEL",
+        ),
+        (
+            "controls get verdicts",
+            "_verdict",
+            "row['control']",
+            "False",
+        ),
+        (
+            "every comparison stands alone",
+            "holm",
+            "(len(p_values) - np.arange(len(p_values))) * np.asarray(p_values)[order]",
+            "1 * np.asarray(p_values)[order]",
+        ),
+        (
+            "a later p-value may be below an earlier one",
+            "holm",
+            "np.maximum.accumulate(weighed)",
+            "weighed",
+        ),
+        (
+            "the floor is that of the first canonization alone",
+            "_floors",
+            "both.max(axis=1)",
+            "both['noise_before']",
+        ),
     ),
     *_many(
         "noise",
-        "evaluate/noise.py",
         "evaluate/test_verdicts.py",
-        ("weights do not move", "torch.finfo(tensor.dtype).eps * signs", "0 * signs"),
-        ("a moved activation makes no difference", "if name in BY_ACTIVATION:", "if False:"),
+        (
+            "weights do not move",
+            "rounded_otherwise.moved",
+            "torch.finfo(tensor.dtype).eps",
+            "0",
+        ),
+        (
+            "a moved activation makes no difference",
+            "is_control",
+            "name in BY_ACTIVATION",
+            "False",
+        ),
     ),
     *_many(
         "layer groups",
-        "explain/rules.py",
         "explain/test_groups.py",
-        ("groups are thirds", "-(-layers // (2 * groups - 2))", "layers // groups"),
+        (
+            "groups are thirds",
+            "_borders",
+            "-(-layers // (2 * groups - 2))",
+            "layers // groups",
+        ),
     ),
     *_many(
         "named groups",
-        "explain/grouping.py",
         "explain/test_groups.py",
-        ("places are counted from 0", "max(first, 1) - 1", "max(first, 1)"),
+        (
+            "places are counted from 0",
+            "_matching",
+            "max(first, 1) - 1",
+            "max(first, 1)",
+        ),
     ),
     *_many(
         "channels to pixels",
-        "evaluate/metrics/pooling.py",
         "evaluate/test_metrics.py",
         (
             "negative relevance is squared too",
-            'part = relevance.clamp(min=0) if pooling == "pos-l2-norm-sq"',
-            "part = relevance if True",
+            "pooled",
+            "relevance.clamp(min=0) if pooling == 'pos-l2-norm-sq' else relevance",
+            "relevance if True else relevance",
         ),
         (
             "the second moment is the largest",
-            "moment = scaled.square().mean((1, 2), keepdim=True).sqrt()",
-            "moment = 1",
+            "normalised",
+            "scaled.square().mean((1, 2), keepdim=True).sqrt()",
+            "1",
         ),
     ),
     *_many(
         "steps of pixel flipping",
-        "evaluate/metrics/perturbation.py",
         "evaluate/test_metrics.py",
-        ("steps do not grow", "round(first * growth**step)", "round(first)"),
+        (
+            "steps do not grow",
+            "growing",
+            "first * growth ** step",
+            "first",
+        ),
         (
             "the area is over steps, not over pixels",
+            "area_under_curve",
             "(places / places[-1]).to(curve)",
             "torch.linspace(0, 1, curve.shape[1])",
         ),
     ),
     *_many(
         "localisation by size",
-        "evaluate/object_size.py",
         "evaluate/test_sizes.py",
-        ("large objects count as small", 'part[part["area"] < BELOW[size]]', "part"),
+        (
+            "large objects count as small",
+            "_entry",
+            "part[part['area'] < BELOW[size]]",
+            "part",
+        ),
     ),
     *_many(
         "misfits",
-        "evaluate/subject.py",
         "evaluate/test_command.py",
-        ("labels beyond the outputs go through", "if largest >= outputs.shape[1]:", "if False:"),
+        (
+            "labels beyond the outputs go through",
+            "check_classes",
+            "largest >= outputs.shape[1]",
+            "False",
+        ),
     ),
     *_many(
         "extremes",
-        "search/extremes.py",
         "search/test_search.py",
-        ("the best is the worst", '== "lower", kind', '!= "lower", kind'),
+        (
+            "the best is the worst",
+            "extremes",
+            "metric(objective).better == 'lower'",
+            "metric(objective).better != 'lower'",
+        ),
     ),
     *_many(
         "hand-over",
-        "explain/hdf5.py",
         "explain/test_hdf5.py",
-        ("dark pictures wrap", ".round().clamp(0, 255).to(torch.uint8)", ".to(torch.int64).to(torch.uint8)"),
+        (
+            "dark pictures wrap",
+            "as_picture",
+            "data.round().clamp(0, 255)",
+            "data.to(torch.int64)",
+        ),
     ),
     *_many(
         "data",
-        "evaluate/data/voc.py",
         "evaluate/test_data.py",
-        ("pictures of several classes have one", "torch.tensor(present)", "torch.ones(len(present))"),
+        (
+            "pictures of several classes have one",
+            "PascalVoc.take",
+            "torch.tensor(present)",
+            "torch.ones(len(present))",
+        ),
+        (
+            "objects at the border are cut away",
+            "_read",
+            "name != 'voc'",
+            "True",
+        ),
+        (
+            "a complex question takes the unique mask",
+            "USUAL",
+            "'union'",
+            "'unique'",
+        ),
+        (
+            "a mask that is missing is an error",
+            "ClevrXai._mask",
+            "name != 'object'",
+            "False",
+        ),
     ),
-    *_many(
-        "data",
-        "evaluate/data/__init__.py",
-        "evaluate/test_data.py",
-        ("objects at the border are cut away", 'crop=name != "voc"', "crop=True"),
-    ),
-    *_many(
-        "data",
-        "evaluate/data/clevr_xai.py",
-        "evaluate/test_data.py",
-        ("a complex question takes the unique mask", '"complex": ("union",)', '"complex": ("unique",)'),
-        ("a mask that is missing is an error", 'if name != "object" and not', "if False and not"),
-    ),
-    # ------------------------------------------------------------------------------------------------- algebra
     *_many(
         "affine",
-        "algebra/affine.py",
         "test_affine.py",
-        ("eps is forgotten", "scale = torch.rsqrt(var + eps)", "scale = torch.rsqrt(var)"),
-        ("the mean has the wrong sign", "shift = -mean * scale", "shift = mean * scale"),
-        ("the mean is not scaled", "shift = -mean * scale", "shift = -mean"),
-        ("the bias is forgotten", "shift = shift + bias.detach().to(EXACT)", "shift = shift"),
+        (
+            "eps is forgotten",
+            "_normalising",
+            "var + eps",
+            "var",
+        ),
+        (
+            "the mean has the wrong sign",
+            "_normalising",
+            "-mean",
+            "mean",
+        ),
+        (
+            "the mean is not scaled",
+            "_normalising",
+            "-mean * scale",
+            "-mean",
+        ),
+        (
+            "the bias is forgotten",
+            "_normalising",
+            "shift + bias.detach().to(EXACT)",
+            "shift",
+        ),
         (
             "composition forgets the second scale",
-            "self.scale * first.shift + self.shift",
-            "first.shift + self.shift",
+            "Affine.after",
+            "self.scale * first.shift",
+            "first.shift",
         ),
-        ("z has the wrong sign", "_compress(-self.shift / self.scale)", "_compress(self.shift / self.scale)"),
-        ("no channel is dead", "torch.logical_or(scale == 0, overflows & drowns)", "torch.zeros_like(scale == 0)"),
-        ("only exact zeros are dead", "torch.logical_or(scale == 0, overflows & drowns)", "scale == 0"),
-        ("what overflows is dead", "torch.logical_or(scale == 0, overflows & drowns)", "(scale == 0) | overflows"),
-        ("only neighbours are compared", "if bool((tensor == first).all()):", "if bool((tensor[:2] == first).all()):"),
+        (
+            "z has the wrong sign",
+            "Affine.zero",
+            "-self.shift",
+            "self.shift",
+        ),
+        (
+            "no channel is dead",
+            "Affine.dead",
+            "torch.logical_or(scale == 0, overflows & drowns)",
+            "torch.zeros_like(scale == 0)",
+        ),
+        (
+            "only exact zeros are dead",
+            "Affine.dead",
+            "torch.logical_or(scale == 0, overflows & drowns)",
+            "scale == 0",
+        ),
+        (
+            "what overflows is dead",
+            "Affine.dead",
+            "torch.logical_or(scale == 0, overflows & drowns)",
+            "(scale == 0) | overflows",
+        ),
+        (
+            "only neighbours are compared",
+            "_compress",
+            "(tensor == first).all",
+            "(tensor[:2] == first).all",
+        ),
+        (
+            "layers run into each other",
+            "batch_norms",
+            "ends - sizes",
+            "ends - sizes + (ends > sizes)",
+        ),
+        (
+            "shifts are taken for constant",
+            "batch_norms",
+            "_any_between(starts, torch.maximum(ends - 1, starts), part[1:] != part[:-1])",
+            "[False] * len(layers)",
+        ),
+        (
+            "nothing is wrong",
+            "batch_norms",
+            "not wrong[i]",
+            "True",
+        ),
     ),
     *_many(
         "pending weights",
-        "algebra/weights.py",
         "test_linear.py",
         (
             "groups of a transposed convolution are forgotten",
-            "per_group = self.weight.shape[0] // self.groups",
-            "per_group = self.weight.shape[0]",
+            "PendingWeights._groups_of",
+            "self.weight.shape[0] // self.groups",
+            "self.weight.shape[0]",
         ),
-        ("the old bias is not scaled", "self.bias * scale + shift", "self.bias + shift"),
-        ("the old bias is dropped", "else self.bias * scale + shift", "else shift"),
+        (
+            "the old bias is not scaled",
+            "PendingWeights.absorb_output",
+            "self.bias * scale + shift",
+            "self.bias + shift",
+        ),
+        (
+            "the old bias is dropped",
+            "PendingWeights.absorb_output",
+            "self.bias * scale + shift",
+            "shift",
+        ),
         (
             "the response forgets the old bias",
+            "PendingWeights.absorb_input",
             "response if self.bias is None else self.bias + response",
             "response",
         ),
         (
             "input and output channels are mixed up",
-            "of_inputs, of_outputs = of_outputs, of_inputs",
+            "PendingWeights._rescale",
+            "of_inputs, of_outputs = (of_outputs, of_inputs)",
             "pass",
         ),
         (
             "the bias is taken up after the scale",
-            "        if bool(shift.any()):\n            response = self.response_to(shift)",
-            "        self.in_scale = scale if self.in_scale is None else self.in_scale * scale\n"
-            "        scale = scale * 0 + 1\n"
-            "        if bool(shift.any()):\n            response = self.response_to(shift)",
+            "PendingWeights.absorb_input",
+            (
+                "if bool(shift.any()):\n"
+                "    response = self.response_to(shift)\n"
+                "    self.bias = response if self.bias is None else self.bias + response\n"
+                "    self.bias_touched = True"
+            ),
+            (
+                "self.in_scale = scale if self.in_scale is None else self.in_scale * scale\n"
+                "scale = scale * 0 + 1\n"
+                "if bool(shift.any()):\n"
+                "    response = self.response_to(shift)\n"
+                "    self.bias = response if self.bias is None else self.bias + response\n"
+                "    self.bias_touched = True"
+            ),
         ),
-        ("a second scale replaces the first", "else self.out_scale * scale", "else scale"),
+        (
+            "a second scale replaces the first",
+            "PendingWeights.absorb_output",
+            "self.out_scale * scale",
+            "scale",
+        ),
         (
             "a clone forgets what is pending",
-            "copy.in_scale, copy.out_scale, copy.bias_touched = self.in_scale",
-            "copy.in_scale, copy.out_scale, copy.bias_touched = None",
+            "PendingWeights.clone",
+            "self.in_scale",
+            "None",
         ),
         (
             "a transposed convolution's channels are the other way round",
-            "return self.weight.shape[1] * self.groups if self.transposed else self.weight.shape[0]",
-            "return self.weight.shape[0] if self.transposed else self.weight.shape[0]",
+            "PendingWeights.out_channels",
+            "self.weight.shape[1] * self.groups",
+            "self.weight.shape[0]",
         ),
     ),
-    # -------------------------------------------------------------------------------------------- flow: linear
     *_many(
         "linear_bn",
-        "flow/linear.py",
-        _LINEAR_BN,
+        "patterns/test_linear_bn.py",
         (
             "a dense layer takes dimension 1",
-            "scale, shift = channel_vectors(step, affine, -1, step.node, step.network.weights(step.node).out_channels)",
-            "scale, shift = channel_vectors(step, affine, 1, step.node, step.network.weights(step.node).out_channels)",
+            "linear_takes_output",
+            "-1",
+            "1",
         ),
         (
             "a convolution loses the shift",
-            "scale, shift = channel_vectors(step, affine, 1, step.node, step.network.weights(step.node).out_channels)\n"
-            "    step.absorbed(TakeOutput(scale, shift))",
-            "scale, shift = channel_vectors(step, affine, 1, step.node, step.network.weights(step.node).out_channels)\n"
-            "    step.absorbed(TakeOutput(scale, shift * 0))",
+            "convolution_takes_output",
+            "TakeOutput(scale, shift)",
+            "TakeOutput(scale, shift * 0)",
         ),
         (
             "a missing batch dimension goes unnoticed",
-            'step.require(affine.ndim == rank, f"{step.label()} is called without a batch dimension")',
+            "_require_batched",
+            "step.require(affine.ndim == rank, f'{step.label()} is called without a batch dimension')",
             "pass",
         ),
         (
             "an affine that differs along other dimensions passes",
-            "    step.require(\n        not others,",
-            "    step.require(\n        True,",
+            "channel_vectors",
+            "not others",
+            "True",
         ),
         (
             "an explicit layer takes dimension 1 whatever its own",
-            "scale, shift = channel_vectors(step, affine, module.dim, step.node, module.out_channels)\n"
-            "    step.absorbed(TakeOutput(scale, shift))",
-            "scale, shift = channel_vectors(step, affine, module.dim, step.node, module.out_channels)\n"
-            "    step.absorbed(TakeOutput(scale * 1.0, shift * 2.0))",
+            "channel_linear_takes_output",
+            "TakeOutput(scale, shift)",
+            "TakeOutput(scale * 1.0, shift * 2.0)",
+        ),
+        (
+            "it passes concatenations, too",
+            "LinearThenBatchNorm.check",
+            "LINEAR_WAY",
+            "LINEAR_WAY | {'concat'}",
         ),
     ),
     *_many(
         "bn_linear",
-        "flow/linear.py",
-        _BN_LINEAR,
+        "patterns/test_bn_linear.py",
         (
             "a dense layer loses the shift",
-            "scale, shift = channel_vectors(step, affine, -1, step.node, step.network.weights(step.node).in_channels)\n"
-            "    step.absorbed(TakeInput(scale, shift))",
-            "scale, shift = channel_vectors(step, affine, -1, step.node, step.network.weights(step.node).in_channels)\n"
-            "    step.absorbed(TakeInput(scale, shift * 0))",
+            "linear_takes_input",
+            "TakeInput(scale, shift)",
+            "TakeInput(scale, shift * 0)",
         ),
         (
             "the border stays zero",
-            'if any(padding) and module.padding_mode == "zeros" and bool(shift.any()):',
-            "if False:",
+            "convolution_takes_input",
+            "any(padding) and module.padding_mode == 'zeros' and bool(shift.any())",
+            "False",
         ),
         (
             "every padding mode is taken for zeros",
-            'if any(padding) and module.padding_mode == "zeros" and bool(shift.any()):',
-            "if any(padding) and bool(shift.any()):",
+            "convolution_takes_input",
+            "any(padding) and module.padding_mode == 'zeros' and bool(shift.any())",
+            "any(padding) and bool(shift.any())",
         ),
         (
             "the convolution goes on padding",
-            '("padding", (0,) * len(module.kernel_size)),',
-            '("padding", module.padding),',
+            "convolution_takes_input",
+            "(0,) * len(module.kernel_size)",
+            "module.padding",
         ),
         (
             "a stride of a transposed convolution is overlooked",
-            "        all(s == 1 for s in module.stride),",
-            "        True,",
+            "transposed_convolution_takes_input",
+            "all((s == 1 for s in module.stride))",
+            "True",
         ),
         (
             "the rim of a transposed convolution is one too thin",
+            "transposed_convolution_takes_input",
             "max(0, d * (k - 1) - p, d * (k - 1) - p + o)",
             "max(0, d * (k - 1) - p - 1, d * (k - 1) - p + o - 1)",
         ),
         (
             "dilation is forgotten in the rim",
+            "transposed_convolution_takes_input",
             "max(0, d * (k - 1) - p, d * (k - 1) - p + o)",
-            "max(0, (k - 1) - p, (k - 1) - p + o)",
+            "max(0, k - 1 - p, k - 1 - p + o)",
         ),
         (
             "output padding is forgotten in the rim",
+            "transposed_convolution_takes_input",
             "max(0, d * (k - 1) - p, d * (k - 1) - p + o)",
             "max(0, d * (k - 1) - p)",
         ),
         (
             "the rim is not cropped again",
-            "cropped = tuple(p + rim for p, rim in zip(module.padding, rims, strict=True))",
-            "cropped = tuple(module.padding)",
+            "transposed_convolution_takes_input",
+            "(p + rim for p, rim in zip(module.padding, rims, strict=True))",
+            "module.padding",
         ),
         (
             "an explicit layer behind takes twice the shift",
-            "scale, shift = channel_vectors(step, affine, module.dim, step.node, module.out_channels)\n"
-            "    step.absorbed(TakeInput(scale, shift))",
-            "scale, shift = channel_vectors(step, affine, module.dim, step.node, module.out_channels)\n"
-            "    step.absorbed(TakeInput(scale, 2 * shift))",
+            "channel_linear_takes_input",
+            "TakeInput(scale, shift)",
+            "TakeInput(scale, 2 * shift)",
+        ),
+        (
+            "it passes activations, too",
+            "BatchNormThenLinear.check",
+            "LINEAR_WAY",
+            "LINEAR_WAY | {'activation'}",
+        ),
+        (
+            "it passes nothing",
+            "BatchNormThenLinear.check",
+            "LINEAR_WAY",
+            "frozenset()",
         ),
     ),
-    # ------------------------------------------------------------------------------------------ flow: movement
     *_many(
         "movement",
-        "flow/movement.py",
-        f"{_LINEAR_BN} {_BN_LINEAR} test_zoo.py",
+        "patterns/test_linear_bn.py patterns/test_bn_linear.py test_zoo.py",
         (
             "forward, the shift stays where it was",
-            "_move(step, shift.cpu()).to(shift.device)).compress()",
-            "shift.mean().reshape((1,) * len(step.shape()))).compress()",
+            "moves_forward",
+            "_move(step, shift.cpu()).to(shift.device)",
+            "shift.mean().reshape((1,) * len(step.shape()))",
         ),
         (
             "forward, every rearrangement is taken for a cast",
-            "    if _keeps_places(step):\n        return affine\n    if not affine.varying",
-            "    if len(step.shape()) == affine.ndim:\n        return affine\n    if not affine.varying",
+            "moves_forward",
+            "_keeps_places(step)",
+            "len(step.shape()) == affine.ndim",
         ),
         (
             "backward, every rearrangement is taken for a cast",
-            "    if _keeps_places(step, back=True):\n        return [affine, *rest]",
-            "    if len(step.shape()) == len(step.shape(_data(step))):\n        return [affine, *rest]",
+            "moves_backward",
+            "_keeps_places(step, back=True)",
+            "len(step.shape()) == len(step.shape(_data(step)))",
         ),
         (
             "backward, elements that are shown twice may disagree",
-            '        torch.equal(found[places], values), f"',
-            '        True, f"',
+            "_collect",
+            "torch.equal(found[places], values)",
+            "True",
         ),
         (
             "backward, elements that others read are free to choose",
-            "    shared = len(step.network.readers(_data(step))) > 1\n",
-            "    shared = False\n",
+            "moves_backward",
+            "len(step.network.readers(_data(step))) > 1",
+            "False",
         ),
         (
             "backward, what is not shown is scaled by zero",
-            "for part, neutral in zip(sources, (1.0, 0.0), strict=True)",
-            "for part, neutral in zip(sources, (0.0, 1.0), strict=True)",
+            "moves_backward",
+            "(1.0, 0.0)",
+            "(0.0, 1.0)",
         ),
     ),
-    # ------------------------------------------------------------------------------------------- flow: padding
     *_many(
         "padding",
-        "flow/padding.py",
-        f"{_LINEAR_BN} {_BN_LINEAR}",
-        ("forward, the constant stays", "_replace(step, padding, value, _before(step, affine, value))", "pass"),
+        "patterns/test_linear_bn.py patterns/test_bn_linear.py",
+        (
+            "forward, the constant stays",
+            "pad_forward",
+            "_replace(step, padding, value, _before(step, affine, value))",
+            "pass",
+        ),
         (
             "forward, the shift is added instead of taken away",
-            "Affine(affine.scale, affine.shift - value)",
-            "Affine(affine.scale, affine.shift + value)",
+            "_before",
+            "affine.shift - value",
+            "affine.shift + value",
         ),
         (
             "forward, padded channels get an affine",
-            "F.pad(shift, fixed, value=0.0)",
-            "F.pad(shift, fixed, value=1.0)",
+            "pad_forward",
+            "0.0",
+            "1.0",
         ),
         (
             "backward, the constant stays",
+            "pad_backward",
             "_replace(step, padding, value, affine.scale * value + affine.shift)",
             "pass",
         ),
         (
             "backward, the constant is not scaled",
-            "affine.scale * value + affine.shift)",
-            "value + affine.shift)",
+            "pad_backward",
+            "affine.scale * value",
+            "value",
         ),
     ),
-    # ------------------------------------------------------------------------------------------- flow: pooling
     *_many(
         "pooling",
-        "flow/pooling.py",
-        f"{_LINEAR_BN} {_BN_LINEAR}",
+        "patterns/test_linear_bn.py patterns/test_bn_linear.py",
         (
             "forward, counted padding stays zero",
+            "window_forward",
             "_explicit_padding(step, affine, lambda: step.living_zero(affine))",
             "pass",
         ),
         (
             "backward, counted padding stays zero",
+            "window_backward",
             "_explicit_padding(step, affine, lambda: affine.shift)",
             "pass",
         ),
         (
             "forward, the border is the shift",
-            "_explicit_padding(step, affine, lambda: step.living_zero(affine))",
-            "_explicit_padding(step, affine, lambda: affine.shift)",
+            "window_forward",
+            "step.living_zero(affine)",
+            "affine.shift",
         ),
         (
             "padding that is not counted becomes explicit",
-            "if not any(padding) or not module.count_include_pad:",
-            "if not any(padding):",
+            "_explicit_padding",
+            "not any(padding) or not module.count_include_pad",
+            "not any(padding)",
         ),
-        ("sizes that are rounded up are overlooked", "        not module.ceil_mode,\n", "        True,\n"),
+        (
+            "sizes that are rounded up are overlooked",
+            "_explicit_padding",
+            (
+                "step.require(not module.ceil_mode, f'{step.label()} counts its padding and rounds its "
+                "size up, which explicit padding cannot do')"
+            ),
+            (
+                "step.require(True, f'{step.label()} counts its padding and rounds its size up, which "
+                "explicit padding cannot do')"
+            ),
+        ),
         (
             "any divisor will do",
-            "            module.divisor_override == kernel and not any(padding) and not module.ceil_mode,",
-            "            True,",
+            "_explicit_padding",
+            "module.divisor_override == kernel and (not any(padding)) and (not module.ceil_mode)",
+            "True",
         ),
         (
             "the padding is on one side only",
-            "around = tuple(side for p in reversed(padding) for side in (p, p))",
-            "around = tuple(side for p in reversed(padding) for side in (2 * p, 0))",
+            "_explicit_padding",
+            "(p, p)",
+            "(2 * p, 0)",
         ),
         (
             "negative scales pass a maximum",
-            'step.require(bool((affine.scale >= 0).all()), f"a negative scale',
-            'step.require(True, f"a negative scale',
+            "_check_maximum",
+            "bool((affine.scale >= 0).all())",
+            "True",
         ),
         (
             "indices of maxima are overlooked",
-            "step.require(not module.return_indices, ",
-            "step.require(True, ",
+            "_check_maximum",
+            "not module.return_indices",
+            "True",
         ),
         (
             "affines that differ from position to position pass",
-            "    spatial = affine.varying() - {0, 1}\n",
-            "    spatial = affine.varying() - {0, 1, 2, 3}\n",
+            "same_everywhere",
+            "{0, 1}",
+            "{0, 1, 2, 3}",
         ),
         (
             "forward, a sum does not multiply the shift",
-            "shift = shift.expand(full).sum(module.dim, keepdim=True)",
-            "shift = shift.expand(full).mean(module.dim, keepdim=True)",
+            "reduce_forward",
+            "shift.expand(full).sum",
+            "shift.expand(full).mean",
         ),
         (
             "forward, a mean adds the shifts up",
-            "shift = shift.mean(module.dim, keepdim=True)",
-            "shift = shift.sum(module.dim, keepdim=True)",
+            "reduce_forward",
+            "shift.mean",
+            "shift.sum",
         ),
         (
             "a scale that differs along a sum passes",
-            "        all(across.shape[d] == 1 for d in module.dim),",
-            "        True,",
+            "reduce_forward",
+            "all((across.shape[d] == 1 for d in module.dim))",
+            "True",
         ),
-        ("backward, a sum does not share the shift out", "shift = shift / count", "shift = shift * 1"),
+        (
+            "backward, a sum does not share the shift out",
+            "reduce_backward",
+            "shift / count",
+            "shift * 1",
+        ),
         (
             "a free number of positions goes unnoticed",
-            'step.require(not free, f"{step.label()} adds up a number of positions',
-            'step.require(True, f"{step.label()} adds up a number of positions',
+            "_require_fixed_count",
+            "not free",
+            "True",
         ),
         (
             "a dimension that the sum drops is taken from the wrong end",
-            "for dim in sorted(module.dim, reverse=True):\n            scale, shift = scale.squeeze",
-            "for dim in sorted(module.dim):\n            scale, shift = scale.squeeze",
+            "reduce_forward",
+            "sorted(module.dim, reverse=True)",
+            "sorted(module.dim)",
         ),
     ),
     *_many(
         "calls",
-        "flow/calls.py",
-        f"{_LINEAR_BN} {_BN_LINEAR} test_zoo.py",
-        ("any call passes forward", "    if not _is_resizing(step.module) or any(", "    if any("),
-        ("any call passes backward", "    if not _is_resizing(step.module):\n        raise _refusal(step)\n", ""),
+        "patterns/test_linear_bn.py patterns/test_bn_linear.py test_zoo.py",
+        (
+            "any call passes forward",
+            "call_forward",
+            "not _is_resizing(step.module) or any((affine is not None for affine in incoming[1:]))",
+            "any((affine is not None for affine in incoming[1:]))",
+        ),
+        (
+            "any call passes backward",
+            "call_backward",
+            (
+                "if factors(step.module) and (not _is_resizing(step.module)):\n"
+                "    return product_backward(step, affine)\n"
+                "if not _is_resizing(step.module):\n"
+                "    raise _refusal(step)\n"
+                "same_everywhere(step, affine)"
+            ),
+            (
+                "if factors(step.module) and (not _is_resizing(step.module)):\n"
+                "    return product_backward(step, affine)\n"
+                "same_everywhere(step, affine)"
+            ),
+        ),
     ),
     *_many(
         "attention",
-        "flow/edits.py",
         "test_zoo.py",
-        ("the shift is forgotten", "                bias[rows] += weight[rows] @ shift\n", ""),
-        ("every input is taken for the query", "rows = slice(i * width, (i + 1) * width)", "rows = slice(0, width)"),
+        (
+            "the shift is forgotten",
+            "TakeProjections.apply",
+            ("scale, shift = part\nbias[rows] += weight[rows] @ shift\nweight[rows] *= scale"),
+            ("scale, shift = part\nweight[rows] *= scale"),
+        ),
+        (
+            "every input is taken for the query",
+            "TakeProjections.apply",
+            "slice(i * width, (i + 1) * width)",
+            "slice(0, width)",
+        ),
     ),
     *_many(
         "edits",
-        "flow/edits.py",
-        f"{_LINEAR_BN} {_BN_LINEAR} {_ACTIVATION}",
+        "patterns/test_linear_bn.py patterns/test_bn_linear.py patterns/test_bn_activation_linear.py",
         (
             "two affines in a row are composed the wrong way round",
+            "Compose.apply",
             "self.affine.after(own.affine) if self.behind else own.affine.after(self.affine)",
             "own.affine.after(self.affine) if self.behind else self.affine.after(own.affine)",
         ),
         (
             "an affine disappears into the next",
+            "Compose.apply",
             "self.affine.after(own.affine) if self.behind else own.affine.after(self.affine)",
             "own.affine",
         ),
-        ("a layer goes on padding", "            network.configure(node, **dict(self.settings))\n", ""),
-        ("edits of one kind are all alike", "return all(_equal(a, b)", "return True or all(_equal(a, b)"),
+        (
+            "edits of one kind are all alike",
+            "Edit.__eq__",
+            "all((_equal(a, b) for a, b in zip(mine, theirs, strict=True)))",
+            "True or all((_equal(a, b) for a, b in zip(mine, theirs, strict=True)))",
+        ),
+        (
+            "a layer goes on padding",
+            "PadBefore.apply",
+            "network.configure(node, **dict(self.settings))",
+            "pass",
+        ),
     ),
     *_many(
         "plans walked once",
-        "graph/network.py",
-        f"{_ACTIVATION} {_CONCAT_BN}",
-        ("an answer outlives a change", "self._answers.pop(question, None)", "pass"),
+        "patterns/test_bn_activation_linear.py patterns/test_concat_bn.py",
+        (
+            "an answer outlives a change",
+            "Network._changed",
+            "self._answers.pop(question, None)",
+            "pass",
+        ),
     ),
     *_many(
         "matrix products",
-        "flow/sums.py",
-        _BN_LINEAR,
+        "patterns/test_bn_linear.py",
         (
             "forward, the numbers of the two factors are not multiplied",
-            "scale = affine.scale.reshape(()) if scale is None else scale * affine.scale.reshape(())",
-            "scale = affine.scale.reshape(())",
+            "product_forward",
+            "affine.scale.reshape(()) if scale is None else scale * affine.scale.reshape(())",
+            "affine.scale.reshape(())",
         ),
         (
             "a shift passes",
-            'step.require(affine.is_linear, f"a shift does not pass {what}")',
-            'step.require(True, f"a shift does not pass {what}")',
+            "_require_one_number",
+            "affine.is_linear",
+            "True",
         ),
-        ("one number per channel passes", "step.require(not affine.varying(), ", "step.require(True, "),
+        (
+            "one number per channel passes",
+            "_require_one_number",
+            "not affine.varying()",
+            "True",
+        ),
     ),
-    # ---------------------------------------------------------------------------------------------- flow: sums
     *_many(
         "sums",
-        "flow/sums.py",
-        f"{_LINEAR_BN} {_BN_LINEAR} {_ACTIVATION}",
+        "patterns/test_linear_bn.py patterns/test_bn_linear.py patterns/test_bn_activation_linear.py",
         (
             "forward, one side alone may carry a scale",
-            "            all(bool((a.scale == 1).all()) for a in affines),",
-            "            True,",
+            "sum_forward",
+            "all((bool((a.scale == 1).all()) for a in affines))",
+            "True",
         ),
         (
             "forward, the sides may carry different scales",
-            "            bool(torch.eq(*torch.broadcast_tensors(scale, other.scale)).all()),",
-            "            True,",
+            "sum_forward",
+            "bool(torch.eq(*torch.broadcast_tensors(scale, other.scale)).all())",
+            "True",
         ),
         (
             "forward, the weight of a side is forgotten",
-            "part = _widened(affine, ndim).shift * weight",
-            "part = _widened(affine, ndim).shift",
+            "sum_forward",
+            "_widened(affine, ndim).shift * weight",
+            "_widened(affine, ndim).shift",
         ),
         (
             "forward, only one side's shift counts",
-            "shift = part if shift is None else shift + part",
-            "shift = part",
+            "sum_forward",
+            "part if shift is None else shift + part",
+            "part",
         ),
         (
             "backward, both sides take the shift",
-            "shift = affine.shift / module.weights[i] if i == takes else torch.zeros_like(affine.shift)",
-            "shift = affine.shift / module.weights[i]",
+            "sum_backward",
+            "affine.shift / module.weights[i] if i == takes else torch.zeros_like(affine.shift)",
+            "affine.shift / module.weights[i]",
         ),
         (
             "backward, the weight of a side is forgotten",
-            "shift = affine.shift / module.weights[i] if i == takes else",
-            "shift = affine.shift if i == takes else",
+            "sum_backward",
+            "affine.shift / module.weights[i] if i == takes else torch.zeros_like(affine.shift)",
+            "affine.shift if i == takes else torch.zeros_like(affine.shift)",
         ),
         (
             "backward, a value may be added to itself",
-            "step.require(len(set(inputs)) == len(inputs), ",
-            "step.require(True, ",
+            "sum_backward",
+            "len(set(inputs)) == len(inputs)",
+            "True",
         ),
         (
             "backward, a broadcast side takes an affine that it cannot hold",
-            'step.require(size > 1, f"{step.label(node)} is broadcast',
-            'step.require(True, f"{step.label(node)} is broadcast',
+            "_narrowed",
+            "size > 1",
+            "True",
         ),
         (
             "backward, a broadcast side takes the shift",
-            "full = [i for i, shape in enumerate(shapes) if shape == step.shape() and module.weights[i]]",
-            "full = [i for i, shape in enumerate(shapes) if module.weights[i]]",
+            "sum_backward",
+            "shape == step.shape() and module.weights[i]",
+            "module.weights[i]",
         ),
         (
             "forward, a shift passes a product",
-            '        step.require(affine.is_linear, f"a shift does not pass the product {step.label()}")\n'
-            "        part = _widened(affine, ndim).scale",
-            "        part = _widened(affine, ndim).scale",
+            "gate_forward",
+            (
+                "step.require(affine.is_linear, f'a shift does not pass the product {step.label()}')\n"
+                "part = _widened(affine, ndim).scale"
+            ),
+            "part = _widened(affine, ndim).scale",
         ),
         (
             "backward, a shift passes a product",
-            '    step.require(affine.is_linear, f"a shift does not pass the product {step.label()}")\n    signal, gate',
-            "    signal, gate",
+            "gate_backward",
+            (
+                "step.require(affine.is_linear, f'a shift does not pass the product {step.label()}')\n"
+                "signal, gate = step.network.data_inputs(step.node)"
+            ),
+            "signal, gate = step.network.data_inputs(step.node)",
         ),
         (
             "backward, both factors take the scale",
-            "return [_narrowed(step, affine, step.shape(signal), signal), None]",
-            "return [_narrowed(step, affine, step.shape(signal), signal), affine]",
+            "gate_backward",
+            "[_narrowed(step, affine, step.shape(signal), signal), None]",
+            "[_narrowed(step, affine, step.shape(signal), signal), affine]",
         ),
     ),
     *_many(
         "concatenations",
-        "flow/sums.py",
-        f"{_CONCAT_BN} {_CONCAT_LINEAR}",
-        ("slices are one off", "tensor.narrow(dim, start, size)", "tensor.roll(1, dim).narrow(dim, start, size)"),
-        ("every branch takes the first slice", "        start += size\n", ""),
+        "patterns/test_concat_bn.py patterns/test_concat_linear.py",
+        (
+            "slices are one off",
+            "_slice",
+            "tensor.narrow",
+            "tensor.roll(1, dim).narrow",
+        ),
+        (
+            "every branch takes the first slice",
+            "concat_backward",
+            (
+                "for node in inputs:\n"
+                "    size = step.shape(node)[dim]\n"
+                "    part = Affine(_slice(affine.scale, dim, start, size), _slice(affine.shift, dim, "
+                "start, size)).compress()\n"
+                "    needed.append(None if part.is_identity else part)\n"
+                "    start += size\n"
+                "return needed"
+            ),
+            (
+                "for node in inputs:\n"
+                "    size = step.shape(node)[dim]\n"
+                "    part = Affine(_slice(affine.scale, dim, start, size), _slice(affine.shift, dim, "
+                "start, size)).compress()\n"
+                "    needed.append(None if part.is_identity else part)\n"
+                "return needed"
+            ),
+        ),
         (
             "forward, a branch without an affine takes its neighbour's",
-            "affines = [a if a is not None else Affine.identity(ndim, device) for a in incoming]",
-            "affines = [a if a is not None else next(b for b in incoming if b is not None) for a in incoming]",
+            "concat_forward",
+            "Affine.identity(ndim, device)",
+            "next((b for b in incoming if b is not None))",
         ),
         (
             "forward, the branches are in the other order",
-            "return Affine(torch.cat(scales, dim), torch.cat(shifts, dim))",
-            "return Affine(torch.cat(scales[::-1], dim), torch.cat(shifts, dim))",
+            "concat_forward",
+            "torch.cat(scales, dim)",
+            "torch.cat(scales[::-1], dim)",
         ),
         (
             "forward, a negative dimension is taken literally",
-            "    ndim = len(step.shape())\n    dim = module.dim % ndim\n",
-            "    ndim = len(step.shape())\n    dim = abs(module.dim) % ndim\n",
+            "concat_forward",
+            "module.dim",
+            "abs(module.dim)",
         ),
         (
             "backward, a negative dimension is taken literally",
-            "dim = module.dim % affine.ndim",
-            "dim = abs(module.dim) % affine.ndim",
+            "concat_backward",
+            "module.dim",
+            "abs(module.dim)",
         ),
     ),
-    # ---------------------------------------------------------------------------------------- flow: activation
     *_many(
         "bn_activation_linear",
-        "flow/activation.py",
-        _ACTIVATION,
+        "patterns/test_bn_activation_linear.py",
         (
             "z has the wrong sign",
-            "lower, upper = _swapped(safe < 0, (low - shift) / safe, (high - shift) / safe)",
-            "lower, upper = _swapped(safe < 0, (low + shift) / safe, (high + shift) / safe)",
+            "_bounded",
+            "_swapped(safe < 0, (low - shift) / safe, (high - shift) / safe)",
+            "_swapped(safe < 0, (low + shift) / safe, (high + shift) / safe)",
         ),
-        ("negative scales are overlooked", "_swapped(safe < 0, (low", "_swapped(safe != safe, (low"),
+        (
+            "negative scales are overlooked",
+            "_bounded",
+            "safe < 0",
+            "safe != safe",
+        ),
         (
             "the upper bound is not moved",
-            "return torch.where(where, second, first), torch.where(where, first, second)",
-            "return torch.where(where, second, first), second",
+            "_swapped",
+            "torch.where(where, first, second)",
+            "second",
         ),
         (
             "a dead channel is the constant t",
-            "    constant = shift.clamp(low, high)\n",
-            "    constant = shift\n",
+            "_bounded",
+            "shift.clamp(low, high)",
+            "shift",
         ),
         (
             "a dead channel keeps its scale",
-            "else torch.where(dead, torch.ones_like(scale), scale)",
-            "else torch.where(dead, torch.zeros_like(scale), scale)",
+            "_safe",
+            "torch.ones_like",
+            "torch.zeros_like",
         ),
         (
             "a dead channel keeps its shift",
+            "_behind",
             "shift if dead is None else torch.where(dead, torch.zeros_like(shift), shift)",
             "shift",
         ),
         (
             "a threshold that overflows goes unnoticed",
-            "        bool(((shift.abs() <= scale.abs() * largest) | dead).all()),",
-            "        True,",
+            "_channels",
+            "bool(((shift.abs() <= scale.abs() * largest) | dead).all())",
+            "True",
         ),
         (
             "the kink stays at zero",
-            "if low == 0 and not has_upper and not bool(lower.any()):",
-            "if low == 0 and not has_upper:",
+            "_bounded",
+            "low == 0 and (not has_upper) and (not bool(lower.any()))",
+            "low == 0 and (not has_upper)",
         ),
         (
             "a threshold that is there already loses its upper bound",
-            "first, second = (low - shift) / safe, (high - shift) / safe",
-            "first, second = (low - shift) / safe, infinite",
+            "thresholds_pass",
+            "(high - shift) / safe",
+            "infinite",
         ),
         (
             "a threshold that is there already is not sorted again",
-            "lower, upper = torch.minimum(first, second), torch.maximum(first, second)",
-            "lower, upper = first, second",
+            "thresholds_pass",
+            "(torch.minimum(first, second), torch.maximum(first, second))",
+            "(first, second)",
         ),
         (
             "a threshold's dead channel ignores its bounds",
-            "constant = torch.minimum(torch.maximum(shift, low), high)",
-            "constant = shift",
+            "thresholds_pass",
+            "torch.minimum(torch.maximum(shift, low), high)",
+            "shift",
         ),
-        ("the leaky kink has the wrong sign", "kink = -shift / safe", "kink = shift / safe"),
+        (
+            "the leaky kink has the wrong sign",
+            "leaky_rectifier_passes",
+            "-shift",
+            "shift",
+        ),
         (
             "a negative scale does not exchange the slopes",
-            "left, right = _swapped(safe < 0, slope, torch.ones_like(scale))",
-            "left, right = slope, torch.ones_like(scale)",
+            "leaky_rectifier_passes",
+            "_swapped(safe < 0, slope, torch.ones_like(scale))",
+            "(slope, torch.ones_like(scale))",
         ),
         (
             "a dead leaky channel forgets its slope",
-            "torch.where(shift > 0, shift, slope * shift)",
-            "torch.where(shift > 0, shift, 0 * shift)",
+            "leaky_rectifier_passes",
+            "slope * shift",
+            "0 * shift",
         ),
         (
             "a leaky kink stays although a scale is negative",
-            "if dead is None and not bool(kink.any()) and bool((scale > 0).all()):",
-            "if dead is None and not bool(kink.any()):",
+            "leaky_rectifier_passes",
+            "dead is None and (not bool(kink.any())) and bool((scale > 0).all())",
+            "dead is None and (not bool(kink.any()))",
         ),
         (
             "slopes per channel lie along dimension 0",
-            "    shape[1] = slope.numel()\n",
-            "    shape[-1] = slope.numel()\n",
+            "_slope",
+            "shape[1]",
+            "shape[-1]",
         ),
         (
             "a leaky threshold moves twice",
-            "    if isinstance(module, ThreshLeakyReLU):\n",
-            "    if False:\n",
+            "leaky_rectifier_passes",
+            "isinstance(module, ThreshLeakyReLU)",
+            "False",
+        ),
+        (
+            "it passes no concatenations",
+            "BatchNormThenActivationThenLinear.check",
+            "{'concat', 'activation'}",
+            "{'activation'}",
         ),
     ),
-    # ---------------------------------------------------------------------------------------------------- plan
     *_many(
         "plans",
-        "flow/plan.py",
-        f"{_LINEAR_BN} {_BN_LINEAR} {_CONCAT_BN} {_CONCAT_LINEAR}",
+        "patterns/test_linear_bn.py patterns/test_bn_linear.py "
+        "patterns/test_concat_bn.py patterns/test_concat_linear.py",
         (
             "other readers are overlooked",
-            "            if others and not duplicate:\n",
-            "            if False:\n",
+            "_walk_backward",
+            "others and (not duplicate)",
+            "False",
         ),
         (
             "the model's output is no reader",
-            '    if node.op == "output":\n        raise RefusedError("the model returns it as it is")',
-            '    if node.op == "output":\n        return None',
+            "_forward",
+            "raise RefusedError('the model returns it as it is')",
+            "return None",
         ),
         (
             "two different affines on one value go unnoticed",
-            "        if not _agree(wanted[node]):\n",
-            "        if False:\n",
+            "_walk_backward",
+            "not _agree(wanted[node])",
+            "False",
         ),
         (
             "only scales must agree",
+            "_agree",
             "torch.equal(first.scale, other.scale) and torch.equal(first.shift, other.shift)",
             "torch.equal(first.scale, other.scale)",
         ),
         (
             "forward, a dimension of no fixed size goes unnoticed",
-            "loose = _newly_varying(step, incoming, outgoing) and ",
-            "loose = set() and ",
+            "_walk_forward",
+            "_newly_varying(step, incoming, outgoing)",
+            "set()",
         ),
         (
             "backward, a dimension of no fixed size goes unnoticed",
-            "        loose = step.network.shapes.free_among(argument, affine.compress().varying())\n",
-            "        loose: set[int] = set()\n",
+            "_fixed_sizes",
+            "loose = step.network.shapes.free_among(argument, affine.compress().varying())",
+            "loose: set[int] = set()",
         ),
         (
             "every slice is blind",
-            "    return seen is None or not seen.is_identity\n",
-            "    return False\n",
+            "_notices",
+            "seen is None or not seen.is_identity",
+            "False",
         ),
         (
             "dead channels are made constant beside the affine, not by it",
+            "revive",
             "torch.where(dead, shift, -infinite)",
             "torch.where(dead, shift * 0, -infinite)",
         ),
         (
             "dead channels keep their shift when made constant",
-            "scale), torch.where(dead, torch.zeros_like(shift), shift))",
-            "scale), shift)",
+            "revive",
+            "torch.where(dead, torch.zeros_like(shift), shift)",
+            "shift",
         ),
         (
             "the clamp of dead channels is forgotten",
-            "        plan.edits.append((anchor, clamp))\n",
-            "",
+            "_walk_forward",
+            (
+                "if clamp is not None:\n"
+                "    plan.edits.append((anchor, clamp))\n"
+                "    plan.passed[_CONSTANT] = label(network, anchor)"
+            ),
+            ("if clamp is not None:\n    plan.passed[_CONSTANT] = label(network, anchor)"),
         ),
         (
             "the kinds that a pattern may pass are ignored",
-            "        if kind not in allowed and kind != _CONSTANT:\n",
-            "        if False:\n",
+            "_within",
+            "kind not in allowed and kind != _CONSTANT",
+            "False",
         ),
-    ),
-    # ------------------------------------------------------------------------------------------------ patterns
-    *_many(
-        "linear_bn",
-        "patterns/linear_bn.py",
-        _LINEAR_BN,
-        ("it passes concatenations, too", "LINEAR_WAY)", 'LINEAR_WAY | {"concat"})'),
-    ),
-    *_many(
-        "bn_linear",
-        "patterns/bn_linear.py",
-        _BN_LINEAR,
-        ("it passes activations, too", "LINEAR_WAY)", 'LINEAR_WAY | {"activation"})'),
-        ("it passes nothing", "LINEAR_WAY)", "frozenset())"),
     ),
     *_many(
         "concat_bn",
-        "patterns/concat_bn.py",
-        _CONCAT_BN,
-        ("what stays is forgotten", 'LINEAR_WAY | {"concat"})', 'LINEAR_WAY | {"concat"}, stay=True)'),
-        ("it copies producers", 'LINEAR_WAY | {"concat"})', 'LINEAR_WAY | {"concat"}, duplicate=True)'),
+        "patterns/test_concat_bn.py",
+        (
+            "what stays is forgotten",
+            "BatchNormOverConcat.check",
+            "plan_backward(network, node, LINEAR_WAY | {'concat'})",
+            "plan_backward(network, node, LINEAR_WAY | {'concat'}, stay=True)",
+        ),
+        (
+            "it copies producers",
+            "BatchNormOverConcat.check",
+            "plan_backward(network, node, LINEAR_WAY | {'concat'})",
+            "plan_backward(network, node, LINEAR_WAY | {'concat'}, duplicate=True)",
+        ),
     ),
     *_many(
         "concat_linear",
-        "patterns/concat_linear.py",
-        _CONCAT_LINEAR,
-        ("it passes activations, too", 'LINEAR_WAY | {"concat"})', 'LINEAR_WAY | {"concat", "activation"})'),
+        "patterns/test_concat_linear.py",
+        (
+            "it passes activations, too",
+            "BranchThenConcatThenLinear.check",
+            "{'concat'}",
+            "{'concat', 'activation'}",
+        ),
         (
             "it takes what has no concatenation",
-            'return must_pass(plan, "concat", "no concatenation lies behind it")',
-            "return plan",
+            "BranchThenConcatThenLinear.check",
+            "must_pass(plan, 'concat', 'no concatenation lies behind it')",
+            "plan",
         ),
     ),
     *_many(
-        "bn_activation_linear",
-        "patterns/bn_activation_linear.py",
-        _ACTIVATION,
-        ("it passes no concatenations", '{"concat", "activation"}', '{"activation"}'),
-    ),
-    *_many(
         "untangle",
-        "patterns/untangle.py",
-        _UNTANGLE,
-        ("it copies nothing", "duplicate=True, stay=True", "stay=True"),
+        "patterns/test_untangle.py",
+        (
+            "it copies nothing",
+            "Untangle.check",
+            "plan_backward(network, node, LINEAR_WAY | {'concat'}, duplicate=True, stay=True)",
+            "plan_backward(network, node, LINEAR_WAY | {'concat'}, stay=True)",
+        ),
         (
             "it copies what holds nothing",
-            "        if isinstance(plan, Plan) and not plan.into and not plan.merged:\n",
-            "        if False:\n",
+            "Untangle.check",
+            "isinstance(plan, Plan) and (not plan.into) and (not plan.merged)",
+            "False",
         ),
-    ),
-    *_many(
-        "untangle",
-        "flow/plan.py",
-        _UNTANGLE,
         (
             "other readers read the copy",
-            "            for reader in readers - set(plan.clones):\n",
-            "            for reader in list(node.users):\n",
+            "_copy_shared_producers",
+            "readers - set(plan.clones)",
+            "list(node.users)",
         ),
         (
             "a copy reads the original of its inputs",
+            "_copy_shared_producers",
             "copies[argument] if argument in copies and node in readers_of[argument] else argument",
             "argument",
         ),
-        ("the original takes the affine", "edit.apply(network, copies.get(node, node))", "edit.apply(network, node)"),
-    ),
-    *_many(
-        "untangle",
-        "graph/network.py",
-        _UNTANGLE,
+        (
+            "the original takes the affine",
+            "commit",
+            "edit.apply(network, copies.get(node, node))",
+            "edit.apply(network, node)",
+        ),
         (
             "a copy and its original are one module",
-            '        module = shell(original)\n        name = f"{node.target}_{suffix}"',
-            "        module = original\n        name = str(node.target)",
+            "Network.duplicate",
+            ("module = shell(original)\nname = f'{node.target}_{suffix}'"),
+            ("module = original\nname = str(node.target)"),
         ),
     ),
     *_many(
         "split_concat",
-        "patterns/split_concat.py",
-        _SPLIT,
-        ("nothing may stay", '{"concat"}, stay=True)', '{"concat"})'),
+        "patterns/test_split_concat.py",
+        (
+            "nothing may stay",
+            "SplitOverConcat.check",
+            "plan_backward(network, node, LINEAR_WAY | {'concat'}, stay=True)",
+            "plan_backward(network, node, LINEAR_WAY | {'concat'})",
+        ),
         (
             "it splits where nothing can be folded",
-            "        if isinstance(plan, Plan) and not plan.into and not plan.merged:\n",
-            "        if False:\n",
+            "SplitOverConcat.check",
+            "isinstance(plan, Plan) and (not plan.into) and (not plan.merged)",
+            "False",
         ),
-    ),
-    *_many(
-        "split_concat",
-        "flow/plan.py",
-        _SPLIT,
         (
             "what stays is forgotten",
-            "            plan.staying[node] = affine\n            plan.path.append((node, frozenset(wanted[node])))\n",
-            "",
+            "_walk_backward",
+            (
+                "del plan.edits[edits:], plan.into[into:], plan.merged[merged:]\n"
+                "plan.staying[node] = affine\n"
+                "plan.path.append((node, frozenset(wanted[node])))\n"
+                "continue"
+            ),
+            ("del plan.edits[edits:], plan.into[into:], plan.merged[merged:]\ncontinue"),
         ),
         (
             "what stays is looked at again",
-            "            module.last_resort_only = True\n",
-            "            module.last_resort_only = False\n",
+            "_copy_shared_producers",
+            "True",
+            "False",
         ),
     ),
     *_many(
         "last_resort",
-        "flow/linear.py",
-        _LAST,
+        "patterns/test_last_resort.py",
         (
             "the shift is forgotten",
-            "    layer.bias = exact_parameter(shift, sample)\n",
-            "    layer.bias = exact_parameter(shift * 0, sample)\n",
+            "as_linear_layer",
+            "exact_parameter(shift, sample)",
+            "exact_parameter(shift * 0, sample)",
         ),
         (
             "the channels are those of dimension 1",
-            "layer = ChannelLinear(channels, dim)",
-            "layer = ChannelLinear(channels, 1)",
+            "as_linear_layer",
+            "ChannelLinear(channels, dim)",
+            "ChannelLinear(channels, 1)",
         ),
-        ("every layer is one of images", "if dim == 1 and dims in (1, 2, 3):", "if dims in (1, 2, 3):"),
-    ),
-    *_many(
-        "last_resort",
-        "patterns/last_resort.py",
-        _LAST,
-        ("affines that differ along two dimensions are taken", "len(varying) > 1", "False"),
-        ("free dimensions get weights", "if d < len(shape) and d not in free), None)", "if d < len(shape)), None)"),
-        ("what stays loses its shift", "None if affine.is_linear else keep_exact(affine.shift, dtype)", "None"),
+        (
+            "every layer is one of images",
+            "as_linear_layer",
+            "dim == 1 and dims in (1, 2, 3)",
+            "dims in (1, 2, 3)",
+        ),
+        (
+            "affines that differ along two dimensions are taken",
+            "ExplicitLinearLayer._dim",
+            "len(varying) > 1",
+            "False",
+        ),
+        (
+            "free dimensions get weights",
+            "ExplicitLinearLayer._dim",
+            "d < len(shape) and d not in free",
+            "d < len(shape)",
+        ),
+        (
+            "what stays loses its shift",
+            "keep_as_it_is",
+            "None if affine.is_linear else keep_exact(affine.shift, dtype)",
+            "None",
+        ),
         (
             "what stays loses its scale",
+            "keep_as_it_is",
             "None if bool((affine.scale == 1).all()) else keep_exact(affine.scale, dtype)",
             "None",
         ),
     ),
     *_many(
         "stacked_linear",
-        "patterns/stacked_linear.py",
-        _STACKED,
+        "patterns/test_stacked_linear.py",
         (
             "the first bias is dropped",
+            "StackedLinear.check",
             "behind_bias = through if behind_bias is None else behind_bias + through",
             "pass",
         ),
-        ("the second bias is dropped", "through if behind_bias is None else behind_bias + through", "through"),
-        ("zero padding between is overlooked", "if has_zero_padding(second) and biased:", "if False:"),
-        ("groups are overlooked", "if a.groups != 1 or b.groups != 1:", "if False:"),
-        ("larger layers are made", "if merged > separate else None", "if False else None"),
-        ("other readers are overlooked", "        if others:\n", "        if False:\n"),
+        (
+            "the second bias is dropped",
+            "StackedLinear.check",
+            "through if behind_bias is None else behind_bias + through",
+            "through",
+        ),
+        (
+            "zero padding between is overlooked",
+            "refusal",
+            "has_zero_padding(second) and biased",
+            "False",
+        ),
+        (
+            "groups are overlooked",
+            "refusal",
+            "a.groups != 1 or b.groups != 1",
+            "False",
+        ),
+        (
+            "larger layers are made",
+            "_if_larger",
+            "merged > separate",
+            "False",
+        ),
+        (
+            "other readers are overlooked",
+            "StackedLinear.check",
+            ("if others:\n    return Refused(f'{names[0]} is also read by {label(network, others[0])}', names)"),
+            ("if False:\n    return Refused(f'{names[0]} is also read by {label(network, others[0])}', names)"),
+        ),
         (
             "a stride of a pointwise layer is overlooked",
-            "return all(size == 1 for size in conv.kernel_size) and all(step == 1 for step in conv.stride)",
-            "return all(size == 1 for size in conv.kernel_size)",
+            "_pointwise",
+            "all((size == 1 for size in conv.kernel_size)) and all((step == 1 for step in conv.stride))",
+            "all((size == 1 for size in conv.kernel_size))",
         ),
         (
             "the composition is transposed",
-            'torch.einsum("oi...,ij->oj...", second, first.flatten(1))',
-            'torch.einsum("oi...,ij->oj...", second.flip(1), first.flatten(1))',
+            "Product.add_to",
+            "torch.einsum('oi...,ij->oj...', second, first.flatten(1))",
+            "torch.einsum('oi...,ij->oj...', second.flip(1), first.flatten(1))",
         ),
     ),
     *_many(
         "parallel_linear",
-        "patterns/parallel_linear.py",
-        _PARALLEL,
-        ("weights of the sum are forgotten", "Added(large, w1, kernel, w2)", "Added(large, 1.0, kernel, 1.0)"),
-        ("factors are exchanged", "Added(large, w1, kernel, w2)", "Added(large, w2, kernel, w1)"),
-        ("a piece of an affine's kernel starts over", "self.scale[part]", "self.scale[: len(own)]"),
-        ("an affine's groups are counted within a piece", "channels % self.shape[1], *", "own % self.shape[1], *"),
-        ("biases are not weighted", "[w * b for w, b in", "[b for w, b in"),
-        ("the smaller kernel lies in the corner", "around += [start, end]", "around += [0, start + end]"),
-        ("strides are overlooked", "    if other.stride != layer.stride:\n", "    if False:\n"),
+        "patterns/test_parallel_linear.py",
+        (
+            "weights of the sum are forgotten",
+            "ParallelLinear.check",
+            "Added(large, w1, kernel, w2)",
+            "Added(large, 1.0, kernel, 1.0)",
+        ),
+        (
+            "factors are exchanged",
+            "ParallelLinear.check",
+            "Added(large, w1, kernel, w2)",
+            "Added(large, w2, kernel, w1)",
+        ),
+        (
+            "a piece of an affine's kernel starts over",
+            "Diagonal.add_to",
+            "self.scale[part]",
+            "self.scale[:len(own)]",
+        ),
+        (
+            "an affine's groups are counted within a piece",
+            "Diagonal.add_to",
+            "channels % self.shape[1]",
+            "own % self.shape[1]",
+        ),
+        (
+            "biases are not weighted",
+            "ParallelLinear.check",
+            "w * b",
+            "b",
+        ),
+        (
+            "the smaller kernel lies in the corner",
+            "_placed",
+            "[start, end]",
+            "[0, start + end]",
+        ),
+        (
+            "strides are overlooked",
+            "_inside",
+            "other.stride != layer.stride",
+            "False",
+        ),
         (
             "groups are overlooked",
-            "    if other.groups != layer.groups or other.weight.shape[:2] != layer.weight.shape[:2]:\n",
-            "    if False:\n",
+            "_inside",
+            "other.groups != layer.groups or other.weight.shape[:2] != layer.weight.shape[:2]",
+            "False",
         ),
-        ("dilations are overlooked", "    if not pointwise and layer.dilation != other.dilation:\n", "    if False:\n"),
+        (
+            "dilations are overlooked",
+            "_placed",
+            "not pointwise and layer.dilation != other.dilation",
+            "False",
+        ),
         (
             "padding modes are overlooked",
-            "    if layer.padding_mode != other.padding_mode and not (pointwise and not any(other.padding)):\n",
-            "    if False:\n",
+            "_placed",
+            "layer.padding_mode != other.padding_mode and (not (pointwise and (not any(other.padding))))",
+            "False",
         ),
-        ("groups of an affine's kernel are forgotten", "channels % self.shape[1], *", "channels * 0, *"),
-        ("other inputs are overlooked", "and left.args[0] is right.args[0]", "and True"),
-        ("other readers are overlooked", "            if others:\n", "            if False:\n"),
+        (
+            "groups of an affine's kernel are forgotten",
+            "Diagonal.add_to",
+            "channels % self.shape[1]",
+            "channels * 0",
+        ),
+        (
+            "other inputs are overlooked",
+            "ParallelLinear.match",
+            "left.args[0] is right.args[0]",
+            "True",
+        ),
+        (
+            "other readers are overlooked",
+            "ParallelLinear.check",
+            (
+                "if others:\n"
+                "    return Refused(f'{label(network, branch)} is also read by {label(network, "
+                "others[0])}', names)"
+            ),
+            (
+                "if False:\n"
+                "    return Refused(f'{label(network, branch)} is also read by {label(network, "
+                "others[0])}', names)"
+            ),
+        ),
         (
             "the identity is forgotten",
-            "found if isinstance(found, str) else (found[0], None)",
-            "found if isinstance(found, str) else (0 * found[0], None)",
+            "_inside",
+            "found[0]",
+            "0 * found[0]",
         ),
-        ("what the layer reads goes with the sum", "if plan.anchor is not plan.second.args[0]:", "if True:"),
-    ),
-    # -------------------------------------------------------------------------------------------------- forms
-    *_many(
-        "forms",
-        "forms/plain_pooling.py",
-        "forms/test_forms.py",
-        ("the size is not checked", "            self._check_size(network, node, source, sizes)\n", ""),
-        ("windows that overlap are taken", "any(not wanted or size % wanted for", "any(not wanted for"),
+        (
+            "what the layer reads goes with the sum",
+            "ParallelLinear.rewrite",
+            "plan.anchor is not plan.second.args[0]",
+            "True",
+        ),
     ),
     *_many(
         "forms",
-        "forms/dense_as_convolution.py",
         "forms/test_forms.py",
+        (
+            "the size is not checked",
+            "PlainPooling.after",
+            (
+                "if journal.full:\n"
+                "    return\n"
+                "self._check_size(network, node, source, sizes)\n"
+                "network.replace(node, _PLAIN[type(module)](windows, stride=windows))"
+            ),
+            ("if journal.full:\n    return\nnetwork.replace(node, _PLAIN[type(module)](windows, stride=windows))"),
+        ),
+        (
+            "windows that overlap are taken",
+            "PlainPooling._windows",
+            "(not wanted or size % wanted for size, wanted in zip(sizes, outputs, strict=True))",
+            "(not wanted for size, wanted in zip(sizes, outputs, strict=True))",
+        ),
         (
             "rows and columns are swapped",
-            "full = (dense.out_features, *shape[1:])\n",
-            "full = (dense.out_features, *shape[1:][::-1])\n",
+            "DenseAsConvolution._as_convolution",
+            "shape[1:]",
+            "shape[1:][::-1]",
         ),
-        ("pending weights are forgotten", "if weights.touched:", "if False:"),
-        ("a threshold stays flat", "network.replace(reader, _reshaped(layer, shape))", "pass"),
+        (
+            "pending weights are forgotten",
+            "DenseAsConvolution._as_convolution",
+            "weights.touched",
+            "False",
+        ),
+        (
+            "a threshold stays flat",
+            "DenseAsConvolution._push",
+            "network.replace(reader, _reshaped(layer, shape))",
+            "pass",
+        ),
     ),
-    # --------------------------------------------------------------------------- functions kept whole, coordinates
     *_many(
         "functions kept whole",
-        "capture/whole.py",
         "test_whole_functions.py",
-        ("writes go unnoticed", "return [tensor._version for tensor in tensors] != before", "return False"),
-        ("scripted functions are trusted", "if isinstance(node.target, torch.jit.ScriptFunction):", "if False:"),
+        (
+            "writes go unnoticed",
+            "_writes",
+            "[tensor._version for tensor in tensors] != before",
+            "False",
+        ),
+        (
+            "scripted functions are trusted",
+            "_is_foreign",
+            "isinstance(node.target, torch.jit.ScriptFunction)",
+            "False",
+        ),
         (
             "operators of one's own are trusted",
-            "        return not str(node.target).startswith",
-            "        return False and str(node.target).startswith",
+            "_is_foreign",
+            "not str(node.target).startswith(('aten.', 'prims.', 'torchvision.'))",
+            "False and str(node.target).startswith(('aten.', 'prims.', 'torchvision.'))",
         ),
-        ("nothing may stay whole", "        if writes is not False:\n", "        if True:\n"),
-        ("they are not traced into", "        del wrapped[key]\n", "        pass\n"),
-    ),
-    *_many(
-        "functions kept whole",
-        "normalize/functionalize.py",
-        "test_whole_functions.py",
+        (
+            "nothing may stay whole",
+            "refuse_hidden_writes",
+            "writes is not False",
+            "True",
+        ),
+        (
+            "they are not traced into",
+            "opened_functions",
+            "del wrapped[key]",
+            "pass",
+        ),
         (
             "writes into lists go unnoticed",
-            '        raise CaptureError(f"{operation.name}_ writes into several',
-            '        str(f"{operation.name}_ writes into several',
+            "_written",
+            "raise CaptureError(f'{operation.name}_ writes into several tensors at once', _path(node))",
+            "str(f'{operation.name}_ writes into several tensors at once', _path(node))",
         ),
     ),
     *_many(
         "casts",
-        "flow/movement.py",
         "patterns/test_casts.py",
-        ("every cast lets affines pass", "        if not _holds(after.dtype, before.dtype) or", "        if"),
-        ("no cast lets affines pass", "        if not _holds(after.dtype, before.dtype) or", "        if True or"),
-        ("into a narrower precision", "(back and not _holds(before.dtype, after.dtype))", "False"),
-        ("narrow for wide", "not _holds(after.dtype, before.dtype)", "not _holds(before.dtype, after.dtype)"),
-    ),
-    *_many(
-        "casts",
-        "normalize/naming.py",
-        "patterns/test_casts.py",
-        ("other numbers are the same", "return None if reads_otherwise else name", "return name"),
+        (
+            "every cast lets affines pass",
+            "_keeps_places",
+            (
+                "if not _holds(after.dtype, before.dtype) or (back and (not _holds(before.dtype, "
+                "after.dtype))):\n"
+                "    raise RefusedError(f\"{step.label()} casts to {str(after.dtype).removeprefix('torch.')}\")"
+            ),
+            (
+                "if back and (not _holds(before.dtype, after.dtype)):\n"
+                "    raise RefusedError(f\"{step.label()} casts to {str(after.dtype).removeprefix('torch.')}\")"
+            ),
+        ),
+        (
+            "no cast lets affines pass",
+            "_keeps_places",
+            "not _holds(after.dtype, before.dtype)",
+            "True",
+        ),
+        (
+            "into a narrower precision",
+            "_keeps_places",
+            "not _holds(after.dtype, before.dtype) or (back and (not _holds(before.dtype, after.dtype)))",
+            "not _holds(after.dtype, before.dtype) or False",
+        ),
+        (
+            "narrow for wide",
+            "_keeps_places",
+            "_holds(after.dtype, before.dtype)",
+            "_holds(before.dtype, after.dtype)",
+        ),
+        (
+            "other numbers are the same",
+            "operation_name",
+            "None if reads_otherwise else name",
+            "name",
+        ),
     ),
     *_many(
         "memory",
-        "normalize/translate.py",
         "test_normalize.py",
-        ("strides are followed", "operation is not None and operation.row.reads_memory", "False"),
+        (
+            "strides are followed",
+            "_Translation._call",
+            "operation is not None and operation.row.reads_memory",
+            "False",
+        ),
     ),
     *_many(
         "idle reshapes",
-        "rewrite/idle.py",
         "test_tidy.py",
-        ("whatever it came from", "if source is not like or not", "if not"),
-        ("nothing is idle", "        network.rewire_readers(node, like)\n", "        continue\n"),
-        ("any rearrangement keeps the order", "return row.orderly and", "return row.moves and"),
+        (
+            "whatever it came from",
+            "remove_idle_reshapes",
+            "source is not like or not isinstance(like, fx.Node)",
+            "not isinstance(like, fx.Node)",
+        ),
+        (
+            "nothing is idle",
+            "remove_idle_reshapes",
+            "network.rewire_readers(node, like)",
+            "continue",
+        ),
+        (
+            "any rearrangement keeps the order",
+            "_is_reshape",
+            "row.orderly",
+            "row.moves",
+        ),
     ),
-    # -------------------------------------------------------------------------- writes into what the model holds
     *_many(
         "a model's own tensors",
-        "twins/writes.py",
         "test_writes.py",
-        ("writes are not stopped", "                if self._is_held(tensor):", "                if False:"),
-        ("views have a memory of their own", "return int(tensor.untyped_storage()._cdata)", "return id(tensor)"),
-        ("arguments by name are overlooked", "if argument.name in kwargs]", "if False]"),
-        ("a second forward writes into the user's weights", "    unshare(twin)\n", "    pass\n"),
+        (
+            "writes are not stopped",
+            "WriteGuard.__torch_dispatch__",
+            "self._is_held(tensor)",
+            "False",
+        ),
+        (
+            "views have a memory of their own",
+            "_memory",
+            "int(tensor.untyped_storage()._cdata)",
+            "id(tensor)",
+        ),
+        (
+            "arguments by name are overlooked",
+            "_written",
+            "argument.name in kwargs",
+            "False",
+        ),
+        (
+            "a second forward writes into the user's weights",
+            "own_parameters",
+            "unshare(twin)",
+            "pass",
+        ),
         (
             "what is made inside is not noted",
-            "                    self._made[_memory(made)] = made",
-            "                    pass",
+            "WriteGuard.__torch_dispatch__",
+            "self._made[_memory(made)] = made",
+            "pass",
         ),
-    ),
-    *_many(
-        "a model's own tensors",
-        "twins/copying.py",
-        "test_writes.py",
-        ("buffers are shared", "            return tensor.detach().clone()\n", "            return tensor\n"),
+        (
+            "buffers are shared",
+            "eval_twin.keep",
+            "tensor.detach().clone()",
+            "tensor",
+        ),
         (
             "parameters are not unshared",
-            "                module._parameters[name] = own[id(held)]",
-            "                pass",
+            "unshare",
+            "module._parameters[name] = own[id(held)]",
+            "pass",
         ),
-    ),
-    *_many(
-        "a model's own tensors",
-        "capture/attributes.py",
-        "test_writes.py",
         (
             "layers may be exchanged",
-            "                raise writes_its_state(where, path)",
-            "                pass",
+            "attributes_as_they_were",
+            "raise writes_its_state(where, path)",
+            "pass",
         ),
-        ("nobody is told of counters", "                notes.append(", "                str("),
-    ),
-    *_many(
-        "a model's own tensors",
-        "capture/export_trace.py",
-        "test_writes.py",
-        ("state may come back", "        if name in names:\n", "        if False:\n"),
-        ("nobody is told of state", "    return tuple(f", "    return () and tuple(f"),
-    ),
-    *_many(
-        "a model's own tensors",
-        "normalize/functionalize.py",
-        "test_writes.py",
+        (
+            "nobody is told of counters",
+            "attributes_as_they_were",
+            "notes.append",
+            "str",
+        ),
+        (
+            "state may come back",
+            "_state_left_out",
+            "name in names",
+            "False",
+        ),
+        (
+            "nobody is told of state",
+            "_state_left_out",
+            (
+                "tuple((f'the forward also writes into {name}; the canonical model leaves that out' for "
+                "name in changed))"
+            ),
+            (
+                "() and tuple((f'the forward also writes into {name}; the canonical model leaves that "
+                "out' for name in changed))"
+            ),
+        ),
         (
             "views of parameters may be written",
-            'for other in memory.nodes if other.op == "get_attr"',
-            'for other in [written] if other.op == "get_attr"',
+            "functionalize",
+            "(other for other in memory.nodes if other.op == 'get_attr')",
+            "(other for other in [written] if other.op == 'get_attr')",
         ),
-        ("what an embedding gives is what it writes", "operation is not None and operation.row.writes_if", "False"),
+        (
+            "what an embedding gives is what it writes",
+            "functionalize",
+            "operation is not None and operation.row.writes_if",
+            "False",
+        ),
+        (
+            "max_norm is Euclidean",
+            "_bake_max_norm",
+            "torch.linalg.vector_norm(exact, ord=module.norm_type, dim=1, keepdim=True)",
+            "torch.linalg.vector_norm(exact, dim=1, keepdim=True)",
+        ),
+        (
+            "every row is shortened",
+            "_bake_max_norm",
+            "norm > most",
+            "norm > 0",
+        ),
     ),
     *_many(
         "a model's own tensors",
-        "vocabulary/operation.py",
         "test_writes.py vocabulary/test_resolve.py",
-        ("max_norm writes nothing", "self.bound.get(self.row.writes_if[0]) is not None", "False"),
+        (
+            "max_norm writes nothing",
+            "Operation.writes",
+            "self.bound.get(self.row.writes_if[0]) is not None",
+            "False",
+        ),
     ),
     *_many(
         "operations",
-        "normalize/products.py",
         "vocabulary/test_corpus.py",
-        ("a matrix is not transposed", "matrix.exact.detach().T * factor", "matrix.exact.detach().T.flip(0) * factor"),
+        (
+            "a matrix is not transposed",
+            "_turned",
+            "matrix.exact.detach().T",
+            "matrix.exact.detach().T.flip(0)",
+        ),
     ),
     *_many(
         "the vocabulary",
-        "vocabulary/spelling.py",
         "vocabulary/test_resolve.py",
-        ("a mask's conjunction is a write", '"and": "bitwise_and"', '"and": "bitwise_and_"'),
-        ("__rsub__ keeps its order", "pure.packet, swapped=True", "pure.packet, swapped=False"),
-        ("+= writes nothing", "pure.packet, in_place=True", "pure.packet, in_place=False"),
-    ),
-    *_many(
-        "the vocabulary",
-        "vocabulary/binding.py",
-        "vocabulary/test_resolve.py",
-        ("axis= is unknown", "NUMPY.get(given)", "None"),
-    ),
-    *_many(
-        "a model's own tensors",
-        "capture/baking.py",
-        "test_writes.py",
-        ("max_norm is Euclidean", "ord=module.norm_type, ", ""),
-        ("every row is shortened", "torch.where(norm > most, ", "torch.where(norm > 0, "),
+        (
+            "a mask's conjunction is a write",
+            "_OPERATORS",
+            "'bitwise_and'",
+            "'bitwise_and_'",
+        ),
+        (
+            "__rsub__ keeps its order",
+            "_of_magic",
+            "Spelling(pure.name, pure.packet, swapped=True, renamed=pure.renamed)",
+            "Spelling(pure.name, pure.packet, swapped=False, renamed=pure.renamed)",
+        ),
+        (
+            "+= writes nothing",
+            "_of_function",
+            "True",
+            "False",
+        ),
+        (
+            "axis= is unknown",
+            "_known",
+            "NUMPY.get(given)",
+            "None",
+        ),
     ),
     *_many(
         "coordinates",
-        "normalize/translate.py",
         "test_normalize.py",
-        ("their affines are taken for the model's", "(node in self.data or not isinstance", "(True or not isinstance"),
-        ("nothing depends on the data", "            if reads or node.op == ", "            if False and node.op == "),
+        (
+            "their affines are taken for the model's",
+            "_Translation._built",
+            "node in self.data",
+            "True",
+        ),
+        (
+            "nothing depends on the data",
+            "_Translation.run",
+            "reads or node.op == 'placeholder'",
+            "False and node.op == 'placeholder'",
+        ),
     ),
     *_many(
         "pieces of a weight",
-        "algebra/weights.py",
         "test_linear.py",
         (
             "the last piece is left out",
-            "for start in range(0, rows, step):",
-            "for start in range(0, rows - step, step):",
+            "PendingWeights._chunks",
+            "range(0, rows, step)",
+            "range(0, rows - step, step)",
         ),
         (
             "groups are counted within a piece",
-            "torch.arange(part.start, part.stop, d",
-            "torch.arange(part.stop - part.start, d",
+            "PendingWeights._groups_of",
+            "torch.arange(part.start, part.stop, device=self.weight.device)",
+            "torch.arange(part.stop - part.start, device=self.weight.device)",
         ),
         (
             "the response forgets the scale of the outputs",
-            "response if self.out_scale is None else response *",
-            "response or",
+            "PendingWeights.response_to",
+            "response if self.out_scale is None else response * self.out_scale.reshape(-1)",
+            "response or self.out_scale.reshape(-1)",
         ),
         (
             "weights may overflow",
-            "        if sums and not math.isfinite(float(torch.stack(sums).sum())):",
-            "        if False:",
+            "PendingWeights.rounded_weight",
+            "sums and (not math.isfinite(float(torch.stack(sums).sum())))",
+            "False",
         ),
-        ("a large sum is an overflow", "if not known and not bool(torch.isfinite(rounded).all()):", "if not known:"),
+        (
+            "a large sum is an overflow",
+            "PendingWeights._refuse_overflow",
+            "not known and (not bool(torch.isfinite(rounded).all()))",
+            "not known",
+        ),
         (
             "what was no number is an overflow",
-            "known = isinstance(self.weight, Tensor) and not",
-            "known = False and not",
+            "PendingWeights._refuse_overflow",
+            "isinstance(self.weight, Tensor)",
+            "False",
         ),
-        ("biases may overflow", "    if not bool(torch.isfinite(result).all()) and", "    if False and"),
-        ("a copy has weights", "copy.weight, copy.bias, copy.baked =", "copy.weight, copy.bias, _ ="),
+        (
+            "biases may overflow",
+            "rounded",
+            "not bool(torch.isfinite(result).all())",
+            "False",
+        ),
+        (
+            "a copy has weights",
+            "PendingWeights.clone",
+            "copy.baked",
+            "_",
+        ),
     ),
-    # ------------------------------------------------------------------------------------- shapes, in-place writes
     *_many(
         "shapes",
-        "graph/shape_rules.py",
         "test_shape_rules.py",
-        ("a stride is forgotten", "- 1) // s + 1", "- 1) + 1"),
-        ("padding counts once", "size + 2 * p", "size + p"),
-        ("named padding is overlooked", "isinstance(module.padding, str)", "False"),
-        ("the largest part is the sum", "shape[dim] += other.shape[dim]", "pass"),
-        ("other precisions are overlooked", "and t.dtype == first.dtype", ""),
+        (
+            "a stride is forgotten",
+            "_windows",
+            "(size + 2 * p - d * (k - 1) - 1) // s + 1",
+            "size + 2 * p - d * (k - 1) - 1 + 1",
+        ),
+        (
+            "padding counts once",
+            "_windows",
+            "2 * p",
+            "p",
+        ),
+        (
+            "named padding is overlooked",
+            "_convolution",
+            "isinstance(module.padding, str)",
+            "False",
+        ),
+        (
+            "the largest part is the sum",
+            "_concatenation",
+            "shape[dim] += other.shape[dim]",
+            "pass",
+        ),
+        (
+            "other precisions are overlooked",
+            "_elementwise",
+            "isinstance(t, Tensor) and t.shape == first.shape and (t.dtype == first.dtype)",
+            "isinstance(t, Tensor) and t.shape == first.shape",
+        ),
+        (
+            "every size of a pooling's output is fixed",
+            "fixed_dims",
+            "{2 + i for i, size in enumerate(wanted) if size is not None}",
+            "{2 + i for i, size in enumerate(wanted)}",
+        ),
+        (
+            "a flattening has a fixed size",
+            "fixed_dims",
+            ("{1} if (module.start_dim, module.end_dim) == (1, -1) and behind and (behind <= of_input()) else set()"),
+            "{1} if (module.start_dim, module.end_dim) == (1, -1) and behind else set()",
+        ),
+        (
+            "a convolution's channels are its input's",
+            "fixed_dims",
+            "return {1}",
+            "return {2}",
+        ),
     ),
     *_many(
         "in place",
-        "normalize/functionalize.py",
         "test_normalize.py",
         (
             "a write into a slice is lost",
-            "            whole = _write_back(graph, base, written, node, order)\n",
-            "            whole = None\n",
+            "functionalize",
+            "_write_back(graph, base, written, node, order)",
+            "None",
         ),
     ),
-    # --------------------------------------------------------------------------------------- the modules, C3-C5
     *_many(
         "modules",
-        "nn.py",
         "patterns/test_bn_linear.py",
         (
             "a pad of one side is none",
-            "if all(type(amount) is int and amount == 0",
-            "if any(type(amount) is int and amount == 0",
+            "ChannelPad.forward",
+            "all",
+            "any",
         ),
     ),
     *_many(
         "modules",
-        "nn.py",
         "test_nn.py",
         (
             "a pad is zero",
-            "return torch.where(inside, F.pad(input, padding), self.value)",
-            "return F.pad(input, padding)",
+            "ChannelPad.forward",
+            "torch.where(inside, F.pad(input, padding), self.value)",
+            "F.pad(input, padding)",
         ),
         (
             "a threshold has no upper bound",
+            "ThreshReLU.forward",
             "torch.clamp(input, self.lower, self.upper)",
             "torch.clamp(input, self.lower)",
         ),
         (
             "the leaky slopes are exchanged",
+            "ThreshLeakyReLU.forward",
             "torch.where(distance > 0, self.right, self.left)",
             "torch.where(distance > 0, self.left, self.right)",
         ),
-        ("a channel's layer always looks at dimension 1", "moved = input.movedim(self.dim, 1)", "moved = input"),
+        (
+            "a channel's layer always looks at dimension 1",
+            "ChannelLinear.forward",
+            "input.movedim(self.dim, 1)",
+            "input",
+        ),
         (
             "the weight of the first summand is forgotten",
+            "Sum.forward",
             "inputs[0] if self.weights[0] == 1 else inputs[0] * self.weights[0]",
             "inputs[0]",
         ),
     ),
     *_many(
         "names, sizes, calls",
-        "graph/shapes.py",
-        f"{_LINEAR_BN} {_BN_LINEAR} test_capture.py",
+        "patterns/test_linear_bn.py patterns/test_bn_linear.py test_capture.py",
         (
             "no dimension is free",
-            "        free = self._differing(node, shape, self.batch_variants)\n",
-            "        return set()\n        free = set()\n",
+            "Shapes.free_dims",
+            "free = self._differing(node, shape, self.batch_variants)",
+            ("return set()\nfree = set()"),
         ),
     ),
     *_many(
         "guards",
-        "capture/symbolic.py",
         "test_capture.py",
-        ("sizes that were decided on are not guarded", "            self._guard(node, value)\n", "            pass\n"),
+        (
+            "sizes that were decided on are not guarded",
+            "_Tracer.settle",
+            "self._guard(node, value)",
+            "pass",
+        ),
     ),
     *_many(
         "hooks",
-        "capture/model_hooks.py",
         "test_capture.py",
-        ("forward hooks are dropped in silence", '            ("forward hook", module._forward_hooks),\n', ""),
-        ("backward hooks are dropped in silence", '            ("backward hook", module._backward_hooks),\n', ""),
+        (
+            "forward hooks are dropped in silence",
+            "refuse_what_a_trace_would_drop",
+            (
+                "(('forward pre-hook', module._forward_pre_hooks), ('forward hook', "
+                "module._forward_hooks), ('backward hook', module._backward_hooks), ('backward "
+                "pre-hook', module._backward_pre_hooks))"
+            ),
+            (
+                "(('forward pre-hook', module._forward_pre_hooks), ('backward hook', "
+                "module._backward_hooks), ('backward pre-hook', module._backward_pre_hooks))"
+            ),
+        ),
+        (
+            "backward hooks are dropped in silence",
+            "refuse_what_a_trace_would_drop",
+            (
+                "(('forward pre-hook', module._forward_pre_hooks), ('forward hook', "
+                "module._forward_hooks), ('backward hook', module._backward_hooks), ('backward "
+                "pre-hook', module._backward_pre_hooks))"
+            ),
+            (
+                "(('forward pre-hook', module._forward_pre_hooks), ('forward hook', "
+                "module._forward_hooks), ('backward pre-hook', module._backward_pre_hooks))"
+            ),
+        ),
     ),
     *_many(
         "normalizing",
-        "normalize/operations.py",
         "test_normalize.py",
         (
             "a difference is a sum",
-            "return _sum(ctx, (input, other), (1.0, -float(alpha)))",
-            "return _sum(ctx, (input, other), (1.0, float(alpha)))",
+            "subtract",
+            "(1.0, -float(alpha))",
+            "(1.0, float(alpha))",
         ),
         (
             "constant - x is x - constant",
-            "return fixed_affine(ctx, other, -float(alpha), input)",
-            "return fixed_affine(ctx, other, float(alpha), input)",
+            "subtract",
+            "fixed_affine(ctx, other, -float(alpha), input)",
+            "fixed_affine(ctx, other, float(alpha), input)",
         ),
         (
             "dropout that is always on is dropped",
+            "dropout",
             "Same(input) if is_node(input) and (not train or p == 0) else None",
             "Same(input)",
         ),
     ),
     *_many(
         "building",
-        "graph/network.py",
         "test_api.py test_normalize.py",
         (
             "two calls of a layer share one module",
-            "        module = shell(original)\n        if weights is not None",
-            "        module = original\n        if weights is not None",
+            "Network.finished",
+            "shell(original)",
+            "original",
         ),
     ),
     *_many(
         "torchscript",
-        "twins/torchscript/operators.py",
         "loading/test_torchscript.py",
         (
             "a trace in training mode passes",
-            'given["training"] is True and given["running_mean"] is not None',
-            'given["training"] is None',
+            "_refuse_training",
+            "name == 'batch_norm' and given['training'] is True and (given['running_mean'] is not None)",
+            "name == 'batch_norm' and given['training'] is None",
         ),
         (
             "options are dropped",
-            "elif not argument.has_default_value() or not _same(value, argument.default_value):",
-            "elif not argument.has_default_value():",
+            "_call",
+            "not argument.has_default_value() or not _same(value, argument.default_value)",
+            "not argument.has_default_value()",
         ),
         (
             "a size is that of the example",
-            "else tensor.size(dim)",
-            "else (_example(tensor) if isinstance(tensor, fx.Proxy) else tensor).size(dim)",
+            "_size",
+            "tensor.size(dim)",
+            "(_example(tensor) if isinstance(tensor, fx.Proxy) else tensor).size(dim)",
+        ),
+        (
+            "the other branch is taken",
+            "Program._results",
+            "0 if known[node.input().unique()] else 1",
+            "0 if known[node.input().unique()] is None else 1",
+        ),
+        (
+            "functions are mixed up",
+            "Program._function",
+            "next(iter(node.inputs())).unique()",
+            "0",
+        ),
+        (
+            "casts are not looked for",
+            "Oracle.__init__",
+            "cast and self.dtype != torch.float64",
+            "False and self.dtype != torch.float64",
         ),
     ),
-    *_many(
-        "torchscript",
-        "twins/torchscript/program.py",
-        "loading/test_torchscript.py",
-        ("the other branch is taken", "unique()] else 1]", "unique()] is None else 1]"),
-        ("functions are mixed up", "key = next(iter(node.inputs())).unique()", "key = 0"),
-    ),
-    *_many(
-        "torchscript",
-        "verify/oracle.py",
-        "loading/test_torchscript.py",
-        ("casts are not looked for", "if cast and self.dtype", "if False and self.dtype"),
-    ),
-    # --------------------------------------------------------------------------- what a graph was captured for
     *_many(
         "sizes",
-        "capture/size_guards.py",
         "test_size_guards.py",
-        ("one row is taken for granted", "rows and (free.keys() & released or not holds_for_one())", "False"),
-        ("fixed sizes are not checked", "            if other == i:\n", "            if other == i < 0:\n"),
+        (
+            "one row is taken for granted",
+            "guard_inputs",
+            "rows and (free.keys() & released or not holds_for_one())",
+            "False",
+        ),
+        (
+            "fixed sizes are not checked",
+            "guard_inputs",
+            "other == i",
+            "other == i < 0",
+        ),
         (
             "no condition tells sizes apart",
-            "return not all(condition.holds(",
-            "return not bool and all(condition.holds(",
+            "_tells_apart",
+            (
+                "not all((condition.holds({**settled, **dict(zip(places, sizes, strict=True))}) for "
+                "sizes in _some_of(choices)))"
+            ),
+            (
+                "not bool and all((condition.holds({**settled, **dict(zip(places, sizes, strict=True))}) "
+                "for sizes in _some_of(choices)))"
+            ),
         ),
-        ("every condition is kept", "return not all(condition.holds(", "return True or not all(condition.holds("),
-        ("what cannot be read is passed over", "        return [], set(free)\n", "        pass\n"),
-        ("floors are quotients", "ast.FloorDiv: operator.floordiv", "ast.FloorDiv: operator.truediv"),
+        (
+            "every condition is kept",
+            "_tells_apart",
+            (
+                "not all((condition.holds({**settled, **dict(zip(places, sizes, strict=True))}) for "
+                "sizes in _some_of(choices)))"
+            ),
+            (
+                "True or not all((condition.holds({**settled, **dict(zip(places, sizes, strict=True))}) "
+                "for sizes in _some_of(choices)))"
+            ),
+        ),
+        (
+            "what cannot be read is passed over",
+            "_telling",
+            "return ([], set(free))",
+            "pass",
+        ),
+        (
+            "floors are quotients",
+            "_OPERATORS",
+            "operator.floordiv",
+            "operator.truediv",
+        ),
         (
             "conditions in a row are any",
-            "return _joined(operator.and_, parts, apply)",
-            "return _joined(operator.or_, parts, apply)",
+            "_Condition.interpret.visit",
+            "operator.and_",
+            "operator.or_",
         ),
     ),
     *_many(
         "flags",
-        "capture/captured.py",
         "test_size_guards.py",
-        ("any flag may be left out", " or own != values[i]:", ":"),
+        (
+            "any flag may be left out",
+            "defaults",
+            "type(own) is not type(values[i]) or not isinstance(own, PLAIN) or own != values[i]",
+            "type(own) is not type(values[i]) or not isinstance(own, PLAIN)",
+        ),
     ),
     *_many(
         "questions",
-        "capture/proxies.py",
         "test_questions.py",
-        ("isinstance is asked of the proxy", "or (known is not Unknown and real(known, classes))", ""),
-        ("every attribute is there", "if value is not Unknown and not hasattr(value, name):", "if False:"),
-        ("tables are searched for proxies", "return hash(_plain(proxy))", "return object.__hash__(self)"),
-        ("names are those of proxies", "named = type(self) is SizedAttribute and", "named = False and"),
-    ),
-    *_many(
-        "questions",
-        "capture/symbolic.py",
-        "test_questions.py",
-        ("swallowed errors are believed", "if tracer.failure is not None:", "if False:"),
-        ("the device is that of shapes", "if on_device is not Unknown:", "if False:"),
+        (
+            "isinstance is asked of the proxy",
+            "truthful_questions.truthful",
+            "real(value, classes) or (known is not Unknown and real(known, classes))",
+            "real(value, classes)",
+        ),
+        (
+            "every attribute is there",
+            "_Sized.__getattr__",
+            "value is not Unknown and (not hasattr(value, name))",
+            "False",
+        ),
+        (
+            "tables are searched for proxies",
+            "_Sized.__hash__",
+            "hash(_plain(proxy))",
+            "object.__hash__(self)",
+        ),
+        (
+            "names are those of proxies",
+            "_Sized._shown",
+            "type(self) is SizedAttribute",
+            "False",
+        ),
+        (
+            "swallowed errors are believed",
+            "_traced",
+            "tracer.failure is not None",
+            "False",
+        ),
+        (
+            "the device is that of shapes",
+            "_Tracer.decide",
+            "on_device is not Unknown",
+            "False",
+        ),
     ),
     *_many(
         "values that are read",
-        "capture/symbolic.py",
         "capture/test_values_read.py",
         (
             "the example's value is baked in",
-            "            if shapes.reads_data(node):\n",
-            "            if False:\n",
+            "_Tracer.decide",
+            "shapes.reads_data(node)",
+            "False",
         ),
     ),
     *_many(
         "numbers of pieces",
-        "capture/symbolic.py",
         "capture/test_pieces.py",
-        ("there are as many pieces as in the example", "if varies and node not in self.counted:", "if False:"),
+        (
+            "there are as many pieces as in the example",
+            "_Tracer.count_of",
+            "varies and node not in self.counted",
+            "False",
+        ),
     ),
     *_many(
         "sizes",
-        "inputs/sizes.py",
         "capture/test_sizes_free.py",
-        ("lengths of sequences are channels", "*(alike[size] for size in sorted(alike, reverse=True)),", ""),
+        (
+            "lengths of sequences are channels",
+            "other_sizes",
+            (
+                "[{(i, d) for i, d in axes if tensors[i].is_floating_point() and d >= 2}, {(i, 1) for i, "
+                "t in enumerate(tensors) if t.is_floating_point() and t.ndim == 3}, *(alike[size] for "
+                "size in sorted(alike, reverse=True))]"
+            ),
+            (
+                "[{(i, d) for i, d in axes if tensors[i].is_floating_point() and d >= 2}, {(i, 1) for i, "
+                "t in enumerate(tensors) if t.is_floating_point() and t.ndim == 3}]"
+            ),
+        ),
     ),
     *_many(
         "aliases",
-        "capture/export_trace.py",
         "capture/test_aliases.py",
-        ("idle dropout makes a copy", "            return args[0]\n", "            return args[0].clone()\n"),
+        (
+            "idle dropout makes a copy",
+            "_IdleDropout.__torch_function__",
+            "args[0]",
+            "args[0].clone()",
+        ),
     ),
     *_many(
         "conformance",
-        "capture/conformance.py",
         "capture/test_conformance.py",
         (
             "differences are passed over",
-            "if one is None or other is None or not one.same_as(other):",
-            "if False:",
+            "_refuse_difference",
+            "one is None or other is None or (not one.same_as(other))",
+            "False",
         ),
-        ("gradients of exported graphs are believed", "    if not alike(wanted, tracked.output):\n", "    if False:\n"),
-    ),
-    *_many(
-        "conformance",
-        "capture/events.py",
-        "capture/test_conformance.py",
-        ("autocast is dropped", "if torch._C._is_any_autocast_enabled():", "if False:"),
+        (
+            "gradients of exported graphs are believed",
+            "_check_gradients",
+            "not alike(wanted, tracked.output)",
+            "False",
+        ),
+        (
+            "autocast is dropped",
+            "EventRecorder._note",
+            "torch._C._is_any_autocast_enabled()",
+            "False",
+        ),
     ),
     *_many(
         "time limits",
-        "errors.py",
         "capture/test_taken.py",
-        ("a time limit is a failed trace", "    if isinstance(error, TimeoutError):\n        return True\n", ""),
+        (
+            "a time limit is a failed trace",
+            "cuts_in",
+            (
+                "def cuts_in(error: BaseException) -> bool:\n"
+                '    """Whether an exception is the caller\'s own, which stops whatever runs: a time '
+                "limit, or what a signal raised.\n"
+                "\n"
+                "    It says nothing about a model, and no other way is tried because of it.\n"
+                '    """\n'
+                "    if isinstance(error, TimeoutError):\n"
+                "        return True\n"
+                "    handlers = {getattr(signal.getsignal(number), '__code__', None) for number in "
+                "signal.valid_signals()} - {None}\n"
+                "    trace = error.__traceback__\n"
+                "    while trace is not None and handlers:\n"
+                "        if trace.tb_frame.f_code in handlers:\n"
+                "            return True\n"
+                "        trace = trace.tb_next\n"
+                "    return False"
+            ),
+            (
+                "def cuts_in(error: BaseException) -> bool:\n"
+                '    """Whether an exception is the caller\'s own, which stops whatever runs: a time '
+                "limit, or what a signal raised.\n"
+                "\n"
+                "    It says nothing about a model, and no other way is tried because of it.\n"
+                '    """\n'
+                "    handlers = {getattr(signal.getsignal(number), '__code__', None) for number in "
+                "signal.valid_signals()} - {None}\n"
+                "    trace = error.__traceback__\n"
+                "    while trace is not None and handlers:\n"
+                "        if trace.tb_frame.f_code in handlers:\n"
+                "            return True\n"
+                "        trace = trace.tb_next\n"
+                "    return False"
+            ),
+        ),
         (
             "what a signal raises is a failed trace",
-            "        if trace.tb_frame.f_code in handlers:\n",
-            "        if False:\n",
+            "cuts_in",
+            "trace.tb_frame.f_code in handlers",
+            "False",
         ),
     ),
     *_many(
         "words",
-        "capture/wording.py",
         "capture/test_taken.py",
-        ("how data was computed is told", "if depth > _DEEPEST or self._is_data(node):", "if depth > _DEEPEST:"),
+        (
+            "how data was computed is told",
+            "_Words._of_node",
+            "depth > _DEEPEST or self._is_data(node)",
+            "depth > _DEEPEST",
+        ),
     ),
     *_many(
         "constants",
-        "normalize/constants.py",
         "test_normalize.py",
-        ("integers become float32", "with torch.no_grad(), in_float64():", "with torch.no_grad():"),
+        (
+            "integers become float32",
+            "_evaluate",
+            (
+                "with torch.no_grad(), in_float64():\n"
+                "    exact = _run(node, lambda n: _as_exact(fixed[n].exact), None if module is None else "
+                "_in_float64(module))"
+            ),
+            (
+                "with torch.no_grad():\n"
+                "    exact = _run(node, lambda n: _as_exact(fixed[n].exact), None if module is None else "
+                "_in_float64(module))"
+            ),
+        ),
     ),
     *_many(
         "precision",
-        "graph/network.py",
         "patterns/test_casts.py",
-        ("all is rounded to the model's precision", "tensor.rounding or own", "own"),
+        (
+            "all is rounded to the model's precision",
+            "cast.convert",
+            "tensor.rounding or own",
+            "own",
+        ),
     ),
     *_many(
         "shapes",
-        "graph/shapes.py",
         "test_form.py",
         (
             "a view is one of memory",
-            "if isinstance(node.target, torch._ops.OpOverload) and _only_views(node):",
-            "if False:",
+            "Shapes._run",
+            "isinstance(node.target, torch._ops.OpOverload) and _only_views(node)",
+            "False",
         ),
-    ),
-    *_many(
-        "shapes",
-        "graph/shape_rules.py",
-        "test_shape_rules.py",
-        ("every size of a pooling's output is fixed", "if size is not None}", "}"),
-        ("a flattening has a fixed size", "and behind <= of_input() else set()", "else set()"),
-        (
-            "a convolution's channels are its input's",
-            "    if kind in _CONVOLUTIONS:\n        return {1}",
-            "    if kind in _CONVOLUTIONS:\n        return {2}",
-        ),
-    ),
-    *_many(
-        "affine",
-        "algebra/affine.py",
-        "test_affine.py",
-        ("layers run into each other", "starts = ends - sizes", "starts = ends - sizes + (ends > sizes)"),
-        (
-            "shifts are taken for constant",
-            "_any_between(starts, torch.maximum(ends - 1, starts), part[1:] != part[:-1])",
-            "[False] * len(layers)",
-        ),
-        ("nothing is wrong", "not wrong[i]", "True"),
     ),
     *_many(
         "linear",
-        "algebra/weights.py",
         "test_linear.py patterns/test_parallel_linear.py",
         (
             "pieces share one memory",
-            "    buffer = _pool.free.pop() if _pool.free else None\n",
-            "    buffer = _pool.free[-1] if _pool.free else None\n",
+            "_float64",
+            "_pool.free.pop()",
+            "_pool.free[-1]",
         ),
         (
             "pieces are added to what was there",
-            "self.weight.add_to(piece.zero_(), part, 1.0)",
-            "self.weight.add_to(piece, part, 1.0)",
+            "PendingWeights._piece",
+            "piece.zero_()",
+            "piece",
         ),
     ),
     *_many(
         "verdict",
-        "verify/judge.py",
         "patterns/test_casts.py verify/test_equivalence.py",
-        ("a candidate excuses itself", "_MOST_SENSITIVE = 8.0", "_MOST_SENSITIVE = 1e9"),
-        ("a jump fails", "return bool(beyond) and all(beyond)", "return False"),
-        ("a jump excuses everything", "d.error <= _JUMP_FACTOR * response", "True"),
+        (
+            "a candidate excuses itself",
+            "_MOST_SENSITIVE",
+            "8.0",
+            "1000000000.0",
+        ),
+        (
+            "a jump fails",
+            "_is_no_answer",
+            "bool(beyond) and all(beyond)",
+            "False",
+        ),
+        (
+            "a jump excuses everything",
+            "_is_no_answer",
+            "d.error <= _JUMP_FACTOR * response",
+            "True",
+        ),
     ),
     *_many(
         "verdict",
-        "verify/regimes.py",
         "verify/test_conditions.py",
-        ("no odd sizes", "size + (1 if axis % 2 else -1)", "size * 2"),
-        ("no pixels", "(256 * _image(example, generator)).floor()", "_image(example, generator)"),
-        ("no other memory format", "last = torch.channels_last\n", "last = torch.contiguous_format\n"),
-        ("no NaN", "torch.full(example.shape, torch.nan, dtype", "torch.full(example.shape, 2.0, dtype"),
+        (
+            "no odd sizes",
+            "other_sizes",
+            "size + (1 if axis % 2 else -1)",
+            "size * 2",
+        ),
+        (
+            "no pixels",
+            "REGIMES",
+            "(256 * _image(example, generator)).floor()",
+            "_image(example, generator)",
+        ),
+        (
+            "no other memory format",
+            "channels_last",
+            "torch.channels_last",
+            "torch.contiguous_format",
+        ),
+        (
+            "no NaN",
+            "NONFINITE",
+            "torch.nan",
+            "2.0",
+        ),
+        (
+            "dtypes are not compared",
+            "usage_check",
+            ("if odd:\n    return _failed(odd, dtypes[1])"),
+            ("if False:\n    return _failed(odd, dtypes[1])"),
+        ),
+        (
+            "writes are not seen",
+            "usage_check",
+            (
+                "if written:\n"
+                "    return _failed('the candidate writes into its input, the reference does not', dtypes[1])"
+            ),
+            ("if False:\n    return _failed('the candidate writes into its input, the reference does not', dtypes[1])"),
+        ),
+        (
+            "a second call may differ",
+            "usage_check",
+            "measure.first_nonfinite(first) is None",
+            "False",
+        ),
     ),
     *_many(
         "files",
-        "export/atomic.py",
         "export/test_places.py",
         (
             "a link is replaced",
-            "real = Path(os.path.realpath(path)) if path.is_symlink() else path\n    _remove",
-            "real = path\n    _remove",
+            "write_whole",
+            "Path(os.path.realpath(path)) if path.is_symlink() else path",
+            "path",
         ),
-        ("a running writer's file is removed", "if match is None or _is_running(int(match[1])):", "if match is None:"),
+        (
+            "a running writer's file is removed",
+            "_remove_leftovers",
+            "match is None or _is_running(int(match[1]))",
+            "match is None",
+        ),
         (
             "what was killed stays",
-            "            else:\n                _remove(left)",
-            "            else:\n                pass",
+            "_remove_leftovers",
+            "_remove(left)",
+            "pass",
         ),
-    ),
-    *_many(
-        "files",
-        "export/__init__.py",
-        "export/test_places.py",
-        ("inputs are guessed", "if isinstance(seen, Inputs):", "if False:"),
+        (
+            "inputs are guessed",
+            "_inputs_for",
+            "isinstance(seen, Inputs)",
+            "False",
+        ),
     ),
     *_many(
         "dtypes",
-        "normalize/translate.py",
         "test_dtypes.py",
-        ("a wider constant is narrowed", "if widened is not None and", "if False and"),
+        (
+            "a wider constant is narrowed",
+            "_Translation._layer",
+            "widened is not None",
+            "False",
+        ),
     ),
     *_many(
         "verdict",
-        "verify/usage.py",
-        "verify/test_conditions.py",
-        ("dtypes are not compared", "        if odd:\n", "        if False:\n"),
-        ("writes are not seen", "    if written:\n", "    if False:\n"),
-        ("a second call may differ", "if measure.first_nonfinite(first) is None:", "if False:"),
-    ),
-    *_many(
-        "verdict",
-        "verify/equivalence.py",
         "verify/test_equivalence.py",
-        ("weights alone are proof", "Verdict(answered and not failed", "Verdict(bool(checks) and not failed"),
+        (
+            "weights alone are proof",
+            "_verdict",
+            "answered and (not failed)",
+            "bool(checks) and (not failed)",
+        ),
     ),
     *_many(
         "threads",
-        "compat/threads.py",
         "test_threads.py",
-        ("everybody's warnings are ignored", "return self.thread == threading.get_ident()", "return True"),
+        (
+            "everybody's warnings are ignored",
+            "_Here.match",
+            "self.thread == threading.get_ident()",
+            "True",
+        ),
         (
             "everybody's function is replaced",
-            "(mine[-1] if mine else original)(",
-            "(next(iter(table.values()))[-1] if table else original)(",
+            "_asking.function",
+            "mine[-1] if mine else original",
+            "next(iter(table.values()))[-1] if table else original",
         ),
-        ("the generator is set back", 'hasattr(aot_autograd, "preserve_rng_state")', "False"),
-    ),
-    *_many(
-        "threads",
-        "twins/float64.py",
-        "test_threads.py",
-        ("made again from rounded values", "for given, named in attempts:", "for given, named in attempts[:0]:"),
-        ("integers are divided in float32", "leaf.double() if (masks", "leaf.float() if (masks"),
-    ),
-    *_many(
-        "threads",
-        "twins/randomness.py",
-        "test_threads.py",
-        ("the global generator is asked", "if generator is not None:", "if False:"),
-        ("noise repeats", "if device not in self._generators:", "if True:"),
-    ),
-    *_many(
-        "threads",
-        "capture/symbolic.py",
-        "test_threads.py",
+        (
+            "the generator is set back",
+            "exporting",
+            "hasattr(aot_autograd, 'preserve_rng_state')",
+            "False",
+        ),
+        (
+            "made again from rounded values",
+            "_computed",
+            (
+                "for given, named in attempts:\n"
+                "    with contextlib.suppress(TypeError, RuntimeError, ValueError, NotImplementedError):\n"
+                "        made = func(*given, **named)\n"
+                "        if isinstance(made, Tensor) and made.dtype == wide and (made.shape == result.shape):\n"
+                "            return made"
+            ),
+            (
+                "for given, named in attempts[:0]:\n"
+                "    with contextlib.suppress(TypeError, RuntimeError, ValueError, NotImplementedError):\n"
+                "        made = func(*given, **named)\n"
+                "        if isinstance(made, Tensor) and made.dtype == wide and (made.shape == result.shape):\n"
+                "            return made"
+            ),
+        ),
+        (
+            "integers are divided in float32",
+            "_wide",
+            "leaf.double",
+            "leaf.float",
+        ),
+        (
+            "the global generator is asked",
+            "PrivateRandom.__torch_dispatch__",
+            "generator is not None",
+            "False",
+        ),
+        (
+            "noise repeats",
+            "Streams.on",
+            "device not in self._generators",
+            "True",
+        ),
         (
             "another thread's weights are traced",
-            "        if self.at_rest or threading.get_ident() != self.thread:\n            return attr_val\n",
-            "        if self.at_rest:\n            return attr_val\n",
+            "_Tracer.getattr",
+            "self.at_rest or threading.get_ident() != self.thread",
+            "self.at_rest",
         ),
     ),
     *_many(
         "extras",
-        "compat/extras.py",
         "test_extras.py",
-        ("a name that nobody registered", "    if not url:\n", "    if True:\n"),
-        ("an extra that does not help", "if sys.version_info < first:", "if False:"),
+        (
+            "a name that nobody registered",
+            "install_command",
+            "not url",
+            "True",
+        ),
+        (
+            "an extra that does not help",
+            "need",
+            "sys.version_info < first",
+            "False",
+        ),
     ),
     *_many(
         "recognised normalisations",
-        "normalize/recognise/root_mean_square.py",
         "test_recognise.py",
         (
             "any power will do",
+            "_matched",
             "_power(_operation(network, factor)) != power",
             "_power(_operation(network, factor)) is None",
         ),
         (
             "the numerator may be anything",
-            "if not _same_value(network, _uncast(network, numerator), source):",
-            "if False:",
+            "_matched",
+            "not _same_value(network, _uncast(network, numerator), source)",
+            "False",
         ),
-        ("a factor inside is overlooked", " or float(affine.scale) != 1.0", ""),
-        ("the weight on the numerator is lost", "        if found.scaled is not None:", "        if False:"),
+        (
+            "a factor inside is overlooked",
+            "_epsilon",
+            "affine.scale.numel() != 1 or affine.shift.numel() != 1 or float(affine.scale) != 1.0",
+            "affine.scale.numel() != 1 or affine.shift.numel() != 1",
+        ),
+        (
+            "the weight on the numerator is lost",
+            "_replace",
+            "found.scaled is not None",
+            "False",
+        ),
         (
             "the precision inside is lost",
+            "_replace",
             "None if found.inner == _dtype(network, found.source) else found.inner",
             "None",
         ),
     ),
     *_many(
         "onnx",
-        "loading/onnx/operators.py",
         "loading/test_onnx_corpus.py",
-        ("negative axes are taken as they are", "sorted(a % rank for a in numbers)", "sorted(numbers)"),
-        ("borders change places", "= [before, after]", "= [after, before]"),
+        (
+            "negative axes are taken as they are",
+            "unsqueeze",
+            "(a % rank for a in numbers)",
+            "numbers",
+        ),
+        (
+            "borders change places",
+            "pad",
+            "[before, after]",
+            "[after, before]",
+        ),
         (
             "a size of 1 is a size",
+            "expand",
             "[-1 if size == 1 and index >= new else size for index, size in enumerate(wanted)]",
             "wanted",
         ),
     ),
     *_many(
         "recognised activations",
-        "normalize/recognise/activation.py",
         "test_recognise_activations.py",
-        ("what comes close is the same", "_AGREES = 1e-13", "_AGREES = 1e-3"),
-        ("values that are read inside go", "if len(inside) > 1 and all(", "if len(inside) > 1 or all("),
-        ("the shift is overlooked", " * scale + shift", " * scale"),
+        (
+            "what comes close is the same",
+            "_AGREES",
+            "1e-13",
+            "0.001",
+        ),
+        (
+            "values that are read inside go",
+            "_functions_of",
+            ("len(inside) > 1 and all((user in inside for node in inside if node is not end for user in node.users))"),
+            ("len(inside) > 1 or all((user in inside for node in inside if node is not end for user in node.users))"),
+        ),
+        (
+            "the shift is overlooked",
+            "_named.function",
+            "values[node.all_input_nodes[0]] * scale + shift",
+            "values[node.all_input_nodes[0]] * scale",
+        ),
     ),
 )

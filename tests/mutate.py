@@ -22,6 +22,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
+from tests.anchors import AnchorError, planted  # noqa: E402
 from tests.mutants import MUTANTS, Mutant  # noqa: E402
 
 # Runs in a copy: the package that is tested must be the one beside the tests.
@@ -38,9 +39,13 @@ def main() -> int:
     parser.add_argument("--list", action="store_true", help="print the mutants and whether they still apply")
     arguments = parser.parse_args()
     chosen = [m for m in MUTANTS if not arguments.words or any(word in _title(m) for word in arguments.words)]
-    stale = [m for m in chosen if (ROOT / "canonize" / m.file).read_text(encoding="utf-8").count(m.old) != 1]
-    for mutant in stale:
-        print(f"stale     {_title(mutant)}: its text is not in canonize/{mutant.file} exactly once")
+    stale = []
+    for mutant in chosen:
+        try:
+            planted(ROOT / "canonize", mutant.where, mutant.old, mutant.new)
+        except AnchorError as error:
+            stale.append(mutant)
+            print(f"stale     {_title(mutant)}: {error}")
     if arguments.list:
         print(*(_title(m) for m in chosen if m not in stale), sep="\n")
         return int(bool(stale))
@@ -65,7 +70,7 @@ def main() -> int:
 
 
 def _title(mutant: Mutant) -> str:
-    return f"{mutant.about} ({mutant.file}): {mutant.slip}"
+    return f"{mutant.about} ({mutant.where}): {mutant.slip}"
 
 
 def _copy(folder: Path) -> Path:
@@ -81,9 +86,9 @@ def _copy(folder: Path) -> Path:
 
 def _killed_by(mutant: Mutant, copy: Path) -> str | None:
     """The first test that fails under the mutant, or None."""
-    path = copy / "canonize" / mutant.file
+    path, text = planted(copy / "canonize", mutant.where, mutant.old, mutant.new)
     original = path.read_text(encoding="utf-8")
-    path.write_text(original.replace(mutant.old, mutant.new), encoding="utf-8")
+    path.write_text(text, encoding="utf-8")
     try:
         for test in mutant.tests:
             failed = _first_failure(copy, f"tests/{test}")
