@@ -40,7 +40,9 @@ def test_pt_loads_elsewhere_by_its_own_two_lines(clean: Path) -> None:
     model = graph()
     saved = save(model, clean / "g.pt", example_inputs=X)
     torch.save(X, clean / "x.pt")
-    script = f"{saved.loader}\nx = torch.load('x.pt')\ntorch.save(model(x), 'y.pt')\nprint(model.report.model)"
+    script = (
+        f"{saved.loader}\nimport torch\nx = torch.load('x.pt')\ntorch.save(model(x), 'y.pt')\nprint(model.report.model)"
+    )
     environment = {**os.environ, "PYTHONPATH": str(Path(export.__file__).parents[2])}
     command = [sys.executable, "-c", script]
     done = subprocess.run(command, cwd=clean, env=environment, capture_output=True, text=True, check=True)
@@ -187,7 +189,7 @@ def test_bad_destinations_are_refused_early(name: str, message: str, tmp_path: P
 
 
 def test_loader_lines() -> None:
-    assert loader_snippet("a.pt") == "import torch\nmodel = torch.load('a.pt', weights_only=False)"
+    assert loader_snippet("a.pt") == "import canonize\nmodel = canonize.load('a.pt')"
     assert loader_snippet(Path("a.onnx")).endswith("InferenceSession('a.onnx')")
 
 

@@ -265,8 +265,9 @@ def test_candidates_are_tried_before_anything_else() -> None:
 
 
 def test_no_guess_fits() -> None:
-    with pytest.raises(InputError, match=r"--input 1x3x224x224"):
+    with pytest.raises(InputError, match=r"example_inputs=torch\.zeros\(1, 3, 224, 224\)") as caught:
         infer(nn.Sequential(nn.Conv2d(3, 1, 1), nn.Flatten(), nn.Linear(51 * 77, 1)))
+    assert "--input 1x3x224x224" in (caught.value.shell or "")
     with pytest.raises(InputError, match="lazy"):
         infer(nn.Sequential(nn.LazyConv2d(3, 1)))
 

@@ -140,13 +140,17 @@ def is_disk_error(error: BaseException) -> bool:
 def _way_on(path: Path, error: BaseException) -> str:
     """What to do where writing failed: a full disk is asked for, and not guessed."""
     full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+    disk = False
     with contextlib.suppress(OSError):
         usage = shutil.disk_usage(path.parent)
-        full = full or (usage.total > 0 and usage.free < 2**20)
+        disk = usage.total > 0
+        full = full or (disk and usage.free < 2**20)
     if full or "No space left" in str(error):
         return f"The disk that holds {path.parent} is full: make room, or choose another place"
     if "File too large" in str(error):
         return "The place takes no file so large: choose another"
+    if disk and not isinstance(error, OSError):  # a library that says in its own words that it could not
+        return "Is the disk full? Make room, or choose another place"
     return f"{path.parent} takes no such file: choose another place"
 
 

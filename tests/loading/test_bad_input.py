@@ -148,7 +148,8 @@ def test_a_full_disk_leaves_nothing(out: str, tmp_path: Path) -> None:
     )
     assert done.returncode == 2, done.stderr
     assert done.stdout == "" and done.stderr.count("\n") == 1 and f"{out}: writing failed" in done.stderr
-    assert "Is the disk full?" in done.stderr and os.listdir(tmp_path) == ["m.pt"]
+    assert "Is the disk full?" in done.stderr or "takes no file so large" in done.stderr
+    assert os.listdir(tmp_path) == ["m.pt"]
     assert resource.getrlimit(resource.RLIMIT_FSIZE)[0] == resource.RLIM_INFINITY
 
 
