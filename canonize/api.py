@@ -17,6 +17,7 @@ from canonize.errors import (
     NotEquivalentError,
     RewriteError,
     StatefulError,
+    StatisticsError,
     cuts_in,
 )
 from canonize.forms import chosen_forms
@@ -28,7 +29,7 @@ from canonize.patterns import catalogue
 from canonize.pipeline import Options, rewritten, versions
 from canonize.report import Proof, Report, Unproven, Verdict
 from canonize.rewrite.journal import Progress
-from canonize.twins.module_tree import class_name, named_modules
+from canonize.twins.module_tree import class_name, named_modules, nan_in
 from canonize.verify import check_equivalence
 from canonize.verify.certificate import certificate_of, check, hash_of
 from canonize.verify.paranoid import RewriteCheck
@@ -123,7 +124,7 @@ def _captured_and_rewritten(
                 raise
             # A trace can silently take another branch than the model does. Only torch.export's word is final.
             told = error if isinstance(error, CanonizeError) else _unexpected(model, error)
-            if tracer == "torch.export" or isinstance(error, InputError):
+            if tracer == "torch.export" or isinstance(error, InputError | StatisticsError):
                 raise _more_telling(failure, told) from (None if told is error else error)
             failure = told
     raise AssertionError("unreachable")
@@ -213,6 +214,16 @@ def _prove(model: nn.Module, network: Network, built: fx.GraphModule, inputs: In
     if "not deterministic" in verdict.reason:
         hint = "Make its eval mode deterministic (a dropout that is always on, noise that is added), then canonize it."
         raise NotEquivalentError(verdict.reason, verdict, class_name(model), hint)
+    undefined = nan_in(model)
+    if undefined is not None:
+        name, count, total = undefined
+        hint = "The training diverged, or the file is damaged; verify=False takes the model as it is."
+        raise NotEquivalentError(
+            f"nothing can be proven of it: {count} of {total} numbers are NaN",
+            verdict,
+            name,
+            hint,
+        )
     raise NotEquivalentError(
         f"the canonical model does not compute what the model computes ({verdict.reason})",
         verdict,

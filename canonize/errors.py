@@ -56,6 +56,10 @@ class CaptureError(CanonizeError):
     """A model cannot be turned into a graph without losing a part of it."""
 
 
+class StatisticsError(CaptureError):
+    """A normalisation whose numbers are no affine: a NaN, an infinity, a division by 0. No other tracer helps."""
+
+
 class ConformanceError(CaptureError):
     """A captured graph does not do what the model does."""
 

@@ -405,6 +405,22 @@ def test_statistics_that_are_not_finite_are_refused_by_name(value: float) -> Non
         canonize.canonize(model, torch.zeros(1, 3, 5, 7))
 
 
+def test_a_division_by_nothing_is_said() -> None:
+    model = nn.Sequential(nn.Sequential(conv(3, 4), nn.BatchNorm2d(4, eps=0.0))).eval()
+    model[0][1].running_var[2] = 0.0
+    with pytest.raises(
+        canonize.CaptureError, match=r"^0\.1: it divides by nothing in 1 of 4 channels, .* 2: .* eps are"
+    ):
+        canonize.canonize(model, torch.zeros(1, 3, 5, 7))
+
+
+def test_weights_that_hold_nan_are_named() -> None:
+    model = nn.Sequential(conv(3, 4), nn.ReLU(), conv(4, 2)).eval()
+    model[2].weight.data[0, 0, 0, 0] = float("nan")
+    with pytest.raises(canonize.NotEquivalentError, match=r"^2\.weight: nothing can be proven of it: 1 of \d+ numbers"):
+        canonize.canonize(model, torch.zeros(1, 3, 9, 9))
+
+
 # ------------------------------------------------------------------------------------ one call, one module
 
 

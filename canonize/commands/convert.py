@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-import torch
 from torch import nn
 
 from canonize.api import canonize
@@ -15,6 +14,7 @@ from canonize.errors import CanonizeError, LoadError, NotEquivalentError
 from canonize.export import check_output, save
 from canonize.inputs import parse_shape
 from canonize.report import Report
+from canonize.twins.module_tree import nan_in
 
 
 def convert(
@@ -80,10 +80,11 @@ def convert(
 
 
 def _refuse_nan(model: nn.Module) -> None:
-    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
-        if tensor.is_floating_point() and bool(torch.isnan(tensor).any()):
-            raise LoadError(
-                f"holds NaN in {int(torch.isnan(tensor).sum())} of {tensor.numel()} numbers",
-                where=name,
-                hint="Its outputs are NaN whatever comes in: the training diverged, or the file is damaged",
-            )
+    found = nan_in(model)
+    if found is not None:
+        name, count, total = found
+        raise LoadError(
+            f"holds NaN in {count} of {total} numbers",
+            where=name,
+            hint="Its outputs are NaN whatever comes in: the training diverged, or the file is damaged",
+        )

@@ -18,7 +18,7 @@ from canonize.algebra.exact import exact_value
 from canonize.capture import Captured, is_leaf
 from canonize.capture.captured import GUARD
 from canonize.capture.leaves import layer_class
-from canonize.errors import CaptureError
+from canonize.errors import CaptureError, StatisticsError
 from canonize.graph.network import FrozenAffine, Network, Origin, keep_exact, shell
 from canonize.graph.shapes import Shapes, asks_for_sizes
 from canonize.inputs import Inputs
@@ -203,11 +203,7 @@ class _Translation:
         affine, finite, statistics = self.frozen[module]
         origin = Origin(str(node.target), type(module).__name__)
         if not finite:
-            raise CaptureError(
-                "its statistics are not finite (a NaN, an infinity or a negative variance)",
-                origin.name,
-                "Look at the running mean and variance; a model like this gives NaN for every input.",
-            )
+            raise _no_affine(origin.name, module)
         layer = FrozenAffine(affine.unsqueezed(ndim), [origin], statistics)
         return self.network.call(origin.name, layer, (self._value_of(_first(node)),), node)
 
@@ -345,7 +341,7 @@ class _Translation:
         affine = module.affine.compress()
         origin = module.origins[0].name
         if not affine.is_finite:
-            raise CaptureError("its statistics are not finite", origin, "A model like this gives NaN for every input.")
+            raise StatisticsError("its scale or its shift is not finite", origin, _LOOK)
         if len(affine.varying()) > 1 or self.shapes.free_among(node, affine.varying()):
             # One number per position (a position embedding), not per channel: no layer has a place for it.
             value = self.shapes.value(node)
@@ -498,6 +494,24 @@ def _frozen(layers: list[nn.Module]) -> dict[nn.Module, tuple[Affine, bool, Stat
         for layer, (affine, finite) in zip(known, batch_norms(list(known.values())), strict=True):
             found[layer] = affine, finite, known[layer]
     return found
+
+
+_LOOK = "Look at the running mean and variance; a model like this gives NaN for every input."
+
+
+def _no_affine(where: str, norm: Any) -> StatisticsError:
+    """Why the statistics of a normalisation make no affine."""
+    nothing = (norm.running_var.double() + norm.eps == 0).nonzero().flatten().tolist()
+    if not nothing:
+        return StatisticsError(
+            "its statistics are not finite (a NaN, an infinity or a negative variance)", where, _LOOK
+        )
+    channels = f"{len(nothing)} of {norm.running_var.numel()} channels, the first of them {nothing[0]}"
+    return StatisticsError(
+        f"it divides by nothing in {channels}: their variance and eps are both 0",
+        where,
+        "Give it an eps above 0; as it is, these channels are infinite or NaN for every input.",
+    )
 
 
 def _dims_of(module: nn.Module, classes: tuple[type, ...]) -> int:

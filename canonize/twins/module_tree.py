@@ -69,3 +69,14 @@ def put(root: nn.Module, name: str, part: Any) -> None:
         owner.register_buffer(last, part)
     else:
         raise TypeError(f"{name} is a {type(part).__name__}, neither a layer nor a tensor")
+
+
+def nan_in(root: nn.Module) -> tuple[str, int, int] | None:
+    """The first tensor of a model that holds NaN: its qualified name, how many there are, of how many numbers."""
+    for path, module in named_modules(root):
+        for name, tensor in (*module._parameters.items(), *module._buffers.items()):
+            if tensor is not None and tensor.is_floating_point():
+                count = int(torch.isnan(tensor).sum())
+                if count:
+                    return f"{path}.{name}".strip("."), count, tensor.numel()
+    return None
