@@ -6,7 +6,6 @@ What each makes of a model is called on the standard's inputs and compared with 
 from __future__ import annotations
 
 import argparse
-import importlib
 import warnings
 from collections import Counter
 from collections.abc import Callable
@@ -17,11 +16,13 @@ import torch
 
 from benchmarks.onnx.cases import cases
 from benchmarks.onnx.measure import as_tensor, difference, flat, not_for_us
+from canonize.compat.torchvision import import_torchvision
 
 
 def _by(module: str, function: str, **options: Any) -> Callable[[Any], Any]:
     def convert(model: Any) -> Any:
-        return getattr(importlib.import_module(module), function)(model, **options)
+        # Most of them import torchvision, whose operators may be missing.
+        return getattr(import_torchvision(module), function)(model, **options)
 
     return convert
 
