@@ -2158,7 +2158,7 @@ MUTANTS: tuple[Mutant, ...] = (
         (
             "autocast is dropped",
             "EventRecorder._note",
-            "torch._C._is_any_autocast_enabled()",
+            "autocast_is_on()",
             "False",
         ),
     ),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import sys
 from pathlib import Path
 
@@ -85,3 +86,24 @@ def test_the_picture_of_the_house_is_the_house():
     assert drawn == [layer for layer in _layers() if layer]
     there = {path.stem for path in PACKAGE.iterdir() if path.suffix == ".py" or (path / "__init__.py").exists()}
     assert there - set().union(*drawn) == {"__init__", "__main__", "_version", "saved"}
+
+
+def test_private_names_of_torch_are_read_in_one_file():
+    """``torch._ops`` has the classes of operators; ``torch._assert`` and ``torch._check`` stand in torch's manual."""
+    known = ("torch._ops", "torch._assert", "torch._check")
+    found = []
+    for path in sorted((ROOT / "canonize").rglob("*.py")):
+        if path.name == "private.py" and path.parent.name == "compat":
+            continue
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ImportFrom):
+                names = [f"{node.module}.{alias.name}" for alias in node.names]
+            elif isinstance(node, ast.Import):
+                names = [alias.name for alias in node.names]
+            elif isinstance(node, ast.Attribute):
+                names = [ast.unparse(node)]
+            else:
+                continue
+            private = [name for name in names if re.match(r"torch\.([\w.]+\.)?_(?!_)", name) and "(" not in name]
+            found += [f"{path.relative_to(ROOT)}: {name}" for name in private if not name.startswith(known)]
+    assert not found, "\n".join(found)

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from canonize.algebra.affine import EXACT
+from canonize.compat.private import without_subclasses
 
 _COPIES: tuple[Callable[..., Tensor], ...] = (torch.clone, Tensor.clone)
 _SHARES: tuple[Callable[..., Tensor], ...] = (torch.detach, Tensor.detach)
@@ -25,7 +26,7 @@ class _Remembering(Tensor):
     def __torch_function__(
         cls, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        with torch._C.DisableTorchFunctionSubclass():
+        with without_subclasses():
             made = func(*args, **(kwargs or {}))
             if func in _COPIES or func in _SHARES:
                 return args[0]._remember(made, copied=func in _COPIES)
@@ -105,6 +106,6 @@ def exact_value(tensor: Tensor) -> Tensor:
     if isinstance(tensor, RoundedParameter):
         return tensor.exact
     if isinstance(tensor, ExactTensor):
-        with torch._C.DisableTorchFunctionSubclass():
+        with without_subclasses():
             return tensor.detach()
     return tensor.detach()

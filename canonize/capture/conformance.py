@@ -18,12 +18,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves
 
 from canonize.capture.baking import bake_weights
 from canonize.capture.captured import Captured
 from canonize.capture.events import Event, EventRecorder, aliases
 from canonize.capture.running import GuardedError, alike, as_it_was, duplicate, empty, fresh, like, run_graph
+from canonize.compat.private import pytree
 from canonize.errors import ConformanceError, cuts_in
 from canonize.graph.shapes import meta_cannot_follow
 from canonize.inputs import Inputs
@@ -160,7 +160,7 @@ class _Seen:
     def gradients(self) -> list[Tensor]:
         """Of the sum of the outputs, for inputs that require them."""
         leaves = [tensor for tensor in self.inputs.tensors() if tensor.requires_grad]
-        made = [x for x in tree_leaves(self.output) if isinstance(x, Tensor) and x.requires_grad]
+        made = [x for x in pytree.tree_leaves(self.output) if isinstance(x, Tensor) and x.requires_grad]
         if not made or not leaves:
             return []
         total = torch.stack([x.sum().real.double() for x in made]).sum()

@@ -13,11 +13,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves, tree_map_only
 
 from canonize.capture.leaves import is_leaf
 from canonize.capture.source import current_line
+from canonize.compat.private import TorchDispatchMode, autocast_is_on, pytree
 from canonize.graph.shape_rules import KEEP_SHAPE, output_of
 from canonize.inputs import Inputs
 from canonize.twins.module_tree import named_modules
@@ -172,13 +171,13 @@ class EventRecorder(TorchDispatchMode):
         if key not in self._metas:
             self._metas[key] = func(*args)
             return self._metas[key]
-        return tree_map_only(Tensor, torch.empty_like, self._metas[key])
+        return pytree.tree_map_only(Tensor, torch.empty_like, self._metas[key])
 
     def _note(self, operator: str, arguments: Any, result: Any) -> None:
-        leaves = [result] if isinstance(result, Tensor) else tree_leaves(result)
+        leaves = [result] if isinstance(result, Tensor) else pytree.tree_leaves(result)
         shapes = tuple([(x.shape, x.dtype) if isinstance(x, Tensor) else type(x).__name__ for x in leaves])
         self.know(leaves, len(self.events))
-        if torch._C._is_any_autocast_enabled():
+        if autocast_is_on():
             operator += f" under autocast to {_autocast()}"
         self.events.append(Event(operator, arguments, shapes, current_line() if self._lines else None))
 
@@ -211,7 +210,7 @@ class EventRecorder(TorchDispatchMode):
 def aliases(values: dict[fx.Node, Any]) -> dict[fx.Node, list[fx.Node]]:
     """For each node whose value lies in the memory of values that it reads: their nodes."""
     memories = {
-        node: {_place(leaf)[0] for leaf in tree_leaves(value) if isinstance(leaf, Tensor)}
+        node: {_place(leaf)[0] for leaf in pytree.tree_leaves(value) if isinstance(leaf, Tensor)}
         for node, value in values.items()
     }
     found = {

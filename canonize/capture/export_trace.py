@@ -15,6 +15,7 @@ from canonize.capture.proxies import symbolic_lengths
 from canonize.capture.running import alike
 from canonize.capture.size_guards import GuardedInput, constant_size, guard_inputs
 from canonize.compat import exporting, guards_of
+from canonize.compat.private import pytree
 from canonize.errors import CaptureError, cuts_in
 from canonize.inputs import Inputs
 from canonize.twins.copying import eval_twin
@@ -256,7 +257,6 @@ def _holds_for_one(root: nn.Module, graph: fx.Graph, inputs: Inputs) -> bool:
 
 def _restore_output_structure(graph: fx.Graph, signature: Any, out_spec: Any) -> tuple[str, ...]:
     from torch.export.graph_signature import OutputKind
-    from torch.utils import _pytree
 
     output = next(node for node in reversed(list(graph.nodes)) if node.op == "output")
     values = output.args[0]
@@ -264,6 +264,6 @@ def _restore_output_structure(graph: fx.Graph, signature: Any, out_spec: Any) ->
     kept = [
         value for value, spec in zip(values, signature.output_specs, strict=True) if spec.kind == OutputKind.USER_OUTPUT
     ]
-    found = _pytree.tree_unflatten(kept, out_spec)
+    found = pytree.tree_unflatten(kept, out_spec)
     output.args = (found,)
     return plain_output_notes(found)

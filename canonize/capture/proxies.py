@@ -16,9 +16,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx
-from torch._subclasses.fake_tensor import FakeTensor
 from torch.fx.proxy import Attribute
 
+from canonize.compat.private import FakeTensor
 from canonize.graph.shapes import Unknown
 
 # One trace at a time: what is replaced meanwhile is everybody's.

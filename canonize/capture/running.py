@@ -11,10 +11,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
-from torch.utils._pytree import tree_leaves
 
 from canonize.capture.attributes import is_as_it_was
 from canonize.capture.captured import GUARD
+from canonize.compat.private import pytree
 from canonize.inputs import Inputs
 from canonize.twins.module_tree import named_modules
 
@@ -107,7 +107,9 @@ def fresh(inputs: Inputs, real: bool, tracked: bool = False) -> Inputs:
 
 def alike(one: Any, other: Any) -> bool:
     """Whether two outputs hold tensors of the same shapes and types, and the same values but for rounding."""
-    pairs = itertools.zip_longest(*([x for x in tree_leaves(it) if isinstance(x, Tensor)] for it in (one, other)))
+    pairs = itertools.zip_longest(
+        *([x for x in pytree.tree_leaves(it) if isinstance(x, Tensor)] for it in (one, other))
+    )
     return all(_same(a, b) for a, b in pairs)
 
 

@@ -14,8 +14,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx
-from torch.utils import _pytree as pytree
 
+from canonize.compat.private import functions_kept_whole, pytree
 from canonize.errors import CaptureError, cuts_in
 from canonize.graph.shapes import Shapes, Unknown
 
@@ -26,7 +26,7 @@ _KNOWN = ("torch", "operator", "_operator", "builtins", "math", "canonize", "ein
 @contextlib.contextmanager
 def opened_functions() -> Iterator[None]:
     """Trace into Python functions that a library keeps whole."""
-    wrapped = torch.fx._symbolic_trace._wrapped_fns_to_patch
+    wrapped = functions_kept_whole()
     taken = {key: namespace for key, namespace in wrapped.items() if _is_python(namespace, key[1])}
     for key in taken:
         del wrapped[key]

@@ -15,6 +15,8 @@ import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from canonize.compat.private import aot_autograd
+
 _LOCK = threading.Lock()
 
 
@@ -161,8 +163,6 @@ def exporting() -> Iterator[None]:
     Ahead-of-time autograd saves the generator's state and restores it at the end, so that tracing draws nothing. On
     fake tensors nothing is drawn; but the numbers that other threads have drawn meanwhile would come a second time.
     """
-    from torch._functorch import aot_autograd
-
     with contextlib.ExitStack() as stack:
         if hasattr(aot_autograd, "preserve_rng_state"):  # torch 2.3 to 2.15 at least
             stack.enter_context(Replaced(aot_autograd, "preserve_rng_state", contextlib.nullcontext))

@@ -25,10 +25,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
-from torch.utils import _pytree as pytree
 
 from canonize import nn as cnn
 from canonize.algebra.weights import LINEAR
+from canonize.compat.private import pytree
 from canonize.errors import ExplainError
 from canonize.explain.deep_lift import has_deep_lift_rule
 from canonize.explain.job import Job, is_explained

@@ -17,8 +17,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils import _pytree as pytree
 
+from canonize.compat.private import pytree
 from canonize.explain.libraries import require
 from canonize.explain.rule_hooks import Block, SumNorm
 from canonize.graph.relevance import is_one_operation

@@ -7,8 +7,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_map
 
+from canonize.compat.private import pytree
 from canonize.inputs import Inputs
 
 # Sizes 0 and 1 are constants to the exporter, so it is shown two samples; the file is tried on others.
@@ -40,4 +40,4 @@ def dynamic_shapes(model: nn.Module, inputs: Inputs) -> dict[str, Any] | None:
 
     names = [p.name for p in inspect.signature(model.forward).parameters.values()]
     given = {**dict(zip(names, inputs.args, strict=False)), **inputs.kwargs}
-    return {name: tree_map(free, given[name]) for name in names if name in given}
+    return {name: pytree.tree_map(free, given[name]) for name in names if name in given}

@@ -10,11 +10,11 @@ import operator
 import re
 from typing import Any
 
-import torch
 import torch.nn.functional as F
 from torch import fx, nn
 
 from canonize import nn as cnn
+from canonize.compat.private import HOMES
 from canonize.errors import ExportError
 from canonize.export.literals import index, literal
 from canonize.normalize.naming import target_name
@@ -162,7 +162,7 @@ class Forward:
         if home == "torch" or home.startswith("torch.ops."):
             return f"{home}.{name}"
         if home == "torch.nn.functional" or (
-            home == "torch._C._nn" and getattr(F, name, None) is getattr(torch._C._nn, name)
+            home == "torch._C._nn" and getattr(F, name, None) is getattr(HOMES[home], name)
         ):
             return f"F.{name}"
         if home == "canonize.nn":

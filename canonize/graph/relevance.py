@@ -15,9 +15,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
-from torch.utils import _pytree as pytree
 
 from canonize import nn as cnn
+from canonize.compat.private import pytree
 from canonize.graph.factors import below, dependents, gates_closed, graphs_in
 from canonize.inputs import Inputs
 from canonize.vocabulary.kinds import Kind, described, is_copy, kind_of, reads_first_alone

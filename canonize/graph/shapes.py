@@ -14,9 +14,9 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
-from torch.utils import _pytree as pytree
 
 from canonize.algebra.exact import ExactTensor
+from canonize.compat.private import pytree
 from canonize.errors import cuts_in
 from canonize.graph.affine import FrozenAffine
 from canonize.graph.shape_rules import KEEP_SHAPE, fixed_dims, output_of

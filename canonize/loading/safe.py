@@ -18,11 +18,11 @@ from typing import Any, TypeAlias
 import torch
 from torch import nn
 from torch.fx.immutable_collections import immutable_dict, immutable_list
-from torch.nn.modules.module import _WrappedHook
 from torch.nn.utils.spectral_norm import SpectralNorm, SpectralNormLoadStateDictPreHook, SpectralNormStateDictHook
 from torch.nn.utils.weight_norm import WeightNorm
 
 from canonize.compat import import_torchvision
+from canonize.compat.private import WrappedHook
 from canonize.errors import LoadError
 from canonize.loading.graph_as_data import rebuild
 from canonize.nn import Slot
@@ -43,7 +43,7 @@ ACTIVATIONS = {
 FUNCTION_HOMES = ("torch.nn.functional", "torch._C._nn")
 FUNCTION_MODULES = ("timm.layers.activations", "timm.layers.activations_me")
 
-# `partial` and `_WrappedHook` can hold only what the file names elsewhere: nothing beside this list and the classes.
+# `partial` and `WrappedHook` can hold only what the file names elsewhere: nothing beside this list and the classes.
 _PLAIN: dict[str, Any] = {
     "functools.partial": functools.partial,
     "builtins.slice": slice,
@@ -59,7 +59,7 @@ _PLAIN: dict[str, Any] = {
     "canonize.nn.Slot": Slot,
     "canonize.saved.rebuild": rebuild,
     "torch.nn.utils.weight_norm.WeightNorm": WeightNorm,
-    "torch.nn.modules.module._WrappedHook": _WrappedHook,
+    "torch.nn.modules.module._WrappedHook": WrappedHook,
     "torch.nn.utils.spectral_norm.SpectralNorm": SpectralNorm,
     "torch.nn.utils.spectral_norm.SpectralNormStateDictHook": SpectralNormStateDictHook,
     "torch.nn.utils.spectral_norm.SpectralNormLoadStateDictPreHook": SpectralNormLoadStateDictPreHook,

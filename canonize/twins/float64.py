@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_flatten, tree_unflatten
+
+from canonize.compat.private import TorchDispatchMode, pytree
 
 _WIDE = {
     torch.float32: torch.float64, torch.float16: torch.float64, torch.bfloat16: torch.float64,
@@ -56,14 +56,14 @@ def _computed(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str,
     result = func(*args, **kwargs)
     if type(result) is not Tensor or result.dtype not in _WIDE:
         return result
-    leaves, nesting = tree_flatten((args, kwargs))
+    leaves, nesting = pytree.tree_flatten((args, kwargs))
     tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
     if any(tensor.dtype in _WIDE or tensor is result for tensor in tensors):
         return result  # its arguments' dtype, not the default one
     wide = _WIDE[result.dtype]
     attempts = [(args, {**kwargs, "dtype": wide})]
     for integers, masks, numbers in ((True, False, False), (False, False, True), (True, True, False)):
-        attempts.append(tree_unflatten([_wide(leaf, integers, masks, numbers) for leaf in leaves], nesting))
+        attempts.append(pytree.tree_unflatten([_wide(leaf, integers, masks, numbers) for leaf in leaves], nesting))
     for given, named in attempts:
         with contextlib.suppress(TypeError, RuntimeError, ValueError, NotImplementedError):
             made = func(*given, **named)

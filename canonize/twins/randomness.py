@@ -11,8 +11,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
+
+from canonize.compat.private import TorchDispatchMode, pytree
 
 _SEED = 0
 
@@ -82,7 +82,7 @@ def _with_generator(func: Any) -> Any:
 
 
 def _device(args: Any, kwargs: dict[str, Any]) -> torch.device:
-    tensor = next((leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)), None)
+    tensor = next((leaf for leaf in pytree.tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)), None)
     if kwargs.get("device") is not None:
         return torch.device(kwargs["device"])
     return torch.device("cpu") if tensor is None else tensor.device

@@ -8,9 +8,8 @@ from weakref import WeakSet
 
 import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
+from canonize.compat.private import TorchDispatchMode, pytree
 from canonize.errors import StatefulError
 from canonize.twins.copying import unshare
 
@@ -52,7 +51,7 @@ class WriteGuard(TorchDispatchMode):
                     raise WriteError(f"by {schema.name.partition('::')[2]}")
         result = func(*args, **kwargs)
         if self._held is None:
-            for made in tree_leaves(result):
+            for made in pytree.tree_leaves(result):
                 if isinstance(made, Tensor) and not self._is_view(schema):
                     self._made[_memory(made)] = made
         return result
@@ -130,7 +129,7 @@ def _written(schema: Any, args: Any, kwargs: dict[str, Any]) -> Iterator[Tensor]
     given += [(argument, kwargs[argument.name]) for argument in schema.arguments if argument.name in kwargs]
     for argument, value in given:
         if argument.alias_info is not None and argument.alias_info.is_write:
-            yield from (leaf for leaf in tree_leaves(value) if isinstance(leaf, Tensor))
+            yield from (leaf for leaf in pytree.tree_leaves(value) if isinstance(leaf, Tensor))
 
 
 def _memory(tensor: Tensor) -> int:

@@ -12,8 +12,8 @@ from weakref import WeakSet
 
 import torch
 from torch import Tensor, fx, nn
-from torch.utils._pytree import tree_map_only
 
+from canonize.compat.private import pytree
 from canonize.errors import cuts_in, kind_and_line
 from canonize.inputs import Inputs
 from canonize.twins.float64 import in_float64
@@ -151,7 +151,7 @@ def _input_gradients(model: nn.Module, inputs: Inputs, dtype: torch.dtype, weigh
             raise FailedRunError("the output has another shape than the reference's")
         pairs = zip(weights, found, strict=True)
         terms = [(w.to(y.device, y.dtype) * y).real.sum() for w, y in pairs if y.requires_grad]
-        outputs = tree_map_only(Tensor, torch.detach, outputs)
+        outputs = pytree.tree_map_only(Tensor, torch.detach, outputs)
         if not terms or not leaves:
             return Slopes(outputs, None)
         try:

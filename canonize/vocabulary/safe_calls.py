@@ -16,6 +16,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
+from canonize.compat.private import HOMES
 from canonize.errors import LoadError
 
 _OPERATORS = {
@@ -36,6 +37,7 @@ _METHODS = {"size", "dim", "numel", "__getitem__", "type", "is_floating_point", 
 _BUILTINS = {"max", "min", "abs", "round", "len", "int", "float", "bool", "sum"}
 _MATH = {"ceil", "floor", "trunc", "sqrt", "isqrt", "prod", "log", "log2", "log10", "exp", "pow", "gcd", "fabs"}
 # Families of torch's functions: where they live, and how their own names begin.
+_NN = HOMES["torch._C._nn"]
 _FAMILIES = {"linalg": torch.linalg, "fft": torch.fft, "special": torch.special}
 _ATTRIBUTES = {"shape", "ndim", "dtype", "device", "T", "mT", "H", "mH", "real", "imag", "is_cuda", "itemsize",
                "min", "max", "eps", "tiny", "smallest_normal", "bits"}  # fmt: skip
@@ -105,7 +107,7 @@ _HOMES: dict[str, Any] = {
     "operator": operator,
     "torch": torch,
     "torch.nn.functional": F,
-    "torch._C._nn": torch._C._nn,
+    "torch._C._nn": _NN,
     "builtins": builtins,
     "math": math,
     **{f"torch._C._{family}": None for family in _FAMILIES},
@@ -149,7 +151,7 @@ def _of_family(family: str, own: str) -> Callable[..., Any] | None:
     """``linalg_vector_norm``, which is what ``torch.linalg.vector_norm`` is called where it is defined."""
     functions = torch.overrides.get_overridable_functions().get(_FAMILIES[family], [])
     known = any(getattr(function, "__name__", "") == own for function in functions)
-    return getattr(getattr(torch._C, f"_{family}"), own, None) if known and _is_pure(own) else None
+    return getattr(HOMES[f"torch._C._{family}"], own, None) if known and _is_pure(own) else None
 
 
 def _aten(packet: str, overload: str) -> Callable[..., Any] | None:
@@ -169,7 +171,7 @@ def _aten(packet: str, overload: str) -> Callable[..., Any] | None:
 @functools.cache
 def _listed() -> dict[Any, set[str]]:
     """Names of the functions on tensors, for each place they live in, by torch's own list."""
-    found: dict[Any, set[str]] = {place: set() for place in (torch, F, torch._C._nn, torch.Tensor)}
+    found: dict[Any, set[str]] = {place: set() for place in (torch, F, _NN, torch.Tensor)}
     for place, functions in torch.overrides.get_overridable_functions().items():
         home = F if place is torch.functional else place
         for function in functions:
@@ -177,8 +179,8 @@ def _listed() -> dict[Any, set[str]]:
             if _is_pure(name):
                 for target in [home] if home in found else []:
                     found[target].add(name)
-    for place in (torch, F, torch._C._nn):
-        known = found[torch] | found[F] | found[torch._C._nn]
+    for place in (torch, F, _NN):
+        known = found[torch] | found[F] | found[_NN]
         found[place] |= {name for name in known if callable(getattr(place, name, None))}
     # Functional spellings that torch lists under another name.
     found[F] |= {name for name in _functional() if hasattr(F, name)}

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from canonize.compat import has_tag
+from canonize.compat.private import has_kernel, has_tag
 
 # numpy's words, which torch takes everywhere.
 NUMPY = {"axis": "dim", "axes": "dim", "keepdims": "keepdim", "x": "input", "a": "input", "x1": "input", "x2": "other"}
@@ -87,7 +87,7 @@ def _traits(overload: torch._ops.OpOverload) -> Traits:
         pointwise=has_tag(overload, "pointwise"),
         reduction=has_tag(overload, "reduction"),
         random=has_tag(overload, "nondeterministic_seeded"),
-        composite=_has_kernel(overload, "CompositeImplicitAutograd"),
+        composite=has_kernel(overload.name(), "CompositeImplicitAutograd"),
         defaults={_name(a.name): a.default_value for a in schema.arguments if a.has_default_value()},
     )
 
@@ -125,18 +125,10 @@ def overloads(packet: torch._ops.OpOverloadPacket) -> tuple[torch._ops.OpOverloa
         overload = getattr(packet, name)
         types = [str(argument.type) for argument in overload._schema.arguments]
         tensors = any("Tensor" in kind for kind in (*types, *(str(r.type) for r in overload._schema.returns)))
-        if tensors and _has_kernel(overload) and not any("Dimname" in kind for kind in types):
+        if tensors and has_kernel(overload.name()) and not any("Dimname" in kind for kind in types):
             found.append(overload)
     # Versions with ``out=`` come last: they take what others take, and more.
     return tuple(sorted(found, key=lambda one: any(a.is_out for a in one._schema.arguments)))
-
-
-def _has_kernel(overload: torch._ops.OpOverload, key: str = "") -> bool:
-    """Whether the dispatcher knows an operator (TorchScript has some of its own), with a kernel for a key."""
-    name = overload.name()
-    if not torch._C._dispatch_has_kernel(name):
-        return False
-    return not key or bool(torch._C._dispatch_has_kernel_for_dispatch_key(name, key))
 
 
 def _name(name: str) -> str:

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
+from canonize.compat.private import HOMES
 from canonize.vocabulary.table import ALIASES, ROWS
 
 # Where torch's functions live; ``_VariableFunctions`` holds what torch's own Python functions call.
@@ -20,9 +21,7 @@ SPACES: dict[str, Any] = {
     "torch": torch,
     "torch.nn.functional": F,
     "operator": operator,
-    "torch._C._nn": torch._C._nn,
-    "torch._C._VariableFunctions": torch._C._VariableFunctions,
-    **{f"torch._C._{family}": getattr(torch._C, f"_{family}") for family in ("linalg", "fft", "special")},
+    **HOMES,
     "torch.linalg": torch.linalg,
     "torch.special": torch.special,
     "torch.fft": torch.fft,

@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from canonize.compat.private import inline, parse_schema
+
 # Codes of float16, float32 and bfloat16, and the operators that bring a tensor to such a type.
 _NARROW = {5: "float16", 6: "float32", 15: "bfloat16"}
 _CASTS = ("aten::to", "aten::_to_copy", "aten::softmax", "aten::log_softmax", "aten::sum", "aten::mean", "aten::cumsum")
@@ -27,7 +29,7 @@ def narrow_cast(script: torch.jit.ScriptModule) -> str:
     for node in _nodes(script):
         if node.kind() not in _CASTS or "(" not in node.schema():
             continue
-        schema = torch._C.parse_schema(node.schema())
+        schema = parse_schema(node.schema())
         for argument, value in zip(schema.arguments, node.inputs(), strict=True):
             if argument.name == "dtype" and value.node().kind() == "prim::Constant":
                 code = value.toIValue()
@@ -40,7 +42,7 @@ def _nodes(script: torch.jit.ScriptModule) -> Iterator[Any]:
     """Every node that a call of the module may reach."""
     if script._c._has_method("forward"):
         graph = script._c._get_method("forward").graph.copy()
-        torch._C._jit_pass_inline(graph)
+        inline(graph)
         yield from _within(graph)
 
 

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
+from canonize.compat.private import parse_schema
 from canonize.errors import CaptureError
 
 # How TorchScript writes dtypes, layouts and memory formats: as numbers.
@@ -101,7 +102,7 @@ def _refusal(what: str, where: str | None) -> CaptureError:
 
 @functools.lru_cache(maxsize=4096)
 def _schema(text: str) -> Any:
-    return torch._C.parse_schema(text)
+    return parse_schema(text)
 
 
 def _declared_tensors(schema: Any, arguments: list[Any]) -> list[Any]:

@@ -6,9 +6,9 @@ import re
 from collections.abc import Callable
 from typing import Any
 
-import torch
 from torch import nn
 
+from canonize.compat.private import inline, new_torchscript_graph
 from canonize.errors import CaptureError
 from canonize.twins.torchscript.operators import call_operator
 
@@ -115,7 +115,7 @@ class Program:
 
 def _body(node: Any) -> Any:
     """The graph of the function that a node calls. torch hands it out only by inlining the call."""
-    graph: Any = torch._C.Graph()
+    graph: Any = new_torchscript_graph()
     function, *arguments = node.inputs()
     constant = graph.insertNode(graph.createClone(function.node(), lambda value: value))
     inputs = {function.unique(): constant.output()}
@@ -125,7 +125,7 @@ def _body(node: Any) -> Any:
     call = graph.insertNode(graph.createClone(node, lambda value: inputs[value.unique()]))
     for output in call.outputs():
         graph.registerOutput(output)
-    torch._C._jit_pass_inline(graph)
+    inline(graph)
     return graph
 
 

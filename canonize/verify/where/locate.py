@@ -9,8 +9,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves
 
+from canonize.compat.private import pytree
 from canonize.inputs import Inputs
 from canonize.report.data import Divergence
 from canonize.verify import measure, run
@@ -338,4 +338,4 @@ def _copied(value: Any) -> Any:
 
 
 def _tensors(value: Any) -> list[Tensor]:
-    return [leaf for leaf in tree_leaves(value) if isinstance(leaf, Tensor)]
+    return [leaf for leaf in pytree.tree_leaves(value) if isinstance(leaf, Tensor)]

@@ -9,11 +9,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 from torch.utils.weak import WeakIdKeyDictionary
 
 from canonize.capture.captured import path_of
+from canonize.compat.private import TorchDispatchMode, pytree, without_modes
 from canonize.inputs import Inputs
 from canonize.verify import run
 from canonize.verify.onnx_model import OnnxModel
@@ -115,7 +114,7 @@ def _record_modules(model: nn.Module, inputs: Inputs, dtype: torch.dtype, visit:
             nonlocal count
             layer = RecordedLayer(name, calls[name], type(module).__name__, flow.of(output))
             calls[name] += 1
-            with torch.utils._python_dispatch._disable_current_modes():
+            with without_modes():
                 visit(count, layer, output)
             flow.mark(output, frozenset([count]))
             count += 1
@@ -162,7 +161,7 @@ def _record_program(
             self.model = model
 
         def forward(self, *args: Any, **kwargs: Any) -> Any:
-            flat = tree_leaves((args, kwargs))
+            flat = pytree.tree_leaves((args, kwargs))
             return model.graph.process_outputs(Recorder(model).run(*flat, enable_io_processing=False))
 
     output = run.outputs(Interpreted(), inputs, dtype)
@@ -223,4 +222,4 @@ def _operator(node: fx.Node) -> str:
 
 
 def _tensors(value: Any) -> Iterator[Tensor]:
-    return (leaf for leaf in tree_leaves(value) if isinstance(leaf, Tensor))
+    return (leaf for leaf in pytree.tree_leaves(value) if isinstance(leaf, Tensor))
