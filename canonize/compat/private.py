@@ -88,7 +88,7 @@ def autocast_is_on() -> bool:
 
 
 def without_subclasses() -> AbstractContextManager[Any]:
-    """A subclass of Tensor counts as a tensor in torch's calls. ``DisableTorchFunctionSubclass``: torch 1.13 to 2.15."""
+    """Calls take a subclass of Tensor for a tensor. ``DisableTorchFunctionSubclass``: torch 1.13 to 2.15 at least."""
     context: AbstractContextManager[Any] = torch._C.DisableTorchFunctionSubclass()
     return context
 
