@@ -84,9 +84,10 @@ def _title(mutant: Mutant) -> str:
 
 def _copy(folder: Path) -> Path:
     ignored = shutil.ignore_patterns("__pycache__")
-    for name in ("canonize", "tests"):
+    for name in ("canonize", "tests", "benchmarks", "docs", "examples"):
         shutil.copytree(ROOT / name, folder / name, ignore=ignored)
-    shutil.copy(ROOT / "pyproject.toml", folder)
+    for path in (path for path in ROOT.iterdir() if path.is_file()):
+        shutil.copy(path, folder)
     found = subprocess.run([sys.executable, "-c", _PROBE], cwd=folder, capture_output=True, text=True, check=True)
     if not Path(found.stdout.strip()).is_relative_to(folder.resolve()):
         raise SystemExit(f"the tests would import {found.stdout.strip()} instead of the copy")
