@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -186,6 +186,8 @@ def attribute(
     relevance = tuple(_joined([part.relevance[i] for part in parts]) for i in range(len(given)))
     if not all(bool(value.isfinite().all()) for value in relevance if value is not None):
         notes = (*notes, "relevance is not finite: it overflowed, or was divided by nothing")
+    if not _inside(given, hyperparameters):
+        notes = (*notes, "values of the input lie outside of the box (low, high), whose rule means nothing there")
     written = None
     if bookkeeper is not None:
         started = sum(part.started for part in parts)
@@ -211,6 +213,19 @@ def attribute(
     )
 
 
+def _inside(inputs: tuple[Any, ...], hyperparameters: Mapping[str, Any]) -> bool:
+    """Whether images lie within the bounds of the box rule, where it has any."""
+    low, high = hyperparameters.get("low"), hyperparameters.get("high")
+    if low is None or high is None:
+        return True
+    images = [value for value in inputs if isinstance(value, Tensor) and value.is_floating_point()]
+    if len(images) != 1:
+        return True
+    slack = 1e-5 * float(images[0].abs().amax() + 1)
+    low, high = (torch.as_tensor(bound, dtype=images[0].dtype, device=images[0].device) for bound in (low, high))
+    return bool((images[0] >= low - slack).all() and (images[0] <= high + slack).all())
+
+
 def _same(one: Relevance, other: Relevance) -> bool:
     ones, others = (value if isinstance(value, tuple) else (value,) for value in (one, other))
     return all(
@@ -229,6 +244,11 @@ def _told(error: Exception) -> Exception:
         return ExplainError(
             f"the method runs the model on a batch of another size ({error})",
             hint="Write forward with x.shape[0] for len(x), or explain as many samples as it was canonized with",
+        )
+    if str(error).startswith("Invalid shape!"):
+        return ExplainError(
+            "the bounds of a box do not fit what its layer reads",
+            hint="Give low and high in the shape of the input, and the box to a layer that the image enters",
         )
     if "Inference tensors" in str(error):
         return ExplainError(

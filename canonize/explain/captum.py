@@ -30,10 +30,20 @@ from canonize import nn as cnn
 from canonize.algebra.weights import LINEAR
 from canonize.compat.private import pytree
 from canonize.errors import ExplainError
+from canonize.explain.captum_law import (
+    AS_THEY_ARE,
+    Law,
+    bends_no_function,
+    check_neuron,
+    incomplete,
+    missed,
+    refuse_incomplete,
+)
 from canonize.explain.deep_lift import has_deep_lift_rule
 from canonize.explain.job import Job, is_explained
-from canonize.explain.law import check_unruled, refuse
+from canonize.explain.law import check_unruled
 from canonize.explain.libraries import require
+from canonize.explain.paired import WINDOWS, PairedMaximum, PairedProduct
 from canonize.explain.rule_hooks import (
     ByContribution,
     ProductEpsilon,
@@ -41,12 +51,13 @@ from canonize.explain.rule_hooks import (
     RectifiedThreshold,
     SharedHook,
     SignalTakesAll,
+    SumNorm,
 )
 from canonize.explain.structure import assembled
-from canonize.graph.factors import Factors, dependents, gates_closed, module_at, products
+from canonize.graph.factors import Factors, below, dependents, graphs_in, module_at, products
 from canonize.graph.network import shell
-from canonize.graph.relevance import RelevantOperation, Way
-from canonize.vocabulary.kinds import ACTIVATIONS, THRESHOLDS, Kind, kind_of
+from canonize.graph.relevance import RelevantOperation
+from canonize.vocabulary.kinds import ACTIVATIONS, THRESHOLDS, Kind, kind_of, operands_of
 
 require("captum")
 
@@ -106,34 +117,6 @@ class OwnRule(MovementRule):
         self.hook = hook
 
 
-class SignalRule(lrp_rules.IdentityRule):
-    """Of a product, the signal takes all relevance: the factor of the result's shape, or else the one named."""
-
-    def __init__(self, signal: int | None = None) -> None:
-        super().__init__()
-        self.signal = self.chosen = signal
-        self.created = 0
-
-    def forward_hook(self, module: nn.Module, inputs: Any, outputs: Tensor) -> Any:
-        """Remember the shapes; captum's hooks do not know which argument they are for."""
-        whole = [position for position, value in enumerate(inputs) if value.shape == outputs.shape]
-        self.chosen = whole[0] if len(whole) == 1 else self.signal
-        self.created = 0
-        return super().forward_hook(module, inputs, outputs)
-
-    def _create_backward_hook_input(self, inputs: Tensor) -> Any:
-        position, self.created = self.created, self.created + 1
-
-        def hook(gradient: Tensor) -> Tensor:
-            relevance: Tensor = self.relevance_output[gradient.device]
-            if self.chosen is None:
-                return (relevance / 2).sum_to_size(inputs.shape)
-            share = relevance if position == self.chosen else torch.zeros_like(relevance)
-            return share.sum_to_size(inputs.shape)
-
-        return hook
-
-
 class _Ruled:
     """What LRP and LayerLRP share: a rule on every module of a model of their own."""
 
@@ -157,9 +140,12 @@ class _Ruled:
         prepared = prepare(model, every_layer=True)
         given, known = dict(options["rules"] or {}), products(model)
         self.given, self.chosen = set(given), {}
+        constant = set(_constant_layers(prepared))
         for name, module in _leaves(prepared):
             if name in given:
                 self.chosen[name] = given.pop(name)
+            elif name in constant:
+                self.chosen[name] = MovementRule()
             elif isinstance(module, LINEAR):
                 self.chosen[name] = made[options["dense" if isinstance(module, nn.Linear) else "convolution"]]()
             else:
@@ -175,10 +161,11 @@ class _Ruled:
             operation.has_rule and (operation.module is None or has_lrp_rule(operation.module))
         )
 
-    def _begin(self, inputs: Any, others: Any) -> None:
+    def _begin(self, inputs: Any, others: Any, target: Any) -> None:
         for name, module in _leaves(self.model):
             module.rule = self.chosen[name]
-        _refuse_where_no_rule_is("captum's LRP", self.model, inputs, others, self._has_rule, self.unruled, both=False)
+        law = Law("captum's LRP", self._has_rule, self.unruled, both=False, multiplies=True)
+        law.check(self.model, inputs, others, target)
 
 
 class LRP(_Ruled, captum_attr.LRP):
@@ -228,7 +215,7 @@ class LRP(_Ruled, captum_attr.LRP):
     @as_captum_calls
     def attribute(self, inputs: Any, target: Any = None, additional_forward_args: Any = None, **named: Any) -> Any:
         """As ``captum.attr.LRP.attribute``."""
-        self._begin(inputs, additional_forward_args)
+        self._begin(inputs, additional_forward_args, target)
         with quiet():
             return super().attribute(inputs, target, additional_forward_args, **named)
 
@@ -263,7 +250,7 @@ class LayerLRP(_Ruled, captum_attr.LayerLRP):
     @as_captum_calls
     def attribute(self, inputs: Any, target: Any = None, additional_forward_args: Any = None, **named: Any) -> Any:
         """As ``captum.attr.LayerLRP.attribute``."""
-        self._begin(inputs, additional_forward_args)
+        self._begin(inputs, additional_forward_args, target)
         with quiet():
             return super().attribute(inputs, target, additional_forward_args, **named)
 
@@ -279,34 +266,13 @@ def _counterpart(model: nn.Module, prepared: nn.Module, layer: nn.Module | str) 
         raise ExplainError(f"there is no layer {name}", hint="model.named_modules() lists them") from error
 
 
-def _refuse_where_no_rule_is(
-    explainer: str,
-    model: nn.Module,
-    inputs: Any,
-    others: Any,
-    has_rule: Callable[[RelevantOperation], bool],
-    unruled: str,
-    both: bool = True,
-) -> None:
-    """Run a model once, and raise if relevance comes through an operation without a rule; into gates, if ``both``."""
-    if unruled == "gradient":
-        return
-    given = inputs if isinstance(inputs, tuple) else (inputs,)
-    more = others if isinstance(others, tuple) else () if others is None else (others,)
-    sources = [v.detach().clone().requires_grad_() for v in given if is_explained(v)]
-    if not sources:
-        raise ExplainError(
-            "there is no floating input to give relevance to",
-            hint="Explain tokens at their embeddings: canonize.explain.attribute(model, tokens)",
+def _constant_layers(model: nn.Module) -> Iterator[str]:
+    """Layers that no input reaches; captum's rules take it that one does."""
+    for outer, graph in graphs_in(model).items():
+        dependent = dependents(graph)
+        yield from (
+            below(outer, str(n.target)) for n in graph.graph.nodes if n.op == "call_module" if n not in dependent
         )
-    floats = iter(sources)
-    closed = contextlib.nullcontext() if both else gates_closed(model)
-    with torch.enable_grad(), closed, Way(model) as way:
-        outputs = model(*(next(floats) if is_explained(v) else v for v in given), *more)
-        found = way.operations((t for t in pytree.tree_leaves(outputs) if isinstance(t, Tensor)), sources)
-    missing = [operation for operation in found if not has_rule(operation)]
-    if missing:
-        raise refuse(explainer, missing)
 
 
 def _leaves(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
@@ -316,16 +282,14 @@ def _leaves(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
 
 
 _PASSED = (Kind.ACTIVATION, Kind.NORMALISATION, Kind.OFFSET)
-_EPSILON = (Kind.SUM, Kind.AVERAGE)
 _MOVED = (Kind.COPY, Kind.SOURCE, Kind.DISCRETE)
 
 
 def has_lrp_rule(module: nn.Module) -> bool:
     """Whether the LRP of this file has a rule for a module."""
     kind = kind_of(module)
-    return kind in (Kind.LINEAR, Kind.THRESHOLD, Kind.SCALE, *_PASSED, *_EPSILON, *_MOVED) or (
-        kind is Kind.GATE and not isinstance(module, nn.GLU)
-    ) or (kind is Kind.PRODUCT)  # fmt: skip
+    ruled = (Kind.LINEAR, Kind.THRESHOLD, Kind.SCALE, Kind.SUM, Kind.AVERAGE, Kind.PRODUCT, *_PASSED, *_MOVED)
+    return kind in ruled or (kind is Kind.GATE and not isinstance(module, nn.GLU))
 
 
 def _rule_of(module: nn.Module, found: Factors, options: dict[str, Any]) -> Any:
@@ -333,15 +297,15 @@ def _rule_of(module: nn.Module, found: Factors, options: dict[str, Any]) -> Any:
     kind, epsilon = kind_of(module), options["epsilon"]
     if kind is Kind.THRESHOLD:
         return lrp_rules.IdentityRule() if options["threshold"] == "pass" else MovementRule()
-    if isinstance(module, cnn.Gate):
-        return SignalRule(found.signal)
-    if kind is Kind.SCALE:
+    if isinstance(module, cnn.Gate) or kind is Kind.SCALE:
         return OwnRule(SignalTakesAll(found.signal, found.carrying))
+    if kind is Kind.SUM:
+        return OwnRule(SumNorm(epsilon))
     if kind is Kind.PRODUCT:
         return OwnRule(ProductEpsilon(epsilon, None, found.carrying))
     if kind in _PASSED:
         return lrp_rules.IdentityRule()
-    if kind in _EPSILON:
+    if kind is Kind.AVERAGE:
         return OwnRule(ByContribution(epsilon)) if isinstance(module, cnn.Call) else lrp_rules.EpsilonRule(epsilon)
     return MovementRule()
 
@@ -355,8 +319,15 @@ class _Rescaling:
     original: nn.Module
     unruled: str
 
-    def _check(self, inputs: Any, others: Any) -> None:
-        _refuse_where_no_rule_is("captum's DeepLIFT", self.original, inputs, others, has_deep_lift_rule, self.unruled)
+    def _check(self, inputs: Any, others: Any, target: Any = None) -> None:
+        Law("captum's DeepLIFT", has_deep_lift_rule, self.unruled).check(self.original, inputs, others, target)
+
+    def _complete(self, found: Any, wanted: bool, multiplied: bool) -> Any:
+        """What captum found with its delta; refused where contributions do not add up."""
+        attributions, delta = found
+        if self.unruled == "refuse" and multiplied:
+            refuse_incomplete("captum's DeepLIFT", self.original, attributions, delta)
+        return found if wanted else attributions
 
 
 class DeepLift(_Rescaling, captum_attr.DeepLift):
@@ -384,12 +355,19 @@ class DeepLift(_Rescaling, captum_attr.DeepLift):
 
     @as_captum_calls
     def attribute(
-        self, inputs: Any, baselines: Any = None, target: Any = None, additional_forward_args: Any = None, **named: Any
+        self,
+        inputs: Any,
+        baselines: Any = None,
+        target: Any = None,
+        additional_forward_args: Any = None,
+        return_convergence_delta: bool = False,
+        **named: Any,
     ) -> Any:
         """As ``captum.attr.DeepLift.attribute``."""
-        self._check(inputs, additional_forward_args)
+        self._check(inputs, additional_forward_args, target)
         with quiet(), known_activations():
-            return super().attribute(inputs, baselines, target, additional_forward_args, **named)
+            found = super().attribute(inputs, baselines, target, additional_forward_args, True, **named)
+        return self._complete(found, return_convergence_delta, self.multiplies_by_inputs)
 
 
 class DeepLiftShap(_Rescaling, captum_attr.DeepLiftShap):
@@ -401,12 +379,19 @@ class DeepLiftShap(_Rescaling, captum_attr.DeepLiftShap):
 
     @as_captum_calls
     def attribute(
-        self, inputs: Any, baselines: Any, target: Any = None, additional_forward_args: Any = None, **named: Any
+        self,
+        inputs: Any,
+        baselines: Any,
+        target: Any = None,
+        additional_forward_args: Any = None,
+        return_convergence_delta: bool = False,
+        **named: Any,
     ) -> Any:
         """As ``captum.attr.DeepLiftShap.attribute``."""
-        self._check(inputs, additional_forward_args)
+        self._check(inputs, additional_forward_args, target)
         with quiet(), known_activations():
-            return super().attribute(inputs, baselines, target, additional_forward_args, **named)
+            found = super().attribute(inputs, baselines, target, additional_forward_args, True, **named)
+        return self._complete(found, return_convergence_delta, self.multiplies_by_inputs)
 
 
 class LayerDeepLift(_Rescaling, captum_attr.LayerDeepLift):
@@ -424,7 +409,7 @@ class LayerDeepLift(_Rescaling, captum_attr.LayerDeepLift):
         self, inputs: Any, baselines: Any = None, target: Any = None, additional_forward_args: Any = None, **named: Any
     ) -> Any:
         """As ``captum.attr.LayerDeepLift.attribute``."""
-        self._check(inputs, additional_forward_args)
+        self._check(inputs, additional_forward_args, target)
         with quiet(), known_activations():
             return super().attribute(inputs, baselines, target, additional_forward_args, **named)
 
@@ -449,6 +434,7 @@ class NeuronDeepLift(_Rescaling, captum_attr.NeuronDeepLift):
         **named: Any,
     ) -> Any:
         """As ``captum.attr.NeuronDeepLift.attribute``."""
+        check_neuron(neuron_selector)
         self._check(inputs, additional_forward_args)
         with quiet(), known_activations():
             return super().attribute(inputs, neuron_selector, baselines, additional_forward_args, **named)
@@ -458,7 +444,11 @@ class _Rectifying:
     """What guided backpropagation and DeconvNet share: hooks that have an input of their own, thresholds included."""
 
     masks: bool
+    model: nn.Module
     backward_hooks: list[Any]
+
+    def _check(self, inputs: Any, target: Any, others: Any) -> None:
+        Law("it", bends_no_function, "refuse").check(self.model, inputs, others, target)
 
     def _register_hooks(self, module: nn.Module) -> None:
         hook: SharedHook
@@ -487,10 +477,11 @@ class GuidedBackprop(_Rectifying, captum_attr.GuidedBackprop):
     masks = True
 
     @as_captum_calls
-    def attribute(self, *arguments: Any, **named: Any) -> Any:
+    def attribute(self, inputs: Any, target: Any = None, additional_forward_args: Any = None) -> Any:
         """As ``captum.attr.GuidedBackprop.attribute``."""
+        self._check(inputs, target, additional_forward_args)
         with quiet():
-            return super().attribute(*arguments, **named)
+            return super().attribute(inputs, target, additional_forward_args)
 
 
 class Deconvolution(_Rectifying, captum_attr.Deconvolution):
@@ -499,10 +490,11 @@ class Deconvolution(_Rectifying, captum_attr.Deconvolution):
     masks = False
 
     @as_captum_calls
-    def attribute(self, *arguments: Any, **named: Any) -> Any:
+    def attribute(self, inputs: Any, target: Any = None, additional_forward_args: Any = None) -> Any:
         """As ``captum.attr.Deconvolution.attribute``."""
+        self._check(inputs, target, additional_forward_args)
         with quiet():
-            return super().attribute(*arguments, **named)
+            return super().attribute(inputs, target, additional_forward_args)
 
 
 class NeuronGuidedBackprop(captum_attr.NeuronGuidedBackprop):
@@ -560,6 +552,9 @@ def prepare(model: nn.Module, every_layer: bool = False, paired: bool = False) -
     if paired:
         for name in _products_of_two(model):
             modules[name] = PairedProduct.of(modules[name])
+        for name, module in modules.items():
+            if isinstance(module, WINDOWS) and not module.return_indices:
+                modules[name] = PairedMaximum.of(module)
     attributes = {str(n.target): _attribute(model, str(n.target)) for n in model.graph.nodes if n.op == "get_attr"}
     prepared = assembled(modules | attributes, model.graph, type(model).__name__)
     for _, module in _leaves(prepared):
@@ -589,58 +584,11 @@ def _products_of_two(model: fx.GraphModule) -> list[str]:
         if module is None or isinstance(module, nn.GLU) or kind_of(module) not in (Kind.GATE, Kind.PRODUCT):
             continue
         dependent = dependents(model) if dependent is None else dependent
-        if len(node.args) == 2 and all(source in dependent for source in node.args):
+        operands = operands_of(module, len(node.args))
+        carried = [times for place, times in operands.factors.items() if node.args[place] in dependent]
+        if sum(carried) == 2:
             found.append(str(node.target))
     return found
-
-
-class PairedProduct(nn.Module):
-    r"""A product :math:`f(a, b)`, linear in each factor, with the multipliers of DeepLIFT for its gradient.
-
-    The batch holds inputs and, behind them, baselines; with the means of the two,
-    :math:`f(a, b) - f(a_0, b_0) = f(\Delta a, \bar b) + f(\bar a, \Delta b)`.
-    """
-
-    product: nn.Module
-
-    @classmethod
-    def of(cls, product: nn.Module) -> PairedProduct:
-        """Around a product, which stays out of what captum looks at."""
-        made = cls()
-        made.__dict__["product"] = product
-        return made
-
-    def forward(self, *factors: Tensor) -> Tensor:
-        """The product."""
-        output: Tensor = _Paired.apply(self.product.forward, *factors)
-        return output
-
-
-class _Paired(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, product: Any, *factors: Tensor) -> Any:
-        ctx.product = product
-        ctx.save_for_backward(*factors)
-        return product(*factors)
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Any, ...]:
-        factors = ctx.saved_tensors
-        means = [_mean_of_pair(factor) for factor in factors]
-        found = []
-        for place, factor in enumerate(factors):
-            with torch.enable_grad():
-                given = factor.detach().requires_grad_()
-                output = ctx.product(*(given if i == place else mean for i, mean in enumerate(means)))
-            found += torch.autograd.grad(output, given, gradient)
-        return (None, *found)
-
-
-def _mean_of_pair(factor: Tensor) -> Tensor:
-    if factor.ndim == 0 or len(factor) % 2:
-        return factor.detach()
-    first, second = factor.detach().chunk(2)
-    return ((first + second) / 2).repeat(2, *[1] * (factor.ndim - 1))
 
 
 def _copy_inputs(module: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
@@ -687,12 +635,17 @@ def relevances(job: Job, inputs: tuple[Any, ...], start: Tensor) -> list[Tensor 
     with quiet(), known_activations():
         if deep:
             try:
-                found = captum_attr.DeepLift(weighted).attribute(values, baselines, **more)
+                found, delta = captum_attr.DeepLift(weighted).attribute(
+                    values, baselines, return_convergence_delta=True, **more
+                )
             except RuntimeError as error:
                 raise ExplainError(
                     f"captum's DeepLIFT cannot explain this model ({' '.join(str(error).split())[:120]})",
                     hint="Canonize it first: then each call has a module of its own",
                 ) from error
+            gap = incomplete(found, delta)
+            if gap is not None and job.watch is not None:
+                job.watch.doubt(missed("DeepLIFT", job.model, gap), AS_THEY_ARE)
         else:
             steps = int(job.settings["steps"])
             size = max(len(values[0]), 16)

@@ -5,13 +5,9 @@ from __future__ import annotations
 from torch import nn
 
 from canonize import nn as cnn
-from canonize.explain.libraries import require
+from canonize.explain.paired import WINDOWS
 from canonize.graph.relevance import RelevantOperation
 from canonize.vocabulary.kinds import MAXIMA, Kind, chooses, kind_of
-
-require("captum")
-
-from captum.attr._core import deep_lift  # noqa: E402 - said so above if it is not there
 
 
 def has_deep_lift_rule(operation: RelevantOperation) -> bool:
@@ -25,7 +21,7 @@ def has_deep_lift_rule(operation: RelevantOperation) -> bool:
     if kind is Kind.BATCH_NORM:  # an affine
         return True
     if kind is Kind.COPY and isinstance(module, (cnn.Call, *MAXIMA)):  # which element it is depends on the input
-        return type(module) in deep_lift.SUPPORTED_NON_LINEAR or not chooses(module)
+        return isinstance(module, WINDOWS) or not chooses(module)
     return operation.has_rule
 
 

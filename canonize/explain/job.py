@@ -14,6 +14,17 @@ from canonize.explain.methods import Method
 from canonize.explain.watch import LawWatch
 
 
+def refuse_class(index: int, classes: int) -> None:
+    """Refuse a class that a model does not have.
+
+    Raises
+    ------
+    ExplainError
+    """
+    if not 0 <= index < classes:
+        raise ExplainError(f"there is no class {index}", hint=f"The model has {classes}, counted from 0")
+
+
 @dataclass(frozen=True)
 class Start:
     """Where relevance starts: what is asked for, and what that means for a batch of outputs."""
@@ -37,10 +48,7 @@ class Start:
         if target.is_floating_point():
             return target, [target.to(output)]
         for extreme in (int(target.min()), int(target.max())) if target.numel() else ():
-            if not 0 <= extreme < output.shape[1]:
-                raise ExplainError(
-                    f"there is no class {extreme}", hint=f"The model has {output.shape[1]}, counted from 0"
-                )
+            refuse_class(extreme, output.shape[1])
         columns = target[:, None] if target.ndim == 1 else target
         return target, [self._one(output, column) for column in columns.unbind(1)]
 

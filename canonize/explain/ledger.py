@@ -246,7 +246,10 @@ class Bookkeeper:
 
     def _before(self, page: _Page) -> Any:
         def before(module: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
-            return tuple(self._watched(page, place, value) for place, value in enumerate(inputs))
+            return tuple(
+                pytree.tree_map(lambda part, at=place: self._watched(page, at, part), value)
+                for place, value in enumerate(inputs)
+            )
 
         return before
 

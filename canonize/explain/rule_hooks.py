@@ -24,7 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from canonize.explain.libraries import require
-from canonize.vocabulary.kinds import softmax_dim
+from canonize.vocabulary.kinds import operands_of, softmax_dim
 
 require("zennit")
 
@@ -268,7 +268,8 @@ class ProductEpsilon(SharedHook):
 
     .. math:: R_{ji} = \sum_p A_{ji} V_{ip} \frac{R_{jp}}{2 O_{jp} + \epsilon}
 
-    Where only one factor depends on the input, it gets all: the rule of a linear layer then.
+    Where only one factor depends on the input, it gets all: the rule of a linear layer then. A value that is both
+    factors counts twice, and a bias that is computed gets its own share of the sum.
 
     Parameters
     ----------
@@ -306,11 +307,17 @@ class ProductEpsilon(SharedHook):
         self, module: Any, inputs: tuple[Any, ...], output: Tensor, relevance: Tensor, carrying: Sequence[bool]
     ) -> list[Tensor]:
         """By contribution, through the product itself."""
+        operands = operands_of(module, len(inputs))
+        carried = {place: times for place, times in operands.factors.items() if carrying[place]}
         signal = self.chosen(carrying)
-        ratio = self.divided(relevance, output if signal is not None else sum(carrying) * output)
-        parts = _contributions(module, inputs, ratio, carrying)
-        if signal is not None:
-            parts = [p if i == signal else torch.zeros_like(p) for i, p in enumerate(parts)]
+        alone = signal in carried
+        degree = carried[signal] if alone and signal is not None else max(sum(carried.values()), 1)
+        parts = _contributions(module, inputs, self.divided(relevance, degree * output), carrying)
+        if operands.addend is not None and carrying[operands.addend]:
+            parts[operands.addend] = parts[operands.addend] * degree
+        if alone:
+            kept = {signal, operands.addend}
+            parts = [part if place in kept else torch.zeros_like(part) for place, part in enumerate(parts)]
         return parts
 
     def chosen(self, carrying: Sequence[bool]) -> int | None:

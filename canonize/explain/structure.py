@@ -17,11 +17,11 @@ from canonize.vocabulary.kinds import Kind, kind_of
 
 
 def first_layers(model: nn.Module) -> list[str]:
-    """Linear layers that the image reaches through no other linear layer.
+    """Linear layers that read the image, and nothing that another linear layer has made of it.
 
     Tokens are no image, nor is an input that reaches dense layers only where another one reaches convolutions: box and
-    flat are rules for pixels. A model that is no graph says nothing of its order: as in zennit, the first layer
-    registered counts.
+    flat are rules for pixels. A layer that reads features beside the image (a skip connection from the input) is none
+    of the first. A model that is no graph says nothing of its order: as in zennit, the first layer registered counts.
     """
     graphs = graphs_in(model)
     layers = linear_layers(model)
@@ -33,12 +33,28 @@ def first_layers(model: nn.Module) -> list[str]:
 
 
 def _first_of(graph: fx.GraphModule) -> list[str]:
+    mixed = _behind_linear_layers(graph)
     entered = {
         node: found for node in graph.graph.nodes if node.op == "placeholder" and (found := _entered(graph, node))
     }
     images = [found for found in entered.values() if any(_is_convolution(graph, name) for name in found)]
     wanted = {name for found in images or entered.values() for name in found}
-    return [str(node.target) for node in graph.graph.nodes if str(node.target) in wanted]
+    return [
+        str(node.target)
+        for node in graph.graph.nodes
+        if str(node.target) in wanted and not any(source in mixed for source in node.all_input_nodes)
+    ]
+
+
+def _behind_linear_layers(graph: fx.GraphModule) -> set[fx.Node]:
+    """Nodes whose values a linear layer has had a part in."""
+    found: set[fx.Node] = set()
+    for node in graph.graph.nodes:
+        if asks_for_sizes(node):
+            continue
+        if isinstance(module_at(graph, node), LINEAR) or any(source in found for source in node.all_input_nodes):
+            found.add(node)
+    return found
 
 
 def _is_convolution(graph: fx.GraphModule, name: str) -> bool:

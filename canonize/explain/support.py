@@ -9,12 +9,14 @@ from typing import Any
 
 from torch import fx, nn
 
+from canonize.algebra.weights import LINEAR
 from canonize.canonical import is_bookkeeping
 from canonize.capture import capture
 from canonize.errors import ExplainError
 from canonize.explain.libraries import require
+from canonize.explain.structure import first_layers
 from canonize.graph.factors import module_at, products
-from canonize.graph.relevance import RelevantOperation, unruled
+from canonize.graph.relevance import RelevantOperation, is_at, unruled
 from canonize.inputs import Inputs
 from canonize.normalize.naming import operation_name
 from canonize.vocabulary.kinds import Kind, described, is_copy, kind_of
@@ -74,8 +76,18 @@ def blockers(model: nn.Module, inputs: Inputs, explainer: str) -> list[Blocker]:
     require(explainer)
     captured = capture(model, inputs)
     graph = fx.GraphModule(captured.root, captured.graph)
-    missing = {operation.where: operation for operation in unruled(graph, inputs)}
-    return [*_calls(graph, explainer), *_modules(graph, explainer, missing)]
+    entered = _entered(graph) if explainer == "zennit" else []
+    return [*_calls(graph, explainer), *entered, *_modules(graph, explainer, unruled(graph, inputs))]
+
+
+def _entered(graph: fx.GraphModule) -> list[Blocker]:
+    """Where zennit's composites with a rule for the first layer would give it to another one, or to one of several."""
+    registered = [name for name, module in graph.named_modules() if isinstance(module, LINEAR)]
+    first = first_layers(graph)
+    if not registered or first == registered[:1]:
+        return []
+    what = f"zennit's first-layer composites give box and flat to {registered[0]} alone; the image enters at "
+    return [Blocker(first[0] if first else registered[0], f"{what}{', '.join(first[:4])}", OWN_RULES)]
 
 
 def _calls(graph: fx.GraphModule, explainer: str) -> Iterator[Blocker]:
@@ -98,7 +110,7 @@ def _calls(graph: fx.GraphModule, explainer: str) -> Iterator[Blocker]:
             yield Blocker(where, f"{operation} is no module: hooks cannot see it, the gradient is used", advice)
 
 
-def _modules(graph: fx.GraphModule, explainer: str, missing: dict[str, RelevantOperation]) -> Iterator[Blocker]:
+def _modules(graph: fx.GraphModule, explainer: str, missing: list[RelevantOperation]) -> Iterator[Blocker]:
     seen: set[str] = set()
     shared = _shared_inputs(graph)
     known = products(graph)
@@ -113,10 +125,13 @@ def _modules(graph: fx.GraphModule, explainer: str, missing: dict[str, RelevantO
         else:
             alone = name in known and sum(known[name].carrying or ()) == 1
             found = _in_captum(module, alone, name in shared)
-        if found is None and name in missing:
-            found = f"{missing[name].what}: no rule, the gradient is used", _advice(module)
-        if found:
+        without = [operation for operation in missing if is_at(name, operation.where)]
+        if found and not (without and found[1] == OWN_RULES):  # there are none either
             yield Blocker(name, *found)
+            continue
+        for operation in without:
+            advice = _advice(operation.module if operation.module is not None else module)
+            yield Blocker(operation.where, f"{operation.what}: no rule, the gradient is used", advice)
 
 
 def _shared_inputs(graph: fx.GraphModule) -> set[str]:
@@ -132,7 +147,7 @@ Found = tuple[str, str] | None
 
 
 def _advice(module: nn.Module) -> str:
-    return OPEN if "attention" in described(module) else OWN
+    return OPEN if "attention" in described(module) or kind_of(module) is Kind.CLOSED else OWN
 
 
 def _in_zennit(module: nn.Module) -> Found:

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from canonize.errors import ExplainError
 from canonize.explain.law import lawless, refuse
 from canonize.explain.methods import Method
 from canonize.graph.factors import graphs_in
@@ -15,7 +16,7 @@ from canonize.graph.relevance import RelevantOperation, Way
 from canonize.vocabulary.kinds import operator_of
 
 # What guided backpropagation and DeconvNet bend, where it is no module that they can see.
-_RECTIFIERS = {"relu", "threshold", "clamp", "clamp_min", "rrelu", "differentiable_graph"}
+RECTIFIERS = {"relu", "threshold", "clamp", "clamp_min", "rrelu", "differentiable_graph"}
 
 
 class LawWatch:
@@ -36,6 +37,7 @@ class LawWatch:
         self.canonical = [name for name, graph in graphs_in(model).items() if hasattr(graph, "report")]
         self.way = Way(model)
         self.found: dict[tuple[str, str], list[RelevantOperation]] = {}
+        self.doubts: dict[str, None] = {}
         self.passes = 0
 
     def __enter__(self) -> LawWatch:
@@ -68,13 +70,24 @@ class LawWatch:
                 self.found.setdefault((operation.where, operation.what), []).append(operation)
         self.passes += 1
 
+    def doubt(self, what: str, hint: str) -> None:
+        """Say that a result is not what its method promises: refused of a canonical model, noted of others.
+
+        Raises
+        ------
+        ExplainError
+        """
+        if self.canonical and self.unruled == "refuse":
+            raise ExplainError(what, hint=hint)
+        self.doubts[what] = None
+
     def notes(self) -> tuple[str, ...]:
         """What the heatmap owes to operations without a rule."""
         found = [operation for group in self.found.values() for operation in group]
         norms = [o for o in found if o.is_affine]
         others = [o for o in found if o not in norms]
         passed = () if not norms else (_norms(norms, self.method.activations),)
-        return (*lawless(others), *passed)
+        return (*lawless(others), *passed, *self.doubts)
 
     def _is_canonical(self, operation: RelevantOperation) -> bool:
         if operation.module is None:
@@ -89,7 +102,7 @@ class LawWatch:
         module = operation.module
         if not self.method.shares:  # gradients, bent at rectifiers
             operator = operation.operator if module is None else operator_of(module)
-            return operator not in _RECTIFIERS
+            return operator not in RECTIFIERS
         if module is None:
             return operation.has_rule
         if self.rules is not None and self.rules.names_rule_of(operation.where, module):

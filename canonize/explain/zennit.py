@@ -5,21 +5,23 @@
 >>> composite = EpsilonPlusFlat(canonizers=[Canonizer()])  # doctest: +SKIP
 
 zennit's composites map rules by type, and know the types of torch and of zennit. The canonizer therefore gives the
-modules of the canonical model that zennit does not know a type that it does: sums, means and products become kinds of
-``zennit.layer.Sum`` (which its LRP composites give the Norm rule, and gradient composites none), normalisations kinds
-of activations (Pass), thresholds kinds of ReLUs. Each of them answers to the hook that it is given with the one that
-means the same for it: Norm is :class:`~canonize.explain.rule_hooks.SumNorm` to a sum of several terms. For a
-canonical model that is there to stay, :func:`layer_map` says the same in other words.
+modules of the canonical model that zennit does not know a type that it does: sums, means, products and normalisations
+become kinds of ``zennit.layer.Sum`` (which its LRP composites give the Norm rule, and gradient composites none),
+thresholds kinds of ReLUs. Each of them answers to the hook that it is given with the one that means the same for it:
+Norm is :class:`~canonize.explain.rule_hooks.SumNorm` to a sum of several terms. For a canonical model that is there to
+stay, :func:`layer_map` says the same in other words.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor, fx, nn
 
 from canonize import nn as cnn
+from canonize.algebra.weights import LINEAR
 from canonize.api import canonize
 from canonize.capture.baking import is_weight_hook
 from canonize.errors import ExplainError
@@ -37,7 +39,7 @@ from canonize.explain.rule_hooks import (
     SumNorm,
     Uniform,
 )
-from canonize.explain.structure import LinearCall, MatrixProduct, Scale, Softmax, assembled
+from canonize.explain.structure import LinearCall, MatrixProduct, Scale, Softmax, assembled, first_layers
 from canonize.graph.factors import Factors, module_at, products
 from canonize.graph.network import shell
 from canonize.graph.relevance import unruled
@@ -130,7 +132,7 @@ class Canonizer(zennit_canonizers.Canonizer):
         if self.unruled == "refuse":
             refuse_unruled(canonical, self.example_inputs)
         instance = self.copy()
-        instance.register(root_module, known_to_zennit(canonical, self.choices))
+        instance.register(root_module, known_to_zennit(canonical, self.choices, instance.remove))
         return [instance]
 
     def register(self, root_module: nn.Module, canonical: fx.GraphModule) -> None:
@@ -204,13 +206,17 @@ class Adopted(nn.Module):
     """
 
     translate: Callable[[Hook], Hook | None]
-    adopted: dict[int, Any]
+    undo: Callable[[], None]
 
     def _handle(self, method: Any, once: bool, plain: Callable[[], Any]) -> Any:
         owner = getattr(method, "__self__", None)
         if not isinstance(owner, Hook) or isinstance(owner, SharedHook):
             return plain()
-        translated = self.translate(owner)
+        try:
+            translated = self.translate(owner)
+        except ExplainError:
+            self.undo()  # the composite is half registered, and zennit takes nothing back
+            raise
         if translated is owner:
             return plain()
         if translated is None or not once:
@@ -239,18 +245,27 @@ class _Handle:
         self.hook = self.handles = None
 
 
-def known_to_zennit(model: nn.Module, choices: Choices) -> fx.GraphModule:
-    """A canonical model in the types that zennit's composites map rules to; it shares all tensors."""
+def known_to_zennit(model: nn.Module, choices: Choices, undo: Callable[[], None] = lambda: None) -> fx.GraphModule:
+    """A canonical model in the types that zennit's composites map rules to; it shares all tensors.
+
+    ``undo`` is called before a hook is refused.
+    """
     assert isinstance(model, fx.GraphModule)
-    found = products(model)
-    modules: dict[str, Any] = {}
+    found, pixels = products(model), PixelRules(first_layers(model))
+    # zennit's composites for first layers take the first one registered.
+    modules: dict[str, Any] = dict.fromkeys(pixels.first)
     for node in model.graph.nodes:
         name = str(node.target)
         module = module_at(model, node)
-        if module is not None:
+        if isinstance(module, LINEAR):
+            modules[name] = _adopted(shell(module), None, pixels.at(name))
+        elif module is not None:
             modules[name] = _retyped(module, choices, found.get(name, Factors()))
         elif node.op == "get_attr":
             raise ExplainError(f"it reads the attribute {name} outside a module", hint="Canonize it first")
+    for module in modules.values():
+        if isinstance(module, Adopted):
+            module.__dict__["undo"] = undo
     graph = fx.Graph()
     graph.output(graph.graph_copy(model.graph, {}))
     return assembled(modules, graph, type(model).__name__)
@@ -284,17 +299,57 @@ def _retyped(module: nn.Module, choices: Choices, found: Factors) -> nn.Module:
     if isinstance(module, AvgPool) and choices.pool == "gradient":
         return _adopted(own, StackedSum, lambda hook: None)
     if kind is Kind.NORMALISATION:
-        return _adopted(own, nn.Tanh, lambda hook: SignalTakesAll() if isinstance(hook, zennit_rules.Pass) else hook)
+        return _adopted(own, StackedSum, lambda hook: _instead_of_norm(hook, lambda _: SignalTakesAll()))
     if kind is Kind.OFFSET or (kind is Kind.ACTIVATION and not isinstance(module, Activation)):
         # Among what zennit counts as activations, tanh is one that no composite treats in a way of its own.
         own.__class__ = type(type(module).__name__, (type(module), nn.Tanh), {})
     return own
 
 
-def _adopted(own: nn.Module, known: type, translate: Callable[[Hook], Hook | None]) -> nn.Module:
+@dataclass
+class PixelRules:
+    """Flat, w-square and box: rules of the layers that the image enters.
+
+    zennit's composites give them to one layer, the first. All others that read the image get the same; one that reads
+    something else cannot take the box, whose bounds are those of pixels.
+
+    Attributes
+    ----------
+    first : list of str
+        Layers that the image enters.
+    rule : Hook or None
+        What the first of them was given, if it is such a rule.
+    """
+
+    first: list[str]
+    rule: Hook | None = None
+
+    def at(self, name: str) -> Callable[[Hook], Hook | None]:
+        """What a layer makes of the hook it is given."""
+
+        def translate(hook: Hook) -> Hook | None:
+            if name in self.first:
+                if isinstance(hook, _PIXEL_RULES):
+                    self.rule = hook
+                return hook if self.rule is None or self.rule is hook else self.rule.copy()
+            if isinstance(hook, zennit_rules.ZBox):
+                raise ExplainError(
+                    f"the composite gives it the box, and the image enters at {', '.join(self.first)}",
+                    where=name,
+                    hint="Use canonize.explain.composite('epsilon-gamma-box', low=..., high=...)",
+                )
+            return hook
+
+        return translate
+
+
+_PIXEL_RULES = (zennit_rules.Flat, zennit_rules.WSquare, zennit_rules.ZBox)
+
+
+def _adopted(own: nn.Module, known: type | None, translate: Callable[[Hook], Hook | None]) -> nn.Module:
     """A module that is of a type known to zennit as well, and translates the hooks it is given."""
     kind = type(own)
-    own.__class__ = type(kind.__name__, (Adopted, kind, known), {})
+    own.__class__ = type(kind.__name__, (Adopted, kind, known) if known else (Adopted, kind), {})
     own.__dict__["translate"] = translate
     return own
 

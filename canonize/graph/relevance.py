@@ -20,7 +20,7 @@ from canonize import nn as cnn
 from canonize.compat.private import pytree
 from canonize.graph.factors import below, dependents, gates_closed, graphs_in
 from canonize.inputs import Inputs
-from canonize.vocabulary.kinds import Kind, described, is_copy, kind_of, reads_first_alone
+from canonize.vocabulary.kinds import Kind, described, is_copy, kind_of, operands_of, reads_first_alone
 
 # What hooks put into the graph.
 _HOOKS = {"Identity", "BackwardHookFunction", "Entry", "Exit"}
@@ -61,8 +61,9 @@ class RelevantOperation:
         if self.is_affine:
             return False
         if kind is Kind.SCALE:  # by a number, or by what does not depend on the input
-            dividing = isinstance(self.module, cnn.Call) and "div" in self.module.target
-            return sum(self.carrying) == 1 and (self.carrying[0] or not dividing)
+            divisors = operands_of(self.module, len(self.carrying)).divisors
+            divided_by = any(carries for place, carries in enumerate(self.carrying) if place in divisors)
+            return sum(self.carrying) == 1 and not divided_by
         return True
 
     @property
@@ -294,7 +295,6 @@ def unruled(module: fx.GraphModule, inputs: Inputs | None) -> list[RelevantOpera
     doubtful = [
         RelevantOperation(str(node.target), layer, carrying=tuple(argument in dependent for argument in node.args))
         for node, layer in calls
-        if is_one_operation(layer)
     ]
     doubtful = [operation for operation in doubtful if not operation.has_rule]
     if not doubtful or inputs is None:
@@ -304,8 +304,13 @@ def unruled(module: fx.GraphModule, inputs: Inputs | None) -> list[RelevantOpera
             found = _run(module, inputs)
     except Exception:  # on inputs that it was not made for, or without its device: say what there is
         return doubtful
-    named = {operation.where: operation for operation in found if operation.module is not None}
-    return [named[d.where] for d in doubtful if d.where in named and not named[d.where].has_rule]
+    missing = [operation for operation in found if not operation.has_rule]
+    return [operation for doubt in doubtful for operation in missing if is_at(doubt.where, operation.where)]
+
+
+def is_at(name: str, where: str) -> bool:
+    """Whether an operation is the layer of that name, or happens inside it: of a layer of several operations, say."""
+    return where == name or where.startswith(f"{name}.")
 
 
 def _run(module: fx.GraphModule, inputs: Inputs) -> list[RelevantOperation]:

@@ -7,6 +7,7 @@ mean nothing.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
@@ -240,6 +241,51 @@ def only_measures(module: nn.Module) -> bool:
     if not isinstance(module, cnn.Call) or not module.args or isinstance(module.args[0], cnn.Slot):
         return False
     return not isinstance(module, cnn.Rearrange) and reads_first_alone(module)
+
+
+@dataclass(frozen=True)
+class Operands:
+    """Which inputs of a product are factors, how often each, and which one is added.
+
+    Attributes
+    ----------
+    factors : dict
+        Place of an input to the number of factors that it is: twice in ``torch.matmul(h, h)``.
+    addend : int or None
+        Place of the input that is a bias: of ``F.linear`` and convolutions whose bias is computed.
+    divisors : frozenset of int
+        Places of inputs that are divided by.
+    """
+
+    factors: dict[int, int]
+    addend: int | None = None
+    divisors: frozenset[int] = frozenset()
+
+
+def operands_of(module: nn.Module, inputs: int) -> Operands:
+    """What the inputs of a product, elementwise or of matrices, are to it."""
+    operation = resolve_module(module)
+    if operation is None or not operation.bound:
+        return Operands(dict.fromkeys(range(inputs), 1))
+    factors: dict[int, int] = {}
+    addend, divisors = None, set()
+    for name, value in operation.bound.items():
+        for place in _slots(value):
+            if name == "bias":
+                addend = place
+            else:
+                factors[place] = factors.get(place, 0) + 1
+                if name == "other" and "div" in operation.name:
+                    divisors.add(place)
+    return Operands(factors, addend, frozenset(divisors))
+
+
+def _slots(value: Any) -> list[int]:
+    if isinstance(value, cnn.Slot):
+        return [value.index]
+    if isinstance(value, tuple | list):
+        return [place for item in value for place in _slots(item)]
+    return []
 
 
 def chooses(module: nn.Module) -> bool:
