@@ -28,7 +28,6 @@ from torch import Tensor, fx, nn
 
 from canonize import nn as cnn
 from canonize.algebra.weights import LINEAR
-from canonize.compat.private import pytree
 from canonize.errors import ExplainError
 from canonize.explain.captum_law import (
     AS_THEY_ARE,

@@ -9,8 +9,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils import _pytree as pytree
 
+from canonize.compat.private import pytree
 from canonize.errors import ExplainError
 from canonize.explain.job import is_explained, refuse_class
 from canonize.explain.law import refuse
