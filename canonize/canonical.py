@@ -133,7 +133,7 @@ def _scales(operation: Operation | None) -> bool:
     """Whether a call scales and shifts every channel: a normalisation by fixed statistics, or with an affine behind."""
     if operation is None or not operation.row.scales:
         return False
-    if operation.row.statistics and not (operation.get("training") or operation.get("use_input_stats")):
+    if operation.row.statistics and not operation.counts:
         return operation.get("running_mean") is not None or not operation.bound
     return operation.get("weight") is not None or operation.get("bias") is not None
 

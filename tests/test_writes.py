@@ -251,3 +251,56 @@ class TestWriteGuard:
         with pytest.raises(WriteError), WriteGuard():
             held[1:].add_(1)
         assert held.abs().sum() == 0
+
+
+# ------------------------------------------------------------------------------- statistics that are only counted in
+
+
+class OverTheBatch(nn.Module):
+    """Normalises by its input's statistics, and counts in running ones."""
+
+    def __init__(self, normalise: Any, reads: bool = False) -> None:
+        super().__init__()
+        self.first, self.last = nn.Conv2d(3, 4, 3), nn.Conv2d(4, 2, 3)
+        self.normalise, self.reads = normalise, reads
+        self.weight, self.bias = nn.Parameter(torch.randn(4)), nn.Parameter(torch.randn(4))
+        self.register_buffer("mean", torch.randn(4))
+        self.register_buffer("var", torch.rand(4) + 0.5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.last(torch.relu(self.normalise(self, self.first(x))))
+        return y * self.mean.sum() if self.reads else y
+
+
+COUNTING: dict[str, Any] = {
+    "F.batch_norm": lambda m, x: F.batch_norm(x, m.mean, m.var, m.weight, m.bias, training=True, eps=3e-3),
+    "without affine": lambda m, x: F.batch_norm(x, m.mean, m.var, None, None, True, 0.3, 1e-2),
+    "torch.batch_norm": lambda m, x: torch.batch_norm(x, m.weight, m.bias, m.mean, m.var, True, 0.1, 1e-2, False),
+    "native_batch_norm": lambda m, x: torch.native_batch_norm(x, m.weight, m.bias, m.mean, m.var, True, 0.1, 1e-2)[0],
+    "F.instance_norm": lambda m, x: F.instance_norm(x, m.mean, m.var, m.weight, m.bias, eps=1e-2),
+}
+
+
+@pytest.mark.parametrize("spelling", COUNTING)
+@torch.no_grad()
+def test_running_statistics_that_are_only_counted_in_stay_as_they_are(spelling: str) -> None:
+    torch.manual_seed(0)
+    model = harden(OverTheBatch(COUNTING[spelling])).double().eval()
+    before = copy.deepcopy(model.state_dict())
+    canonical = canonize.canonize(model, torch.randn(2, 3, 9, 9, dtype=torch.float64))
+    assert {"mean", "var"} == {note.split()[5].strip(";") for note in canonical.report.notes if "leaves that" in note}
+    inputs = torch.randn(3, 3, 11, 8, dtype=torch.float64)
+    state = copy.deepcopy(canonical.state_dict())
+    found = canonical(inputs)
+    assert all(torch.equal(value, canonical.state_dict()[key]) for key, value in state.items())
+    assert all(torch.equal(value, model.state_dict()[key]) for key, value in before.items())
+    wanted = model(inputs)
+    assert (found - wanted).abs().max() <= 1e-10 * wanted.abs().max()
+
+
+@pytest.mark.parametrize("spelling", COUNTING)
+def test_refuses_because_statistics_that_are_counted_in_are_read_too(spelling: str) -> None:
+    torch.manual_seed(0)
+    model = OverTheBatch(COUNTING[spelling], reads=True).eval()
+    with pytest.raises(StatefulError, match="mean"):
+        canonize.canonize(model, torch.randn(2, 3, 9, 9), verify=False)

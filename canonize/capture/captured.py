@@ -67,6 +67,11 @@ def input_names(forward: Callable[..., Any], inputs: Inputs) -> Iterator[str]:
     yield from inputs.kwargs
 
 
+def left_out(state: str) -> str:
+    """A note on state that a forward writes, and that nothing it gives depends on."""
+    return f"the forward also writes into {state}; the canonical model leaves that out"
+
+
 def plain_output_notes(output: Any) -> tuple[str, ...]:
     """What to know of an output that was of a dictionary's kind: a graph gives a plain one."""
     kind = type(output)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.overrides import TorchFunctionMode
 
-from canonize.capture.captured import Captured, defaults, input_names, path_of, plain_output_notes
+from canonize.capture.captured import Captured, defaults, input_names, left_out, path_of, plain_output_notes
 from canonize.capture.proxies import symbolic_lengths
 from canonize.capture.running import alike
 from canonize.capture.size_guards import GuardedInput, constant_size, guard_inputs
@@ -20,6 +20,7 @@ from canonize.errors import CaptureError, cuts_in
 from canonize.inputs import Inputs
 from canonize.twins.copying import eval_twin
 from canonize.twins.writes import unharmed, writes_its_state
+from canonize.vocabulary import counts_in, resolve
 
 # Outputs of an exported program that are no outputs of the model: new values of what it holds.
 _DROPOUTS = {"dropout", "dropout1d", "dropout2d", "dropout3d", "alpha_dropout", "feature_dropout",
@@ -35,7 +36,9 @@ def export_at_fixed_sizes(root: nn.Module, inputs: Inputs) -> Captured:
 def export_trace(root: nn.Module, inputs: Inputs, free: bool = True) -> Captured:
     """Trace with ``torch.export``, with the batch size free where the model allows."""
     with exporting():
-        program = _export(root, inputs, free).run_decompositions({})
+        program = _export(root, inputs, free)
+        _refuse_counts_that_are_read(program)
+        program = program.run_decompositions({})
     signature = program.graph_signature
     graph = program.graph
     constants = dict(program.constants)
@@ -94,7 +97,22 @@ def _state_left_out(program: torch.export.ExportedProgram) -> tuple[str, ...]:
     for name in changed:
         if name in names:
             raise writes_its_state(name, None)
-    return tuple(f"the forward also writes into {name}; the canonical model leaves that out" for name in changed)
+    return tuple(left_out(name) for name in changed)
+
+
+def _refuse_counts_that_are_read(program: torch.export.ExportedProgram) -> None:
+    """Make sure that nobody reads running statistics which a normalisation writes into.
+
+    Schemas of composite normalisations do not tell of these writes, and torch.export loses them with the schemas.
+    """
+    buffers = program.graph_signature.inputs_to_buffers
+    for node in program.graph.nodes:
+        operation = resolve(node)
+        if operation is None or not operation.counts:
+            continue
+        for state in [operation.bound[name] for name in operation.writes]:
+            if isinstance(state, fx.Node) and not all(counts_in(user, state) for user in state.users):
+                raise writes_its_state(buffers.get(state.name, state.name), path_of(node))
 
 
 def _ancestors(values: list[Any]) -> set[fx.Node]:

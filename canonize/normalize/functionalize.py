@@ -17,9 +17,10 @@ from torch import Tensor, fx, nn
 from canonize.errors import CaptureError
 from canonize.graph.shapes import Shapes
 from canonize.nn import assign
+from canonize.normalize.constants import lookup
 from canonize.twins.module_tree import named_modules
-from canonize.twins.writes import writes_its_state
-from canonize.vocabulary import Operation, resolve
+from canonize.twins.writes import memory_of, writes_its_state
+from canonize.vocabulary import Operation, counts_in, resolve
 from canonize.vocabulary.binding import signature
 from canonize.vocabulary.spelling import IN_PLACE_OPERATORS, aten
 
@@ -45,7 +46,7 @@ def functionalize(
     root: nn.Module,
     aliases: Mapping[fx.Node, Sequence[fx.Node]] | None = None,
     shapes: Shapes | None = None,
-) -> None:
+) -> tuple[str, ...]:
     """Make every operation of a graph out of place.
 
     Parameters
@@ -57,16 +58,25 @@ def functionalize(
     shapes : Shapes, optional
         Of the graph: memory that is written keeps its dtype.
 
+    Returns
+    -------
+    tuple of str
+        State that the model only keeps count in, by name: what is computed does not depend on it.
+
     Raises
     ------
     CaptureError
         Where an in-place write reaches a tensor under another name that is read later.
     """
+    counted: dict[str, None] = {}
     order = {node: position for position, node in enumerate(graph.nodes)}
     modules = dict(named_modules(root, repeated=True))
     homes: dict[fx.Node, _Memory] = {}
     for node in list(graph.nodes):
         operation = resolve(node)
+        if operation is not None and operation.counts:
+            counted.update(dict.fromkeys(_leave_statistics(node, operation, root)))
+            operation = resolve(node)
         written = _written(node, operation, modules)
         if written is None:
             sources = [*_shared(node, operation, modules), *(aliases or {}).get(node, ())]
@@ -98,6 +108,7 @@ def functionalize(
                     _path(node),
                 )
         memory.add(node, homes)
+    return tuple(counted)
 
 
 class _Memory:
@@ -171,6 +182,27 @@ def _shared(node: fx.Node, operation: Operation | None, modules: dict[str, nn.Mo
         return [first]
     # ``einsum``, ``broadcast_tensors``: any of a list.
     return list(node.all_input_nodes)
+
+
+def _leave_statistics(node: fx.Node, operation: Operation, root: nn.Module) -> list[str]:
+    """Take the running statistics from a normalisation that only counts in them, if nobody else reads them."""
+    for name in operation.writes:
+        value = operation.bound[name]
+        if not isinstance(value, fx.Node) or value.op != "get_attr":
+            raise CaptureError(f"{node.name} writes into its {name}, which is computed", _path(node))
+        memory = _stored_at(root, value)
+        for other in node.graph.find_nodes(op="get_attr"):
+            if _stored_at(root, other) == memory and any(not counts_in(user, other) for user in other.users):
+                raise writes_its_state(str(value.target), _path(node))
+    left = dict.fromkeys(operation.bound[name] for name in operation.writes)
+    node.args = tuple(None if isinstance(a, fx.Node) and a in left else a for a in node.args)
+    node.kwargs = {key: None if isinstance(a, fx.Node) and a in left else a for key, a in node.kwargs.items()}
+    return [str(state.target) for state in left]
+
+
+def _stored_at(root: nn.Module, node: fx.Node) -> int:
+    found = lookup(root, str(node.target))
+    return memory_of(found) if isinstance(found, Tensor) else id(found)
 
 
 def _written(node: fx.Node, operation: Operation | None, modules: dict[str, nn.Module]) -> fx.Node | None:

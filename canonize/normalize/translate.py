@@ -16,7 +16,7 @@ from canonize import nn as cnn
 from canonize.algebra.affine import Affine, Statistics, batch_norms
 from canonize.algebra.exact import exact_value
 from canonize.capture import Captured, is_leaf
-from canonize.capture.captured import GUARD
+from canonize.capture.captured import GUARD, left_out
 from canonize.capture.leaves import layer_class
 from canonize.errors import CaptureError, StatisticsError
 from canonize.graph.network import FrozenAffine, Network, Origin, keep_exact, shell
@@ -54,11 +54,13 @@ def normalize(captured: Captured, inputs: Inputs, name: str) -> Network:
     named = dict(named_modules(root, repeated=True))
     # Inference walks the captured graph while the new one grows, so it sees the original operations.
     shapes = Shapes(graph, inputs, lambda target: named[target] if target in named else lookup(root, target))
+    counted: tuple[str, ...] = ()
     if captured.tracer == "symbolic_trace":
-        functionalize(graph, root, captured.aliases, shapes)
+        counted = functionalize(graph, root, captured.aliases, shapes)
     network = _Translation(captured, inputs, name, named, shapes).run()
     recognise(network)
     network.notes.extend(captured.notes)
+    network.notes.extend(left_out(name) for name in counted)
     return network
 
 
@@ -234,7 +236,7 @@ class _Translation:
             return self._value_of(_first(node))
         if operation.moves and self._is_idle(node):
             return self._value_of(_first(node))
-        if operation.row.statistics and not (operation.get("training") or operation.get("use_input_stats")):
+        if operation.row.statistics and not operation.counts:
             path = node.meta.get("path") or node.name
             known = self.shapes.shape(_first(node)) is not None
             self.network.unread[Origin(path, self._kind(node))] = _NOT_FIXED if known else _NO_SHAPE

@@ -38,7 +38,7 @@ class WriteGuard(TorchDispatchMode):
 
     def __init__(self, held: Iterable[Tensor] | None = None) -> None:
         super().__init__()
-        self._held = None if held is None else {_memory(tensor) for tensor in held}
+        self._held = None if held is None else {memory_of(tensor) for tensor in held}
         # Kept alive: no memory is taken twice.
         self._made: dict[int, Tensor] = {}
 
@@ -53,11 +53,11 @@ class WriteGuard(TorchDispatchMode):
         if self._held is None:
             for made in pytree.tree_leaves(result):
                 if isinstance(made, Tensor) and not self._is_view(schema):
-                    self._made[_memory(made)] = made
+                    self._made[memory_of(made)] = made
         return result
 
     def _is_held(self, tensor: Tensor) -> bool:
-        memory = _memory(tensor)
+        memory = memory_of(tensor)
         return memory not in self._made if self._held is None else memory in self._held
 
     @staticmethod
@@ -132,7 +132,7 @@ def _written(schema: Any, args: Any, kwargs: dict[str, Any]) -> Iterator[Tensor]
             yield from (leaf for leaf in pytree.tree_leaves(value) if isinstance(leaf, Tensor))
 
 
-def _memory(tensor: Tensor) -> int:
+def memory_of(tensor: Tensor) -> int:
     """What a tensor and its views have in common."""
     try:
         return int(tensor.untyped_storage()._cdata)

@@ -7,6 +7,7 @@ operator with its arguments by name. What torch knows is asked of torch; the res
 from canonize.vocabulary.operation import Operation
 from canonize.vocabulary.resolve import (
     asks_size,
+    counts_in,
     gives_tensor,
     operator_name,
     resolve,
@@ -22,6 +23,7 @@ __all__ = [
     "Operation",
     "Row",
     "asks_size",
+    "counts_in",
     "gives_tensor",
     "operator_name",
     "resolve",

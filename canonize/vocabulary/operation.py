@@ -10,6 +10,9 @@ import torch
 from canonize.vocabulary.schemas import Traits, traits_of
 from canonize.vocabulary.table import NOTHING, ROWS, Row
 
+# What a normalisation counts in.
+STATISTICS = ("running_mean", "running_var")
+
 
 @dataclass(frozen=True)
 class Operation:
@@ -51,8 +54,8 @@ class Operation:
     @property
     def writes(self) -> tuple[str, ...]:
         """Names of the arguments that the call overwrites."""
-        if self.row.statistics and not (self.get("training") or self.get("use_input_stats")):
-            return ()  # running statistics are written in training only
+        if self.row.statistics:  # torch's schemas keep silent about it
+            return tuple(name for name in STATISTICS if self.counts and self.bound.get(name) is not None)
         written = dict.fromkeys(name for name in self.traits.writes if self.bound.get(name) is not None)
         if self.in_place and not written:
             written = dict.fromkeys(list(self.bound)[:1])
@@ -61,6 +64,11 @@ class Operation:
         if self.bound.get("out") is not None:
             written["out"] = None
         return tuple(written)
+
+    @property
+    def counts(self) -> bool:
+        """Whether it normalises by the batch's own statistics, and only keeps count in the running ones."""
+        return self.row.statistics and bool(self.get("training") or self.get("use_input_stats"))
 
     @property
     def pointwise(self) -> bool:

@@ -39,6 +39,14 @@ def resolve(node: fx.Node, is_tensor: IsTensor | None = None) -> Operation | Non
     return resolve_call(node.target, node.args, node.kwargs, node.op == "call_method", is_tensor)
 
 
+def counts_in(node: fx.Node, state: fx.Node) -> bool:
+    """Whether a call reads a tensor for nothing but keeping count in it: running statistics of a normalisation."""
+    operation = resolve(node)
+    if operation is None or not operation.counts:
+        return False
+    return all(name in operation.writes for name, value in operation.bound.items() if value is state)
+
+
 def resolve_call(
     target: Any,
     args: Sequence[Any],

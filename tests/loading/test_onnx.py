@@ -316,3 +316,28 @@ def test_what_is_no_model(content: bytes, message: str, tmp_path: Path) -> None:
     with pytest.raises(LoadError, match=message) as caught:
         load(tmp_path / "m.onnx")
     assert "\n" not in str(caught.value)
+
+
+def test_a_batch_norm_in_training_mode_normalises_by_the_batch(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    parts = {"w": torch.randn(4, 3, 3, 3), "s": torch.randn(4), "b": torch.randn(4), "m": torch.randn(4)}
+    parts |= {"v": torch.rand(4) + 0.5, "w2": torch.randn(2, 4, 3, 3)}
+    nodes = [
+        helper.make_node("Conv", ["x", "w"], ["c"]),
+        helper.make_node("BatchNormalization", [*"csbmv"], ["y", "nm", "nv"], training_mode=1, epsilon=1e-3),
+        helper.make_node("Relu", ["y"], ["r"]),
+        helper.make_node("Conv", ["r", "w2"], ["z"]),
+    ]
+    sizes = {name: ["n", channels, "h", "w"] for name, channels in (("x", 3), ("z", 2))}
+    x, z = (helper.make_tensor_value_info(name, TensorProto.FLOAT, size) for name, size in sizes.items())
+    weights = [numpy_helper.from_array(value.numpy(), name) for name, value in parts.items()]
+    graph = helper.make_graph(nodes, "g", [x], [z], weights)
+    file = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+    (tmp_path / "m.onnx").write_bytes(file.SerializeToString())
+    canonical = canonize.canonize(load(tmp_path / "m.onnx"), torch.randn(2, 3, 9, 9))
+    assert any("batch_norm" in str(finding) for finding in canonical.report.findings)
+    session = onnxruntime.InferenceSession(file.SerializeToString(), providers=["CPUExecutionProvider"])
+    inputs = torch.randn(5, 3, 9, 9)
+    wanted = torch.from_numpy(session.run(["z"], {"x": inputs.numpy()})[0])
+    for _ in range(2):
+        assert (canonical(inputs) - wanted).abs().max() <= 1e-4 * wanted.abs().max()
