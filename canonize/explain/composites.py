@@ -16,6 +16,7 @@ from torch import nn
 
 from canonize import nn as cnn
 from canonize.errors import ExplainError
+from canonize.explain.border import padded_layers, shift_beside
 from canonize.explain.libraries import require
 from canonize.explain.methods import METHODS, Method, find
 from canonize.explain.rule_hooks import (
@@ -62,6 +63,9 @@ class Choices:
     attention : {"attnlrp", "cplrp", "gradient"}
         Softmax and matrix products: AttnLRP (Achtibat et al. 2024); relevance through the values alone (CP-LRP, Ali et
         al. 2022); or the plain gradient.
+    padding : {"layer", "added"}
+        The shift of a BatchNorm in a zero-padded convolution: part of the layer's bias (Eq. 4 of Pahde et al.); or
+        added behind the layer, where no rule sees it, as their code does.
     """
 
     threshold: str = "gradient"
@@ -71,6 +75,7 @@ class Choices:
     offset: str = "pass"
     normalisation: str = "pass"
     attention: str = "attnlrp"
+    padding: str = "layer"
 
     def __post_init__(self) -> None:
         for field in fields(self):
@@ -88,6 +93,7 @@ ALLOWED = {
     "offset": ("pass", "norm", "gradient"),
     "normalisation": ("pass", "gradient"),
     "attention": ("attnlrp", "cplrp", "gradient"),
+    "padding": ("layer", "added"),
 }
 Layers = Mapping[Any, Any]
 
@@ -133,10 +139,11 @@ class RuleComposite(Composite):
         for canonizer in self.canonizers:
             self.handles += canonizer.apply(module)
         context: dict[str, Any] = {}
+        padded = padded_layers(module) if self.choices.padding == "added" else {}
         for name, child in module.named_modules():
             template = self.module_map(context, name, child)
             if template is not None:
-                hook = template.copy()
+                hook = shift_beside(template, child, padded[name], name) if name in padded else template.copy()
                 self.hook_refs.add(hook)
                 self.handles.append(hook.register(child))
                 self.attached[name] = hook
