@@ -341,3 +341,18 @@ def test_a_batch_norm_in_training_mode_normalises_by_the_batch(tmp_path: Path) -
     wanted = torch.from_numpy(session.run(["z"], {"x": inputs.numpy()})[0])
     for _ in range(2):
         assert (canonical(inputs) - wanted).abs().max() <= 1e-4 * wanted.abs().max()
+
+
+@pytest.mark.parametrize("operator", ["Div", "Mod"])
+def test_whole_numbers_that_divide_are_not_0(operator: str, tmp_path: Path) -> None:
+    nodes = [helper.make_node(operator, ["a", "b"], ["c"]), helper.make_node("Cast", ["c"], ["d"], to=1)]
+    nodes.append(helper.make_node("Add", ["d", "x"], ["y"]))
+    kinds = {"x": TensorProto.FLOAT, "a": TensorProto.INT64, "b": TensorProto.INT64, "y": TensorProto.FLOAT}
+    *given, found = (helper.make_tensor_value_info(name, kind, ["n", 3]) for name, kind in kinds.items())
+    graph = helper.make_graph(nodes, "g", given, [found])
+    file = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+    (tmp_path / "m.onnx").write_bytes(file.SerializeToString())
+    model = load(tmp_path / "m.onnx")
+    x, a, b = torch.randn(4, 3), torch.arange(12).reshape(4, 3), torch.arange(1, 13).reshape(4, 3)
+    wanted = x + (a // b if operator == "Div" else a % b)
+    assert torch.equal(model(x, a, b), wanted)

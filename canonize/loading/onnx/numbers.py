@@ -29,16 +29,22 @@ SLOTS: dict[str, tuple[int, ...]] = {
     **{f"Reduce{kind}": (1,) for kind in
        ("L1", "L2", "LogSum", "LogSumExp", "Max", "Mean", "Min", "Prod", "Sum", "SumSquare")},
 }  # fmt: skip
+# Those of them that ONNX Runtime divides by unasked: a 0 ends the process (1.19 to 1.32 at least).
+DIVISORS: dict[str, tuple[int, ...]] = {"STFT": (1, 3)}
 MOST_NUMBERS = 64  # in one such input
 MOST_TRIALS = 400
 
 
 def number_inputs(model: onnx.ModelProto) -> tuple[str, ...]:
     """Names of a graph's inputs that are numbers to its operators, read at once or through arithmetic."""
-    graph = model.graph
+    return _inputs_of(model.graph, SLOTS)
+
+
+def _inputs_of(graph: onnx.GraphProto, slots: dict[str, tuple[int, ...]]) -> tuple[str, ...]:
+    """Short inputs of a graph that reach one of these inputs of an operator."""
     wanted: set[str] = set()
     for node in _all(graph):
-        wanted |= {node.input[slot] for slot in SLOTS.get(node.op_type, ()) if slot < len(node.input)}
+        wanted |= {node.input[slot] for slot in slots.get(node.op_type, ()) if slot < len(node.input)}
     for node in reversed(graph.node):  # in order of execution: what is read stands before
         if wanted & set(node.output) and node.op_type not in ("Shape", "Size"):
             wanted |= set(node.input)
@@ -67,7 +73,11 @@ def usual_numbers(model: onnx.ModelProto, shapes: Sequence[Shape], names: Sequen
     """Values to try for such inputs: shapes that the file states, then small numbers."""
     stated = [_static(info) for info in (*model.graph.output, *model.graph.input, *model.graph.value_info)]
     places = [i.name for i in model.graph.input]
-    choices = [list(_choices(shapes[places.index(name)], stated)) for name in names]
+    divisors = _inputs_of(model.graph, DIVISORS)
+    choices = []
+    for name in names:
+        each = _choices(shapes[places.index(name)], stated)
+        choices.append([value for value in each if name not in divisors or bool((value > 0).all())])
     for values in itertools.islice(itertools.product(*choices), MOST_TRIALS):
         yield dict(zip(names, values, strict=True))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import keyword
 import re
 from collections.abc import Iterator, Sequence
@@ -146,8 +147,10 @@ def _fitting(model: Any, session: Any, shapes: Sequence[Shape], numbers: Sequenc
     for sizes in [[shape.dims for shape in shapes]] if shapes else _sizes(wanted):
         each = [Shape(tuple(d), dtype=_dtype(i.type, path)) for d, i in zip(sizes, wanted, strict=True)]
         drawn = random_inputs(each)
-        for values in usual_numbers(model, each, numbers):
-            inputs = Inputs(tuple(values.get(i.name, t) for i, t in zip(wanted, drawn.args, strict=True)))
+        # Whole numbers are drawn from 0 and 1; where they divide, 1 is the only one that fits.
+        above = tuple(t if t.is_floating_point() or t.is_complex() else t.clamp(min=1) for t in drawn.args)
+        for data, values in itertools.product((drawn.args, above), usual_numbers(model, each, numbers)):
+            inputs = Inputs(tuple(values.get(i.name, t) for i, t in zip(wanted, data, strict=True)))
             tried += 1
             try:
                 _run(session, inputs)
