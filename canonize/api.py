@@ -24,7 +24,7 @@ from canonize.forms import chosen_forms
 from canonize.graph.model import CanonicalModel, with_report
 from canonize.graph.network import Network
 from canonize.inputs import Inputs, infer, normalise
-from canonize.loading.pt2 import as_module
+from canonize.loading.pt2_archive import as_module
 from canonize.patterns import catalogue
 from canonize.pipeline import Options, rewritten, versions
 from canonize.report import Proof, Report, Unproven, Verdict

@@ -23,7 +23,7 @@ from canonize.nn import Call, Offset
 from canonize.normalize.translate import BATCH_NORM, DROPOUT
 from canonize.patterns.stacked_linear import refusal
 from canonize.report import Report
-from canonize.report.data import Finding
+from canonize.report.record import Finding
 from canonize.twins.module_tree import class_name, named_modules
 from canonize.vocabulary import (
     NOTHING,

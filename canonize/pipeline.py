@@ -16,7 +16,7 @@ from canonize.graph.network import Network
 from canonize.inputs import Inputs
 from canonize.normalize import normalize
 from canonize.report import Report
-from canonize.report.data import AffineFate, Rewrite
+from canonize.report.record import AffineFate, Rewrite
 from canonize.rewrite.contracts import ensure
 from canonize.rewrite.driver import rewrite
 from canonize.rewrite.form import Form

@@ -1282,7 +1282,7 @@ MUTANTS: tuple[Mutant, ...] = (
         ),
         (
             "the composition is transposed",
-            "Product.add_to",
+            "ProductKernel.add_to",
             "torch.einsum('oi...,ij->oj...', second, first.flatten(1))",
             "torch.einsum('oi...,ij->oj...', second.flip(1), first.flatten(1))",
         ),

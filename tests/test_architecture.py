@@ -20,6 +20,8 @@ else:
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "canonize"
 MOST_AT_THE_ROOT = 12
+# The same thing of two rooms, by the same name: what libraries are called and how they are imported.
+SHARED = {"libraries.py"}
 
 
 @pytest.fixture(scope="module")
@@ -61,6 +63,19 @@ def test_no_private_name_is_imported_across_rooms():
                 other = (node.module or "").split(".")[1]
                 found += [f"{path.relative_to(ROOT)}: {node.module}.{name}" for name in private if other != room]
     assert found == []
+
+
+def test_no_two_files_and_no_two_classes_share_a_name():
+    """One name, one thing: who searches for a word finds one file. An underscore makes no other name."""
+    things: dict[str, list[str]] = {}
+    for path in sorted(PACKAGE.rglob("*.py")):
+        place = str(path.relative_to(PACKAGE))
+        if path.name != "__init__.py":
+            things.setdefault(path.name, []).append(place)
+        for node in ast.parse(path.read_text(encoding="utf-8")).body:
+            if isinstance(node, ast.ClassDef):
+                things.setdefault(node.name.strip("_"), []).append(place)
+    assert {name: places for name, places in things.items() if len(places) > 1 and name not in SHARED} == {}
 
 
 def test_every_room_says_what_it_is():

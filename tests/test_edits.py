@@ -12,7 +12,7 @@ import canonize
 from canonize.algebra.affine import EXACT, Affine
 from canonize.algebra.exact import ExactTensor, exact_parameter, exact_value
 from canonize.flow.edits import Compose, Edit, HoldConstant, Kink, PadBefore, PadWith, TakeInput, TakeOutput, Threshold
-from canonize.graph.affine import Origin
+from canonize.graph.affine_nodes import Origin
 from canonize.inputs import normalise
 from canonize.pipeline import Options, rewritten
 from tests.checks import evaluate, relative_error

@@ -15,7 +15,7 @@ from torch import nn
 import canonize
 from canonize.cli import EPILOGS, main
 from canonize.commands.terminal import PLAIN, Steady, spelled
-from canonize.report.data import Divergence, VerdictRecord
+from canonize.report.record import Divergence, VerdictRecord
 from canonize.report.verdict import render_summary
 
 ROOT = Path(canonize.__file__).parents[1]

@@ -38,10 +38,10 @@ from canonize.capture.recording import (
     recorded_autograd_functions,
     sequence_functions,
 )
+from canonize.capture.size_wording import expression
 from canonize.capture.source import current_line
 from canonize.capture.unlifted import check_in_words
 from canonize.capture.whole import opened_functions, refuse_hidden_writes
-from canonize.capture.wording import expression
 from canonize.graph.shapes import Shapes, Unknown
 from canonize.inputs import Inputs
 from canonize.twins.writes import WriteGuard

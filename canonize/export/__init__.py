@@ -10,16 +10,16 @@ from typing import Any
 from torch import nn
 
 from canonize.errors import ExportError, InputError
-from canonize.export import folder, onnx, pt, pt2
+from canonize.export import onnx, pt, pt2, readable_folder
 from canonize.export.atomic import check_destination, write_whole
 from canonize.inputs import Inputs, infer, normalise
-from canonize.inputs.wording import random_inputs
+from canonize.inputs.shape_wording import random_inputs
 from canonize.twins.twin import device_of
 
 __all__ = ["FORMATS", "Saved", "check_output", "loader_snippet", "save"]
 
 # By the ending of the path; none is a folder.
-FORMATS: dict[str, Any] = {".pt": pt, ".pth": pt, ".pt2": pt2, ".onnx": onnx, "": folder}
+FORMATS: dict[str, Any] = {".pt": pt, ".pth": pt, ".pt2": pt2, ".onnx": onnx, "": readable_folder}
 
 
 @dataclass(frozen=True)

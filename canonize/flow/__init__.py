@@ -5,7 +5,16 @@ operation family each, what happens to the affine there. A walk changes nothing:
 can take its share, or the whole plan is refused with a reason.
 """
 
-from canonize.flow import activation, attention, calls, linear, movement, padding, pooling, sums  # noqa: F401  (they register their rules)
+from canonize.flow import (  # noqa: F401  (they register their rules)
+    activation,
+    attention,
+    calls,
+    linear_layers,
+    movement,
+    padding,
+    pooling_layers,
+    sums,
+)
 from canonize.flow.plan import Plan, Refused, plan_backward, plan_forward
 
 __all__ = ["Plan", "Refused", "plan_backward", "plan_forward"]

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from canonize.algebra.affine import Affine
 from canonize.flow.edits import TakeProjections
-from canonize.flow.linear import channel_vectors
+from canonize.flow.linear_layers import channel_vectors
 from canonize.flow.plan import Step, forward_rule
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from canonize.algebra.affine import Affine
 from canonize.flow.padding import is_constant_pad, pad_backward, pad_forward
 from canonize.flow.plan import RefusedError, Step, backward_rule, forward_rule
-from canonize.flow.pooling import only_input, same_everywhere
+from canonize.flow.pooling_layers import only_input, same_everywhere
 from canonize.flow.sums import factors, product_backward, product_forward
 from canonize.nn import Call
 from canonize.vocabulary import row_of

@@ -17,7 +17,7 @@ from torch import Tensor, fx
 
 from canonize.algebra.affine import EXACT, Affine
 from canonize.algebra.exact import exact_parameter, exact_value
-from canonize.graph.affine import Origin
+from canonize.graph.affine_nodes import Origin
 from canonize.graph.network import Network, keep_exact
 from canonize.nn import ChannelPad, Slot, ThreshLeakyReLU, ThreshReLU
 

@@ -11,7 +11,7 @@ from torch import Tensor, fx, nn
 
 from canonize.algebra.affine import Affine
 from canonize.flow.edits import Edit, HoldConstant
-from canonize.graph.affine import FrozenAffine
+from canonize.graph.affine_nodes import FrozenAffine
 from canonize.graph.network import Network
 from canonize.nn import Concat, Rearrange, ThreshLeakyReLU, ThreshReLU
 

@@ -18,7 +18,7 @@ from torch import Tensor, fx, nn
 from canonize.algebra.exact import ExactTensor, exact_parameter
 from canonize.graph.network import Network, keep_exact
 from canonize.nn import ThreshReLU
-from canonize.report.data import Refusal, Rewrite
+from canonize.report.record import Refusal, Rewrite
 from canonize.rewrite.form import Form
 from canonize.rewrite.journal import Journal
 

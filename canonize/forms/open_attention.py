@@ -19,7 +19,7 @@ from canonize import nn as cnn
 from canonize.algebra.affine import EXACT, Affine
 from canonize.algebra.exact import exact_parameter, exact_value
 from canonize.graph.network import FrozenAffine, Network, Origin
-from canonize.report.data import Rewrite
+from canonize.report.record import Rewrite
 from canonize.rewrite.form import Form
 from canonize.rewrite.journal import Journal
 from canonize.vocabulary import resolve_module, row_of

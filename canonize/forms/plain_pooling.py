@@ -23,7 +23,7 @@ from torch import fx, nn
 
 from canonize.capture.captured import GUARD
 from canonize.graph.network import Network
-from canonize.report.data import Refusal, Rewrite
+from canonize.report.record import Refusal, Rewrite
 from canonize.rewrite.form import Form
 from canonize.rewrite.journal import Journal
 

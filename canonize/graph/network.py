@@ -17,8 +17,8 @@ from canonize.algebra.affine import Affine
 from canonize.algebra.exact import ExactTensor, RoundedParameter, exact_value
 from canonize.algebra.weights import LINEAR, Kernel, PendingWeights, rounded
 from canonize.errors import RewriteError
-from canonize.graph.affine import FrozenAffine as FrozenAffine
-from canonize.graph.affine import Origin as Origin
+from canonize.graph.affine_nodes import FrozenAffine as FrozenAffine
+from canonize.graph.affine_nodes import Origin as Origin
 from canonize.graph.correspondence import Correspondence
 from canonize.graph.model import CanonicalModel
 from canonize.graph.shapes import Shapes

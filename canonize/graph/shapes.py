@@ -18,7 +18,7 @@ from torch import Tensor, fx, nn
 from canonize.algebra.exact import ExactTensor
 from canonize.compat.private import pytree
 from canonize.errors import cuts_in
-from canonize.graph.affine import FrozenAffine
+from canonize.graph.affine_nodes import FrozenAffine
 from canonize.graph.shape_rules import KEEP_SHAPE, fixed_dims, output_of
 from canonize.inputs import Inputs
 from canonize.inputs.sizes import other_batches, other_sizes

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from canonize.inputs.files import load_inputs
 from canonize.inputs.infer import from_shapes, infer
+from canonize.inputs.shape_wording import Shape, parse_shape, random_inputs
 from canonize.inputs.values import Inputs, normalise
-from canonize.inputs.wording import Shape, parse_shape, random_inputs
 
 __all__ = [
     "Inputs",

@@ -11,8 +11,8 @@ from torch import nn
 
 from canonize.compat import no_warnings
 from canonize.errors import InputError, cuts_in
+from canonize.inputs.shape_wording import Shape, parse_shape, random_inputs
 from canonize.inputs.values import Inputs, normalise
-from canonize.inputs.wording import Shape, parse_shape, random_inputs
 from canonize.twins.randomness import PrivateRandom
 from canonize.twins.torchscript import constants, translated
 

@@ -15,8 +15,8 @@ from canonize.inputs import Shape
 from canonize.loading.architecture import build, is_architecture
 from canonize.loading.checkpoint import module_from
 from canonize.loading.file import read_exported, read_safetensors, read_torch
-from canonize.loading.folder import CODE, WEIGHTS, read_folder
 from canonize.loading.onnx import read_onnx
+from canonize.loading.written_folder import CODE, WEIGHTS, read_folder
 
 __all__ = ["Loaded", "load", "load_with_notes"]
 

@@ -17,7 +17,7 @@ from canonize.errors import LoadError, first_line
 from canonize.loading.archive import check_archive, entries_of, is_archive
 from canonize.loading.audit import audit
 from canonize.loading.opcodes import follow
-from canonize.loading.pt2 import module_of, read_plain
+from canonize.loading.pt2_archive import module_of, read_plain
 from canonize.loading.safe import Allowed, allowed, refusal
 
 # How many pickles stand in a row in files of torch before 1.6.

@@ -71,7 +71,7 @@ def functionalize(
     counted: dict[str, None] = {}
     order = {node: position for position, node in enumerate(graph.nodes)}
     modules = dict(named_modules(root, repeated=True))
-    homes: dict[fx.Node, _Memory] = {}
+    homes: dict[fx.Node, _SharedMemory] = {}
     for node in list(graph.nodes):
         operation = resolve(node)
         if operation is not None and operation.counts:
@@ -111,25 +111,25 @@ def functionalize(
     return tuple(counted)
 
 
-class _Memory:
+class _SharedMemory:
     """The values that may lie in the same memory."""
 
     def __init__(self) -> None:
         self.nodes: list[fx.Node] = []
 
-    def add(self, node: fx.Node, homes: dict[fx.Node, _Memory]) -> None:
+    def add(self, node: fx.Node, homes: dict[fx.Node, _SharedMemory]) -> None:
         self.nodes.append(node)
         homes[node] = self
 
-    def join(self, other: _Memory, homes: dict[fx.Node, _Memory]) -> None:
+    def join(self, other: _SharedMemory, homes: dict[fx.Node, _SharedMemory]) -> None:
         if other is not self:
             for node in other.nodes:
                 self.add(node, homes)
 
 
-def _memory_of(node: fx.Node, sources: Sequence[fx.Node], homes: dict[fx.Node, _Memory]) -> _Memory:
+def _memory_of(node: fx.Node, sources: Sequence[fx.Node], homes: dict[fx.Node, _SharedMemory]) -> _SharedMemory:
     """The memory of a value: that of what it may be a view of, or new."""
-    memory = _Memory()
+    memory = _SharedMemory()
     memory.add(node, homes)
     for source in sources:
         homes[source].join(memory, homes)

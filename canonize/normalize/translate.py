@@ -22,7 +22,7 @@ from canonize.errors import CaptureError, StatisticsError
 from canonize.graph.network import FrozenAffine, Network, Origin, keep_exact, shell
 from canonize.graph.shapes import Shapes, asks_for_sizes
 from canonize.inputs import Inputs
-from canonize.normalize import layers as _layers  # noqa: F401  (fills OPERATIONS)
+from canonize.normalize import functional_layers as _layers  # noqa: F401  (fills OPERATIONS)
 from canonize.normalize import products as _products  # noqa: F401
 from canonize.normalize.constants import FixedValue, fixed_values, lookup
 from canonize.normalize.functionalize import functionalize

@@ -20,7 +20,7 @@ from __future__ import annotations
 from torch import fx
 
 from canonize.flow import Plan, Refused, plan_forward
-from canonize.graph.affine import FrozenAffine
+from canonize.graph.affine_nodes import FrozenAffine
 from canonize.graph.network import Network
 from canonize.patterns.pattern import LINEAR_WAY, AffinePattern, Stage, must_pass
 

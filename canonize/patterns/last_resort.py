@@ -16,7 +16,7 @@ from __future__ import annotations
 import torch
 from torch import fx
 
-from canonize.flow.linear import as_linear_layer
+from canonize.flow.linear_layers import as_linear_layer
 from canonize.flow.plan import Plan, Refused, label
 from canonize.graph.network import FrozenAffine, Network, keep_exact, value_dtype
 from canonize.nn import Offset

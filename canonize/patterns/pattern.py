@@ -9,7 +9,7 @@ from typing import ClassVar, Generic, Literal, TypeVar
 from torch import fx
 
 from canonize.flow.plan import Plan, Refused, commit
-from canonize.graph.affine import FrozenAffine
+from canonize.graph.affine_nodes import FrozenAffine
 from canonize.graph.network import Network
 
 Strategy = Literal["always", "threshold", "untangle", "on request"]

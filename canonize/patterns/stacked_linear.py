@@ -54,7 +54,7 @@ class StackedLinear(MergePattern):
             through = outer.response_to(bias)
             behind_bias = through if behind_bias is None else behind_bias + through
         merged = _merged(before, behind, behind_bias is not None)
-        weight = Product(outer, inner)
+        weight = ProductKernel(outer, inner)
         return Merge(first, second=node, place=node, module=merged, weight=weight, bias=behind_bias)
 
     def rewrite(self, network: Network, plan: Merge) -> None:
@@ -112,7 +112,7 @@ def _pointwise(conv: Any) -> bool:
     return all(size == 1 for size in conv.kernel_size) and all(step == 1 for step in conv.stride)
 
 
-class Product(Kernel):
+class ProductKernel(Kernel):
     """The kernel of one linear layer behind another; one of the two is pointwise.
 
     Parameters

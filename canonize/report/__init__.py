@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import fx
 
-from canonize.report.data import (
+from canonize.report.record import (
     AffineFate,
     Check,
     Divergence,

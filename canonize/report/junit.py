@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import xml.etree.ElementTree as ET
 
-from canonize.report.data import Check, VerdictRecord
+from canonize.report.record import Check, VerdictRecord
 from canonize.report.verdict import divergence_lines, output_lines
 
 # What XML 1.0 cannot hold.

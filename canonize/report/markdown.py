@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from canonize.report.data import VerdictRecord
+from canonize.report.record import VerdictRecord
 from canonize.report.verdict import divergence_lines, headline, histogram
 
 

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from canonize.report.data import AffineFate, Check, Finding, Proof, ReportRecord, VerdictRecord
+from canonize.report.record import AffineFate, Check, Finding, Proof, ReportRecord, VerdictRecord
 
 OUTCOMES = {"absorbed": "absorbed", "last resort": "now explicit linear layers", "left": "left as they were"}
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from canonize.report.data import ReportRecord
+from canonize.report.record import ReportRecord
 from canonize.report.rows import (
     AffineRow,
     counted,

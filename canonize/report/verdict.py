@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from canonize.report.data import Check, Divergence, OutputError, VerdictRecord
+from canonize.report.record import Check, Divergence, OutputError, VerdictRecord
 from canonize.report.rows import check_line, counted
 
 # Outputs that are told in full; more are told where `verbose`.

@@ -11,12 +11,12 @@ from canonize.errors import RewriteError
 from canonize.flow import Refused
 from canonize.flow.edits import told
 from canonize.flow.plan import Plan, label
-from canonize.graph.affine import FrozenAffine, Origin
+from canonize.graph.affine_nodes import FrozenAffine, Origin
 from canonize.graph.correspondence import Correspondence
 from canonize.graph.network import Network
 from canonize.patterns import Pattern, Stage, chosen
 from canonize.patterns.last_resort import keep_as_it_is
-from canonize.report.data import Refusal, Rewrite
+from canonize.report.record import Refusal, Rewrite
 from canonize.rewrite.form import Form
 from canonize.rewrite.idle import remove_idle_reshapes
 from canonize.rewrite.journal import Journal, Progress

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
-from canonize.graph.affine import Origin
-from canonize.report.data import AffineFate, Outcome, Refusal, Rewrite
+from canonize.graph.affine_nodes import Origin
+from canonize.report.record import AffineFate, Outcome, Refusal, Rewrite
 
 Progress = Callable[[str, int, int], None]
 

@@ -15,7 +15,7 @@ from torch import nn
 from canonize.errors import InputError, NotEquivalentError
 from canonize.inputs import Inputs, infer, normalise
 from canonize.report import Verdict
-from canonize.report.data import Check
+from canonize.report.record import Check
 from canonize.twins.twin import device_of, floating_dtype, let_go
 from canonize.verify import regimes, run
 from canonize.verify.candidate import Candidate

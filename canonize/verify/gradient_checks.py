@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from canonize.inputs import Inputs
-from canonize.report.data import Check
+from canonize.report.record import Check
 from canonize.twins.twin import device_of
 from canonize.verify import measure, regimes, run
 from canonize.verify.candidate import Candidate, declined

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from canonize.inputs import Inputs
-from canonize.report.data import Check, OutputError
+from canonize.report.record import Check, OutputError
 from canonize.twins.twin import device_of
 from canonize.verify import measure, run
 from canonize.verify.candidate import Candidate, declined

@@ -15,7 +15,7 @@ from canonize.errors import RewriteError
 from canonize.graph.network import Network, shell
 from canonize.graph.shapes import Unknown
 from canonize.nn import ThreshLeakyReLU, ThreshReLU
-from canonize.report.data import Rewrite
+from canonize.report.record import Rewrite
 from canonize.verify import measure
 
 TOLERANCE = 1e-10
@@ -35,7 +35,7 @@ _ENDS: dict[type[nn.Module], Callable[[Any], list[Any]]] = {
 
 
 @dataclass(frozen=True)
-class _Entry:
+class _NodeState:
     """A node as far as a rewrite can change it."""
 
     node: fx.Node
@@ -47,7 +47,7 @@ class _Entry:
     kept: nn.Module | None
     weights: PendingWeights | None
 
-    def same(self, other: _Entry) -> bool:
+    def same(self, other: _NodeState) -> bool:
         mine, theirs = (vars(entry.weights) if entry.weights is not None else {} for entry in (self, other))
         call = (self.op, str(self.target), self.args, self.kwargs)
         return (
@@ -66,7 +66,7 @@ def _settings(module: nn.Module | None) -> dict[str, Any]:
     return {key: value for key, value in held if isinstance(value, (bool, int, float, str, tuple, list))}
 
 
-State = dict[str, _Entry]
+State = dict[str, _NodeState]
 # Activation and number of the threshold: whether each channel has been seen below, and above.
 Regions = dict[tuple[str, int], list[Tensor]]
 
@@ -152,7 +152,7 @@ class RewriteCheck:
             args, kwargs = _by_name((node.args, node.kwargs))
             # A rewrite may set a padding in place: what is kept is a copy that shares the tensors.
             kept = shell(module) if module is not None else None
-            state[node.name] = _Entry(node, node.op, node.target, args, kwargs, module, kept, copy.copy(pending))
+            state[node.name] = _NodeState(node, node.op, node.target, args, kwargs, module, kept, copy.copy(pending))
         return state
 
     def _draw(self, before: State, after: State, part: set[str], draw: int, scale: float) -> dict[str, Any]:
@@ -192,7 +192,7 @@ def _random(value: Any, scale: float, generator: torch.Generator, device: torch.
     return (scale * drawn).to(device)
 
 
-def _read(entry: _Entry) -> set[str]:
+def _read(entry: _NodeState) -> set[str]:
     found: set[str] = set()
     fx.node.map_aggregate((entry.args, entry.kwargs), lambda a: found.add(a.name) if isinstance(a, _NodeName) else None)
     return found

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from canonize.inputs import Inputs
-from canonize.report.data import Check
+from canonize.report.record import Check
 from canonize.twins.twin import device_of, eval_twin
 from canonize.verify import measure, run
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from canonize.report.data import Check
+from canonize.report.record import Check
 
 
 def weight_check(other: nn.Module, exact: nn.Module) -> Check | None:

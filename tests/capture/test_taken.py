@@ -12,7 +12,7 @@ from torch import Tensor, fx, nn
 
 import canonize
 from canonize.capture.captured import GUARD
-from canonize.capture.wording import expression
+from canonize.capture.size_wording import expression
 from canonize.inputs import normalise
 from canonize.pipeline import Options, rewritten
 from tests.statistics import harden

@@ -18,7 +18,7 @@ from torch import Tensor, fx, nn
 import canonize
 from canonize.compat import import_torchvision
 from canonize.errors import ExportError
-from canonize.export import folder, pt, save
+from canonize.export import pt, readable_folder, save
 from canonize.export.constructors import expression
 from canonize.export.literals import index, literal
 from canonize.export.reload import compare, outputs_of
@@ -43,7 +43,7 @@ def executed(where: Path) -> nn.Module:
 def written(case: Case, where: Path) -> None:
     example = checks.draw(case.inputs, 2)
     model = canonize.canonize(case.model(torch.float64), example, verify=False)
-    folder.write(model, where, None, where)
+    readable_folder.write(model, where, None, where)
     loaded = executed(where)
     assert not [m for m in loaded.modules() if type(m).__module__.startswith("canonize")]
     file = where.with_suffix(".pt")
@@ -82,7 +82,7 @@ def test_models_of_the_zoos(build: Any, shape: tuple[int, ...], tmp_path: Path) 
     torch.manual_seed(0)
     x = torch.randn(shape, dtype=torch.float64)
     model = canonize.canonize(build().double().eval(), x, verify=False)
-    folder.write(model, tmp_path / "out", None, tmp_path / "out")
+    readable_folder.write(model, tmp_path / "out", None, tmp_path / "out")
     compare([outputs_of(model, normalise(x))], [outputs_of(executed(tmp_path / "out"), normalise(x))], tmp_path)
 
 
@@ -138,7 +138,7 @@ def test_a_person_can_read_it(tmp_path: Path) -> None:
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
 def test_precision_is_kept(dtype: torch.dtype, tmp_path: Path) -> None:
     graph = fx.symbolic_trace(nn.Sequential(nn.Linear(3, 2)).to(dtype).eval())
-    folder.write(graph, tmp_path / "out", None, tmp_path / "out")
+    readable_folder.write(graph, tmp_path / "out", None, tmp_path / "out")
     loaded = executed(tmp_path / "out")
     assert all(torch.equal(a, b) for a, b in zip(loaded.parameters(), graph.parameters(), strict=True))
     assert {p.dtype for p in loaded.parameters()} == {dtype}
@@ -225,7 +225,7 @@ def test_hostile_names_stay_text(tmp_path: Path) -> None:
     model = small()
     model.report.model = '"""\nimport os\nos.system("false")\n"""'  # type: ignore[union-attr]
     model.report.source = {"name": '"""; raise SystemExit(3) #\n', "sha256": '"""'}  # type: ignore[union-attr]
-    folder.write(model, tmp_path / "out", None, tmp_path / "out")
+    readable_folder.write(model, tmp_path / "out", None, tmp_path / "out")
     assert isinstance(executed(tmp_path / "out"), nn.Module)
 
 
@@ -236,7 +236,7 @@ def closure(x: Tensor) -> Tensor:
 def test_functions_of_ones_own_are_imported_and_said(tmp_path: Path) -> None:
     graph = fx.Graph()
     graph.output(graph.call_function(closure, (graph.placeholder("x"),)))
-    notes = folder.write(fx.GraphModule(nn.Module(), graph), tmp_path / "out", None, tmp_path / "out")
+    notes = readable_folder.write(fx.GraphModule(nn.Module(), graph), tmp_path / "out", None, tmp_path / "out")
     assert __name__ in notes[0] and f"import {__name__}" in (tmp_path / "out" / "model.py").read_text()
     assert executed(tmp_path / "out")(torch.zeros(1)) == 1
 
@@ -256,8 +256,8 @@ def test_folders_replace_only_their_own_kind(tmp_path: Path) -> None:
 
 
 def test_a_folder_that_computes_something_else_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    real = folder._alone
-    monkeypatch.setattr(folder, "_alone", lambda tensor: real(tensor) * 1.01)
+    real = readable_folder._alone
+    monkeypatch.setattr(readable_folder, "_alone", lambda tensor: real(tensor) * 1.01)
     with pytest.raises(ExportError, match="something else"):
         save(small(), tmp_path / "out", example_inputs=torch.randn(2, 3, 16, 16))
     assert list(tmp_path.iterdir()) == []

@@ -50,7 +50,7 @@ def test_a_symbolic_link_is_written_through(name: str, tmp_path: Path) -> None:
 
 KILLED = """
 import sys, torch, canonize
-import canonize.export.pt as pt, canonize.export.folder as folder
+import canonize.export.pt as pt, canonize.export.readable_folder as folder
 def check(*rest, **more):
     print("writing", flush=True)
     sys.stdin.read()

@@ -192,11 +192,11 @@ def test_a_folder_comes_back_if_it_cannot_be_replaced(tmp_path: Path, monkeypatc
 SLOW = """
 import signal, sys, time
 signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in a job in the background
-from canonize.export import folder, onnx, pt
+from canonize.export import readable_folder, onnx, pt
 def check(*rest, **more):
     print("writing", flush=True)
     time.sleep(3600)
-pt.check = onnx.check = folder.check = check
+pt.check = onnx.check = readable_folder.check = check
 from canonize.cli import main
 sys.exit(main(["m.pt", "-o", sys.argv[1], "--input", "2x3x8x8", "-q"]))
 """

@@ -21,7 +21,7 @@ from canonize.cli import main
 from canonize.compat import import_torchvision
 from canonize.errors import CanonizeError, LoadError
 from canonize.loading import load, load_with_notes
-from canonize.loading.onnx import file as onnx_file
+from canonize.loading.onnx import protobuf as onnx_file
 from canonize.loading.onnx import read as reader
 from tests.statistics import harden
 

@@ -17,7 +17,7 @@ from onnx import TensorProto, helper
 
 from benchmarks.onnx.__main__ import measured
 from benchmarks.onnx.cases import Case, cases
-from canonize.loading.onnx.operators import expand, pad, squeeze, unsqueeze
+from canonize.loading.onnx.missing_operators import expand, pad, squeeze, unsqueeze
 
 FLOAT, INT = TensorProto.FLOAT, TensorProto.INT64
 

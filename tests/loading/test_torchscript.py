@@ -18,7 +18,7 @@ from canonize.cli import main
 from canonize.compat import import_torchvision
 from canonize.errors import CanonizeError, CaptureError, LoadError, NotEquivalentError
 from canonize.loading import load
-from canonize.twins.torchscript import operators, translated
+from canonize.twins.torchscript import interpreted, translated
 from tests.statistics import harden
 
 models = import_torchvision("torchvision.models")
@@ -363,9 +363,11 @@ def test_hooks_are_refused() -> None:
 
 FAULTS: dict[str, Callable[[pytest.MonkeyPatch], Any]] = {
     "another operator": lambda m: m.setattr(
-        operators, "_overload", swapped(operators._overload, torch.ops.aten.relu_.default, torch.ops.aten.abs.default)
+        interpreted,
+        "_overload",
+        swapped(interpreted._overload, torch.ops.aten.relu_.default, torch.ops.aten.abs.default),
     ),
-    "an argument dropped": lambda m: m.setattr(operators, "_same", lambda value, default: True),
+    "an argument dropped": lambda m: m.setattr(interpreted, "_same", lambda value, default: True),
 }
 
 

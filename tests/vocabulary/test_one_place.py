@@ -26,7 +26,7 @@ OTHERWISE = {
     "loading/safe.py": "modules of torch that a file may name",
     "twins/copying.py": "types that are never copied",
     "twins/float64.py": "dtypes",
-    "twins/torchscript/operators.py": "TorchScript's arithmetic with numbers, which stands below the vocabulary",
+    "twins/torchscript/interpreted.py": "TorchScript's arithmetic with numbers, which stands below the vocabulary",
 }
 
 

@@ -19,9 +19,9 @@ from torch import Tensor, fx
 
 from canonize.compat import no_warnings
 from canonize.errors import LoadError
-from canonize.loading.onnx import operators, resize
-from canonize.loading.onnx.file import nodes_of
-from canonize.loading.onnx.shapes import DOMAIN
+from canonize.loading.onnx import missing_operators, resize
+from canonize.loading.onnx.protobuf import nodes_of
+from canonize.loading.onnx.shape_arithmetic import DOMAIN
 
 _UNKNOWN = re.compile(r"Unsupported ONNX operator: (\w+)")
 # Their results are integers that are cut off at 8 bits.
@@ -91,7 +91,7 @@ def written_in_others(model: onnx.ModelProto, operator: str = "") -> onnx.ModelP
 
 
 def _register() -> None:
-    """Teach the converter our own operators, and those that `canonize.loading.onnx.shapes` writes."""
+    """Teach the converter our own operators, and those that `canonize.loading.onnx.shape_arithmetic` writes."""
     registry = importlib.import_module("onnx2fx.op_registry")
 
     def own(operator: str, function: Callable[..., Any], *options: tuple[str, Any], domain: str = "", since: int = 1):  # type: ignore[no-untyped-def]
@@ -117,24 +117,29 @@ def _register() -> None:
         made: fx.Node = builder.call_function(resize.resize, args=(*values, settings))
         return made
 
-    own("ExpandBatch", operators.expand_batch, ("sizes", ()), ("place", 0), domain=DOMAIN)
-    own("SliceConst", operators.slice_const, *((n, ()) for n in ("starts", "ends", "axes", "steps")), domain=DOMAIN)
-    own("Expand", operators.expand, since=8)
-    own("Squeeze", operators.squeeze, ("axes", None), since=1)
-    own("Squeeze", operators.squeeze, since=13)
-    own("Unsqueeze", operators.unsqueeze, ("axes", ()), since=1)
-    own("Unsqueeze", operators.unsqueeze, since=13)
+    own("ExpandBatch", missing_operators.expand_batch, ("sizes", ()), ("place", 0), domain=DOMAIN)
+    own(
+        "SliceConst",
+        missing_operators.slice_const,
+        *((n, ()) for n in ("starts", "ends", "axes", "steps")),
+        domain=DOMAIN,
+    )
+    own("Expand", missing_operators.expand, since=8)
+    own("Squeeze", missing_operators.squeeze, ("axes", None), since=1)
+    own("Squeeze", missing_operators.squeeze, since=13)
+    own("Unsqueeze", missing_operators.unsqueeze, ("axes", ()), since=1)
+    own("Unsqueeze", missing_operators.unsqueeze, since=13)
 
     @registry.register("Pad", since_version=11)
     def build_pad(builder: Any, node: Any) -> fx.Node:
         given = {a.name: _plain(helper.get_attribute_value(a)) for a in node.attribute}
         values = [builder.get_value(name) if name else None for name in node.input]
         values = [None if _is_empty(value) else value for value in [*values, None, None][:4]]
-        made: fx.Node = builder.call_function(operators.pad, args=(*values, given.get("mode", "constant")))
+        made: fx.Node = builder.call_function(missing_operators.pad, args=(*values, given.get("mode", "constant")))
         return made
 
-    own("Clip", operators.clip, since=11)
-    own("LpNormalization", operators.normalize, ("axis", -1), ("p", 2))
+    own("Clip", missing_operators.clip, since=11)
+    own("LpNormalization", missing_operators.normalize, ("axis", -1), ("p", 2))
     own("CumSum", _sum, ("exclusive", 0), ("reverse", 0), since=11)
     own("CumProd", _product, ("exclusive", 0), ("reverse", 0), since=26)
 
@@ -153,8 +158,8 @@ def _is_empty(value: Any) -> bool:
 
 
 def _sum(tensor: Any, axis: Any, exclusive: int, reverse: int) -> Any:
-    return operators.cumulate(tensor, axis, exclusive, reverse, product=False)
+    return missing_operators.cumulate(tensor, axis, exclusive, reverse, product=False)
 
 
 def _product(tensor: Any, axis: Any, exclusive: int, reverse: int) -> Any:
-    return operators.cumulate(tensor, axis, exclusive, reverse, product=True)
+    return missing_operators.cumulate(tensor, axis, exclusive, reverse, product=True)

@@ -51,9 +51,9 @@ def read_onnx(path: Path, shapes: Sequence[Shape] = ()) -> tuple[nn.Module, tupl
         Runtime does.
     """
     need(("onnx", "onnxruntime", "onnx2fx"), "reading ONNX files", where=str(path), error=LoadError)
-    from canonize.loading.onnx.file import read_proto, rename
     from canonize.loading.onnx.numbers import number_inputs
-    from canonize.loading.onnx.shapes import BATCHES, fold_shapes
+    from canonize.loading.onnx.protobuf import read_proto, rename
+    from canonize.loading.onnx.shape_arithmetic import BATCHES, fold_shapes
 
     model = read_proto(path)
     stored = {initializer.name for initializer in model.graph.initializer}
@@ -117,7 +117,7 @@ def _proven(
 def _session(model: Any, path: Path) -> Any:
     import onnxruntime
 
-    from canonize.loading.onnx.shapes import quiet
+    from canonize.loading.onnx.shape_arithmetic import quiet
 
     try:
         return onnxruntime.InferenceSession(model.SerializeToString(), quiet(), providers=["CPUExecutionProvider"])

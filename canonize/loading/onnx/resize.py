@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from canonize.loading.onnx.operators import as_numbers
+from canonize.loading.onnx.missing_operators import as_numbers
 
 # What torch's interpolation computes: the mode, and the coordinates of the standard.
 _TORCH = {

@@ -6,7 +6,7 @@ Each replacement is the same function; rules then meet one module where they met
 from __future__ import annotations
 
 from canonize.graph.network import Network
-from canonize.normalize.recognise.activation import recognise_activations
+from canonize.normalize.recognise.activation_formulas import recognise_activations
 from canonize.normalize.recognise.root_mean_square import recognise_normalisations
 
 

@@ -27,7 +27,7 @@ _POWERS = {"rsqrt": -0.5, "sqrt": 0.5}
 
 
 @dataclass(frozen=True)
-class _Found:
+class _ByHand:
     """A normalisation by its root mean square."""
 
     source: fx.Node
@@ -51,7 +51,7 @@ def _may_normalise(network: Network, node: fx.Node) -> bool:
     return isinstance(module, cnn.Gate) or (type(module) is cnn.Call and len(node.args) == 2)
 
 
-def _replace(network: Network, node: fx.Node, found: _Found) -> None:
+def _replace(network: Network, node: fx.Node, found: _ByHand) -> None:
     last, back = node, found.back
     cast = next(iter(node.users)) if len(node.users) == 1 and found.scaled is None else None
     if (
@@ -85,7 +85,7 @@ def _sweep(network: Network, node: fx.Node) -> None:
             network.remove(current)
 
 
-def _root_mean_square(network: Network, node: fx.Node) -> _Found | None:
+def _root_mean_square(network: Network, node: fx.Node) -> _ByHand | None:
     """What a product or a quotient normalises, if that is what it does."""
     if len(node.args) != 2 or not all(isinstance(argument, fx.Node) for argument in node.args):
         return None
@@ -105,7 +105,7 @@ def _root_mean_square(network: Network, node: fx.Node) -> _Found | None:
     return None
 
 
-def _matched(network: Network, node: fx.Node, numerator: fx.Node, factor: fx.Node, power: float) -> _Found | None:
+def _matched(network: Network, node: fx.Node, numerator: fx.Node, factor: fx.Node, power: float) -> _ByHand | None:
     if _power(_operation(network, factor)) != power:
         return None
     shifted = _only_input(factor)
@@ -128,7 +128,7 @@ def _matched(network: Network, node: fx.Node, numerator: fx.Node, factor: fx.Nod
     own = _dtype(network, source)
     if inner is None or own is None or not {result, _dtype(network, numerator)} <= {inner, own}:
         return None
-    return _Found(source, dims, eps, inner, result != inner, scaled)
+    return _ByHand(source, dims, eps, inner, result != inner, scaled)
 
 
 def _operation(network: Network, node: fx.Node) -> Operation | None:

@@ -9,6 +9,6 @@ would freeze the sizes of the example in the graph, and every branch with them.
 from __future__ import annotations
 
 from canonize.twins.torchscript.facts import constants, narrow_cast
-from canonize.twins.torchscript.layers import Scripted, translated
+from canonize.twins.torchscript.scripted_modules import Scripted, translated
 
 __all__ = ["Scripted", "constants", "narrow_cast", "translated"]

@@ -10,7 +10,7 @@ from torch import nn
 
 from canonize.compat.private import inline, new_torchscript_graph
 from canonize.errors import CaptureError
-from canonize.twins.torchscript.operators import call_operator
+from canonize.twins.torchscript.interpreted import call_operator
 
 _LINE = re.compile(r'File "([^"]+)", line (\d+)')
 # Statements that a model is free to make and that compute nothing.

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, fx, nn
 
 from canonize import nn as cnn
-from canonize.graph.affine import FrozenAffine
+from canonize.graph.affine_nodes import FrozenAffine
 from canonize.graph.network import Network
-from canonize.report.data import Proof, Unproven
+from canonize.report.record import Proof, Unproven
 from canonize.verify.certificate import linear, moving, pointwise
 from canonize.verify.certificate.data import Certificate
 from canonize.verify.certificate.relation import (

@@ -17,14 +17,14 @@ from canonize.inputs import Inputs
 from canonize.inputs.infer import dtype_and_device
 from canonize.pipeline import Options, rewritten
 from canonize.report import Report
-from canonize.report.data import Check, Divergence, Rewrite
+from canonize.report.record import Check, Divergence, Rewrite
 from canonize.twins.twin import float64_twin
 from canonize.verify import measure, run
 from canonize.verify.candidate import Candidate
 from canonize.verify.judge import EXACT_TOLERANCE
 from canonize.verify.oracle import Oracle
 from canonize.verify.where import locate
-from canonize.verify.where.locate import Comparison, Reference, Side
+from canonize.verify.where.locate import LayerComparison, Reference, Side
 
 _NOBODY = "both models agree in every layer that they share: the difference is made behind the last of them"
 
@@ -112,7 +112,7 @@ def _raises(side: Side, inputs: Inputs) -> bool:
     return False
 
 
-def _is_rewritten(other: nn.Module, found: Comparison) -> bool:
+def _is_rewritten(other: nn.Module, found: LayerComparison) -> bool:
     """Whether the two have other layers, or some of the candidate's differ and yet are put right behind."""
     if isinstance(getattr(other, "report", None), Report) or found.missing or len(found.ratio) < len(found.layers):
         return True

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from canonize.compat.private import pytree
 from canonize.inputs import Inputs
-from canonize.report.data import Divergence
+from canonize.report.record import Divergence
 from canonize.verify import measure, run
 from canonize.verify.where.recorder import RecordedLayer, record
 
@@ -65,7 +65,7 @@ class Reference:
 
 
 @dataclass
-class Comparison:
+class LayerComparison:
     """A candidate's layers, and how each compares.
 
     Attributes
@@ -145,7 +145,7 @@ class Comparison:
         return found
 
 
-def compare_layers(reference: Reference, candidate: Side, inputs: Inputs, budget: int = BUDGET) -> Comparison:
+def compare_layers(reference: Reference, candidate: Side, inputs: Inputs, budget: int = BUDGET) -> LayerComparison:
     """Compare all layers that two models share.
 
     Parameters
@@ -158,7 +158,7 @@ def compare_layers(reference: Reference, candidate: Side, inputs: Inputs, budget
 
     Returns
     -------
-    Comparison
+    LayerComparison
 
     Raises
     ------
@@ -204,7 +204,9 @@ def _kept(
     return kept
 
 
-def _against(reference: Reference, candidate: Side, inputs: Inputs, kept: dict[tuple[str, int], Any]) -> Comparison:
+def _against(
+    reference: Reference, candidate: Side, inputs: Inputs, kept: dict[tuple[str, int], Any]
+) -> LayerComparison:
     noise: dict[tuple[str, int], float] = {}
     if reference.own is not None:
 
@@ -216,7 +218,7 @@ def _against(reference: Reference, candidate: Side, inputs: Inputs, kept: dict[t
             record(reference.own.model, inputs, reference.own.dtype, listen)
         except run.FailedRunError:
             noise.clear()
-    found = Comparison()
+    found = LayerComparison()
 
     def weigh(number: int, layer: RecordedLayer, output: Any) -> None:
         found.layers.append(layer)
@@ -250,7 +252,7 @@ def _thinned(window: Sequence[tuple[str, int]], sizes: dict[tuple[str, int], int
         step *= 2
 
 
-def _narrowed(window: list[tuple[str, int]], found: Comparison) -> list[tuple[str, int]]:
+def _narrowed(window: list[tuple[str, int]], found: LayerComparison) -> list[tuple[str, int]]:
     """The layers behind the last that agrees, up to the first that differs."""
     guilty = found.first_divergent()
     if guilty is None:
@@ -285,7 +287,7 @@ def failing_layer(candidate: Side, inputs: Inputs) -> str:
             handle.remove()
 
 
-def describe(found: Comparison, reference: str, case: str) -> Divergence:
+def describe(found: LayerComparison, reference: str, case: str) -> Divergence:
     """The outcome of a comparison as data."""
     number = found.first_divergent()
     if number is None:

@@ -21,7 +21,7 @@ from canonize.export.forward import Forward, path
 from canonize.export.provenance import provenance_of
 from canonize.export.reload import check_reload
 from canonize.inputs import Inputs
-from canonize.loading.folder import CODE, WEIGHTS
+from canonize.loading.written_folder import CODE, WEIGHTS
 
 # Columns that a statement and its remark may take together.
 WIDTH = 112

@@ -19,7 +19,7 @@ from canonize.algebra.exact import exact_parameter
 from canonize.algebra.weights import CONVOLUTION, TRANSPOSED
 from canonize.flow.edits import Compose, PadBefore, TakeInput, TakeOutput
 from canonize.flow.plan import RefusedError, Step, backward_rule, forward_rule
-from canonize.graph.affine import FrozenAffine
+from canonize.graph.affine_nodes import FrozenAffine
 from canonize.nn import ChannelLinear
 
 

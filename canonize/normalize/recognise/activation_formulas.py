@@ -24,7 +24,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from canonize import nn as cnn
-from canonize.graph.affine import FrozenAffine
+from canonize.graph.affine_nodes import FrozenAffine
 from canonize.graph.network import Network
 from canonize.vocabulary import resolve_module
 
