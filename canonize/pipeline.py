@@ -12,6 +12,7 @@ from torch import nn
 
 from canonize._version import __version__
 from canonize.capture import capture
+from canonize.graph.containers import containers
 from canonize.graph.network import Network
 from canonize.inputs import Inputs
 from canonize.normalize import normalize
@@ -90,6 +91,8 @@ def rewritten(
         versions=versions(),
     )
     report.names = _name_map(model, network)
+    holders = [name for name, module in named_modules(model) if any(True for _ in module.children())]
+    report.containers = containers(holders, before, network)
     return network, report
 
 

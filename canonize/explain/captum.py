@@ -260,7 +260,13 @@ def _counterpart(model: nn.Module, prepared: nn.Module, layer: nn.Module | str) 
     if name is None:
         raise ExplainError("the layer is none of the model's", hint="Give model.get_submodule(name), or the name")
     try:
-        return prepared.get_submodule(name)
+        found = prepared.get_submodule(name)
+        if type(found) is not nn.Module:
+            return found
+        gives = getattr(getattr(model, "report", None), "containers", {}).get(name)
+        if gives is None:
+            raise ExplainError(f"no layer gives what the block {name} returned", hint="Name a layer: report.containers")
+        return prepared.get_submodule(gives)
     except AttributeError as error:
         raise ExplainError(f"there is no layer {name}", hint="model.named_modules() lists them") from error
 

@@ -337,6 +337,7 @@ class ReportRecord:
     refusals: list[Refusal] = field(default_factory=list)
     findings: list[Finding] = field(default_factory=list)
     names: dict[str, str | None] = field(default_factory=dict)
+    containers: dict[str, str | None] = field(default_factory=dict)  # block to the layer that gives what it returned
     notes: list[str] = field(default_factory=list)
     verdict: VerdictRecord | None = None
     versions: dict[str, str] = field(default_factory=dict)

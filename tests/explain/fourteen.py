@@ -16,7 +16,6 @@ from torch import Tensor
 import canonize
 from canonize.explain import attribute
 from canonize.explain.libraries import require
-from tests.explain.heatmaps import cosine, difference
 from tests.statistics import calibrate, harden
 from tests.zoo.relation_network import RelationNetwork, Sizes
 
@@ -73,11 +72,15 @@ def relation_networks(published: Any) -> Iterator[tuple[str, Tensor, Tensor]]:
 
 def main() -> None:
     """Print a line for each."""
-    require("zennit")
+    require("zennit")  # before what imports it
+    alike = importlib.import_module("tests.explain.heatmaps")
     published = importlib.import_module("tests.explain.published")
     for cells in (classifiers(published), relation_networks(published)):
         for name, ours, theirs in cells:
-            print(f"{name}: cosine {cosine(ours, theirs):.9f}, difference {difference(ours, theirs):.1e}", flush=True)
+            print(
+                f"{name}: cosine {alike.cosine(ours, theirs):.9f}, difference {alike.difference(ours, theirs):.1e}",
+                flush=True,
+            )
 
 
 if __name__ == "__main__":
