@@ -12,7 +12,7 @@ import torch
 from torch import fx
 
 from canonize.algebra.affine import Affine
-from canonize.graph.affine import FrozenAffine
+from canonize.graph.affine_nodes import FrozenAffine
 from canonize.graph.network import Network
 
 
