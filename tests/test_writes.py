@@ -276,6 +276,9 @@ COUNTING: dict[str, Any] = {
     "F.batch_norm": lambda m, x: F.batch_norm(x, m.mean, m.var, m.weight, m.bias, training=True, eps=3e-3),
     "without affine": lambda m, x: F.batch_norm(x, m.mean, m.var, None, None, True, 0.3, 1e-2),
     "torch.batch_norm": lambda m, x: torch.batch_norm(x, m.weight, m.bias, m.mean, m.var, True, 0.1, 1e-2, False),
+    "_native_batch_norm_legit": lambda m, x: torch.ops.aten._native_batch_norm_legit(
+        x, m.weight, m.bias, m.mean, m.var, True, 0.1, 1e-2
+    )[0],
     "native_batch_norm": lambda m, x: torch.native_batch_norm(x, m.weight, m.bias, m.mean, m.var, True, 0.1, 1e-2)[0],
     "F.instance_norm": lambda m, x: F.instance_norm(x, m.mean, m.var, m.weight, m.bias, eps=1e-2),
 }

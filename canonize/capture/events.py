@@ -16,10 +16,10 @@ from torch import Tensor, fx, nn
 
 from canonize.capture.leaves import is_leaf
 from canonize.capture.source import current_line
-from canonize.compat.private import TorchDispatchMode, autocast_is_on, pytree
+from canonize.compat.private import autocast_is_on, no_dispatch, pytree
 from canonize.graph.shape_rules import KEEP_SHAPE, output_of
 from canonize.inputs import Inputs
-from canonize.twins.module_tree import named_modules
+from canonize.twins.randomness import PrivateRandom
 
 # They hand over what they are given: a mark, not an operation.
 _TRANSPARENT = {"aten::detach", "aten::alias", "aten::lift", "aten::lift_fresh", "aten::_version"}
@@ -29,12 +29,6 @@ _HAND_THROUGH = (nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout
 _ALIKE = (nn.Hardsigmoid, nn.Softmax, nn.LayerNorm, nn.GroupNorm, nn.Mish, nn.PReLU, nn.Softplus)
 # Whose values are not compared: where a tensor lies, and how.
 _NOT_COMPARED = (torch.device, torch.memory_format, torch.layout, torch.Generator)
-# On the meta device they are worked out in Python, which takes milliseconds.
-_COSTLY = {
-    "aten::native_batch_norm", "aten::native_layer_norm", "aten::native_group_norm", "aten::convolution",
-    "aten::_softmax", "aten::_safe_softmax", "aten::gelu", "aten::constant_pad_nd", "aten::mean.dim", "aten::bmm",
-    "aten::mul.Scalar", "aten::mul.Tensor", "aten::add.Tensor", "aten::addmm",
-}  # fmt: skip
 _ARITHMETIC = {"aten::cat": torch.cat, "aten::add.Tensor": torch.add, "aten::mul.Tensor": torch.mul}
 _NORMALISING = {"aten::native_batch_norm", "aten::native_layer_norm"}
 
@@ -65,26 +59,27 @@ class Event:
         return (self.operator, self.arguments, self.results) == (other.operator, other.arguments, other.results)
 
 
-class EventRecorder(TorchDispatchMode):
-    """Lists what is done with values that come from the inputs.
+class EventRecorder(PrivateRandom):
+    """Lists what is done with values that come from the inputs, and draws random numbers of its own.
 
     A tensor is known by where it lies in memory, so that a view that is made anew is the same value, and what is
     written through one name is read under the other.
 
     Parameters
     ----------
-    root : nn.Module
-        The copy that is run; each of its layers makes one event.
+    layers : dict of str to nn.Module
+        Of the copy that is run; each that is torch's own makes one event.
     inputs : Inputs
         That it is run on.
     metas : dict, optional
-        On the meta device: what costly operators give, remembered from run to run.
+        On the meta device, where an operator takes up to half a millisecond of Python: what each gave, remembered
+        from run to run.
     lines : bool
         Whether to note lines of code.
     """
 
     def __init__(
-        self, root: nn.Module, inputs: Inputs, metas: dict[Any, Any] | None = None, lines: bool = False
+        self, layers: dict[str, nn.Module], inputs: Inputs, metas: dict[Any, Any] | None = None, lines: bool = False
     ) -> None:
         super().__init__()
         self.events: list[Event] = []
@@ -96,8 +91,8 @@ class EventRecorder(TorchDispatchMode):
         self._inside = 0
         for i, tensor in enumerate(inputs.tensors()):
             self.know(tensor, ("input", i))
-        for name, module in named_modules(root):
-            if name and is_leaf(module):
+        for name, module in layers.items():
+            if name and is_leaf(module) and "forward" not in module.__dict__:
                 module.__dict__["forward"] = functools.partial(self._layer, f"layer {name}", module, module.forward)
 
     def know(self, value: Any, origin: Any) -> None:
@@ -127,26 +122,25 @@ class EventRecorder(TorchDispatchMode):
         if self._metas is None or kwargs:
             return forward(*args, **kwargs)
         key = (name, *(_key(value) for value in args))
-        known = self._metas.get(key)
-        if known is not None:
-            return torch.empty_like(known)
-        result = _plain_to_see(module, args)
+        with no_dispatch():
+            known = self._metas.get(key)
+            result = _plain_to_see(module, args) if known is None else _another(known)
         if result is None:
             result = forward(*args)
             given = {_place(value)[0] for value in args if isinstance(value, Tensor)}
-            if isinstance(result, Tensor) and _place(result)[0] not in given:
+            if _is_dense(result) and _place(result)[0] not in given:
                 self._metas[key] = result
         return result
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         if self._inside:
-            return func(*args, **kwargs)
+            return super().__torch_dispatch__(func, types, args, kwargs)
         arguments, derived = self._described((args, kwargs))
         if not derived:
-            return func(*args, **kwargs)
+            return super().__torch_dispatch__(func, types, args, kwargs)
         origin = self._origin(args[0]) if func.name() in _TRANSPARENT else None
-        result = self._give(func, args, kwargs)
+        result = self._give(func, types, args, kwargs)
         if func.name() not in _TRANSPARENT:
             self._note(func.name(), arguments, result)
         elif isinstance(result, Tensor) and origin is not None:
@@ -155,23 +149,25 @@ class EventRecorder(TorchDispatchMode):
             self._kept.append(result)
         return result
 
-    def _give(self, func: Any, args: Any, kwargs: Any) -> Any:
+    def _give(self, func: Any, types: Any, args: Any, kwargs: Any) -> Any:
+        if self._metas is None or not _gives_new_tensors(func):
+            return super().__torch_dispatch__(func, types, args, kwargs)
         name = func.name()
-        if self._metas is None or kwargs:
-            return func(*args, **kwargs)
-        if name in _NORMALISING and not (name == "aten::native_batch_norm" and args[5]):
-            return torch.empty_like(args[0]), args[0].new_empty(0), args[0].new_empty(0)  # nobody reads the others
-        if name in _ARITHMETIC:
-            found = output_of(_ARITHMETIC[name], args, {})
-            if found is not None:
-                return found
-        if name not in _COSTLY:
-            return func(*args)
-        key = (func, *(_key(value) for value in args))
-        if key not in self._metas:
-            self._metas[key] = func(*args)
-            return self._metas[key]
-        return pytree.tree_map_only(Tensor, torch.empty_like, self._metas[key])
+        with no_dispatch():
+            if name in _NORMALISING and not (name == "aten::native_batch_norm" and args[5]):
+                return _alike(args[0]), args[0].new_empty(0), args[0].new_empty(0)  # nobody reads the others
+            if name in _ARITHMETIC and not kwargs:
+                found = output_of(_ARITHMETIC[name], args, {})
+                if found is not None:
+                    return found
+            key = (func, _key(args), _key(kwargs))
+            known = self._metas.get(key)
+            if known is not None:
+                return _another(known) if isinstance(known, Tensor) else tuple(map(_another, known))
+        result = super().__torch_dispatch__(func, types, args, kwargs)
+        if all(map(_is_dense, result if isinstance(result, tuple) else (result,))) and not _holds_values(args, kwargs):
+            self._metas[key] = result
+        return result
 
     def _note(self, operator: str, arguments: Any, result: Any) -> None:
         leaves = [result] if isinstance(result, Tensor) else pytree.tree_leaves(result)
@@ -210,7 +206,9 @@ class EventRecorder(TorchDispatchMode):
 def aliases(values: dict[fx.Node, Any]) -> dict[fx.Node, list[fx.Node]]:
     """For each node whose value lies in the memory of values that it reads: their nodes."""
     memories = {
-        node: {_place(leaf)[0] for leaf in pytree.tree_leaves(value) if isinstance(leaf, Tensor)}
+        node: {_place(value)[0]}
+        if isinstance(value, Tensor)
+        else {_place(leaf)[0] for leaf in pytree.tree_leaves(value) if isinstance(leaf, Tensor)}
         for node, value in values.items()
     }
     found = {
@@ -234,10 +232,42 @@ def _autocast() -> str:
     return ", ".join(f"{str(torch.get_autocast_dtype(kind)).removeprefix('torch.')} on {kind}" for kind in kinds)
 
 
+@functools.lru_cache(maxsize=1024)
+def _gives_new_tensors(func: Any) -> bool:
+    """Whether an operator writes nothing, and gives tensors of its own: only their sizes are to be known."""
+    schema = func._schema
+    plain = all(argument.alias_info is None for argument in (*schema.arguments, *schema.returns))
+    return plain and bool(schema.returns) and all(str(value.type) == "Tensor" for value in schema.returns)
+
+
 def _key(value: Any) -> Any:
     if isinstance(value, Tensor):
         return value.shape, value.stride(), value.dtype
+    if isinstance(value, dict):
+        return tuple((name, _key(item)) for name, item in value.items())
     return tuple(map(_key, value)) if isinstance(value, list | tuple) else value
+
+
+def _holds_values(*given: Any) -> bool:
+    """Whether a tensor is among arguments that is not on the meta device."""
+    return any(isinstance(x, Tensor) and x.device.type != "meta" for x in pytree.tree_leaves(given))
+
+
+def _is_dense(value: Any) -> bool:
+    """Whether it is a tensor whose strides another one can have, with a memory of its own."""
+    return isinstance(value, Tensor) and value.layout == torch.strided and value.device.type == "meta"
+
+
+def _another(tensor: Tensor) -> Tensor:
+    """A tensor on the meta device that is laid out alike."""
+    return torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device="meta")
+
+
+def _alike(tensor: Tensor) -> Tensor:
+    """``torch.empty_like``, which is worked out in Python on the meta device."""
+    if tensor.is_contiguous():
+        return torch.empty(tensor.shape, dtype=tensor.dtype, device="meta")
+    return torch.empty_like(tensor)
 
 
 def _plain_to_see(module: nn.Module, args: tuple[Any, ...]) -> Any:
@@ -247,5 +277,5 @@ def _plain_to_see(module: nn.Module, args: tuple[Any, ...]) -> Any:
     if getattr(module, "inplace", False) is True or isinstance(module, _HAND_THROUGH):
         return args[0] if isinstance(module, (*KEEP_SHAPE, *_HAND_THROUGH)) else None
     if isinstance(module, (*KEEP_SHAPE, *_ALIKE)):
-        return torch.empty_like(args[0])
+        return _alike(args[0])
     return output_of(module, args, {})

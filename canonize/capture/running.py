@@ -25,28 +25,49 @@ class GuardedError(Exception):
     """The graph refuses these inputs by a check of its own."""
 
 
-@contextlib.contextmanager
-def as_it_was(root: nn.Module) -> Iterator[None]:
-    """Take back what a forward leaves behind in attributes, also in the containers that it keeps there."""
-    tables: list[tuple[dict[str, Any], dict[str, Any], list[Any]]] = []
-    for _, module in named_modules(root):
-        own: dict[str, Any] = module.__dict__
-        containers = [(it, it.copy()) for name, it in own.items() if type(it) in _CONTAINERS and name[0] != "_"]
-        buffers: dict[str, Any] = module._buffers
-        tables += [(own, own.copy(), containers), (buffers, buffers.copy(), [])]
-    try:
-        yield
-    finally:
-        for table, before, containers in tables:
-            if not is_as_it_was(table, before):
-                table.clear()
-                table.update(before)
-            for container, held in containers:
+class Runnable:
+    """A copy of a model that is run more than once: what a forward leaves behind in attributes is taken back.
+
+    Parameters
+    ----------
+    root : nn.Module
+        A copy with tensors of its own.
+
+    Attributes
+    ----------
+    layers : dict of str to nn.Module
+        Every module under each of its names.
+    """
+
+    def __init__(self, root: nn.Module) -> None:
+        self.root = root
+        self.layers = dict(named_modules(root, repeated=True))
+        # Also the containers that a forward keeps there.
+        self._tables: list[tuple[dict[str, Any], dict[str, Any]]] = []
+        self._containers: list[tuple[Any, Any]] = []
+        for module in dict.fromkeys(self.layers.values()):
+            for table in (module.__dict__, module._buffers):
+                self._tables.append((table, table.copy()))
+            own = module.__dict__
+            held = [it for name, it in own.items() if type(it) in _CONTAINERS and name[0] != "_"]
+            self._containers += [(container, container.copy()) for container in held]
+
+    @contextlib.contextmanager
+    def running(self) -> Iterator[None]:
+        """Around one run."""
+        try:
+            yield
+        finally:
+            for table, before in self._tables:
+                if not is_as_it_was(table, before):
+                    table.clear()
+                    table.update(before)
+            for container, held in self._containers:
                 container.clear()
                 container.update(held) if isinstance(container, dict) else container.extend(held)
 
 
-def run_graph(graph: fx.Graph, root: nn.Module, inputs: Inputs) -> dict[fx.Node, Any]:
+def run_graph(graph: fx.Graph, copy: Runnable, inputs: Inputs) -> dict[fx.Node, Any]:
     """Run a graph, node by node, with the layers of a copy of its root.
 
     Returns
@@ -66,9 +87,9 @@ def run_graph(graph: fx.Graph, root: nn.Module, inputs: Inputs) -> dict[fx.Node,
         if node.op == "placeholder":
             values[node] = next(arguments)
         elif node.op == "get_attr":
-            values[node] = functools.reduce(getattr, str(node.target).split("."), root)
+            values[node] = functools.reduce(getattr, str(node.target).split("."), copy.root)
         elif node.op == "call_module":
-            values[node] = root.get_submodule(str(node.target))(*args, **kwargs)
+            values[node] = copy.layers[str(node.target)](*args, **kwargs)
         elif node.op == "call_method":
             values[node] = getattr(args[0], str(node.target))(*args[1:], **kwargs)
         elif node.op == "call_function":

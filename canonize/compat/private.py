@@ -11,7 +11,6 @@ from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
-from torch._functorch import aot_autograd
 from torch._subclasses.fake_tensor import FakeTensor
 from torch.nn.modules.module import _WrappedHook as WrappedHook
 from torch.utils import _pytree as pytree
@@ -22,14 +21,15 @@ __all__ = [
     "FakeTensor",
     "TorchDispatchMode",
     "WrappedHook",
-    "aot_autograd",
     "autocast_is_on",
+    "autograd_of_exports",
     "functions_kept_whole",
     "guards_of",
     "has_kernel",
     "has_tag",
     "inline",
     "new_torchscript_graph",
+    "no_dispatch",
     "parse_schema",
     "pytree",
     "without_modes",
@@ -38,7 +38,7 @@ __all__ = [
 
 # Imported as they are, from torch 2.9 to 2.15 at least. ``TorchDispatchMode`` and ``pytree`` are what torch's own notes
 # on extending it work with; a FakeTensor is what torch.export puts in a tensor's place; a ``WrappedHook`` lies in files
-# of modules whose hooks were registered with keywords; ``aot_autograd`` is where torch.export saves random generators.
+# of modules whose hooks were registered with keywords;
 
 # Where torch's own functions say that they are defined: graphs and files name them so. torch 1.8 to 2.15 at least.
 HOMES: dict[str, Any] = {
@@ -91,6 +91,19 @@ def without_subclasses() -> AbstractContextManager[Any]:
     """Calls take a subclass of Tensor for a tensor. ``DisableTorchFunctionSubclass``: torch 1.13 to 2.15 at least."""
     context: AbstractContextManager[Any] = torch._C.DisableTorchFunctionSubclass()
     return context
+
+
+def no_dispatch() -> AbstractContextManager[Any]:
+    """Past every dispatch mode of the calling thread, at no cost. ``_DisableTorchDispatch``: torch 1.13 to 2.15."""
+    context: AbstractContextManager[Any] = torch._C._DisableTorchDispatch()
+    return context
+
+
+def autograd_of_exports() -> Any:
+    """Where ``torch.export`` saves random generators. ``_functorch.aot_autograd``: torch 2.3 to 2.15 at least."""
+    from torch._functorch import aot_autograd  # it brings torch's compiler with it
+
+    return aot_autograd
 
 
 def without_modes() -> AbstractContextManager[Any]:

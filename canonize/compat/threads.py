@@ -15,7 +15,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from canonize.compat.private import aot_autograd
+from canonize.compat.private import autograd_of_exports
 
 _LOCK = threading.Lock()
 
@@ -164,6 +164,7 @@ def exporting() -> Iterator[None]:
     fake tensors nothing is drawn; but the numbers that other threads have drawn meanwhile would come a second time.
     """
     with contextlib.ExitStack() as stack:
+        aot_autograd = autograd_of_exports()
         if hasattr(aot_autograd, "preserve_rng_state"):  # torch 2.3 to 2.15 at least
             stack.enter_context(Replaced(aot_autograd, "preserve_rng_state", contextlib.nullcontext))
         stack.enter_context(no_warnings())

@@ -195,6 +195,8 @@ def _leave_statistics(node: fx.Node, operation: Operation, root: nn.Module) -> l
             if _stored_at(root, other) == memory and any(not counts_in(user, other) for user in other.users):
                 raise writes_its_state(str(value.target), _path(node))
     left = dict.fromkeys(operation.bound[name] for name in operation.writes)
+    if operation.overload is torch.ops.aten._native_batch_norm_legit.default:  # it cannot do without them
+        node.target = torch.native_batch_norm
     node.args = tuple(None if isinstance(a, fx.Node) and a in left else a for a in node.args)
     node.kwargs = {key: None if isinstance(a, fx.Node) and a in left else a for key, a in node.kwargs.items()}
     return [str(state.target) for state in left]
