@@ -1128,7 +1128,7 @@ MUTANTS: tuple[Mutant, ...] = (
         (
             "it copies what holds nothing",
             "Untangle.check",
-            "isinstance(plan, Plan) and (not plan.into) and (not plan.merged)",
+            "not plan.into and (not plan.merged)",
             "False",
         ),
         (

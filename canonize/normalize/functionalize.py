@@ -24,6 +24,8 @@ from canonize.vocabulary import Operation, counts_in, resolve
 from canonize.vocabulary.binding import signature
 from canonize.vocabulary.spelling import IN_PLACE_OPERATORS, aten
 
+# It cannot do without running statistics, as ``native_batch_norm`` can.
+_NEEDS_STATISTICS = "_native_batch_norm_legit"
 # Methods whose names without the underscore are of something else.
 _OTHERWISE = {"resize_", "resize_as_"}
 # Layers that may hand back their own input, or a view of it.
@@ -195,7 +197,7 @@ def _leave_statistics(node: fx.Node, operation: Operation, root: nn.Module) -> l
             if _stored_at(root, other) == memory and any(not counts_in(user, other) for user in other.users):
                 raise writes_its_state(str(value.target), _path(node))
     left = dict.fromkeys(operation.bound[name] for name in operation.writes)
-    if operation.overload is torch.ops.aten._native_batch_norm_legit.default:  # it cannot do without them
+    if operation.name == _NEEDS_STATISTICS:
         node.target = torch.native_batch_norm
     node.args = tuple(None if isinstance(a, fx.Node) and a in left else a for a in node.args)
     node.kwargs = {key: None if isinstance(a, fx.Node) and a in left else a for key, a in node.kwargs.items()}
