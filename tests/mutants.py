@@ -41,6 +41,116 @@ def _many(about: str, tests: str, *slips: tuple[str, str, str, str]) -> tuple[Mu
 
 MUTANTS: tuple[Mutant, ...] = (
     *_many(
+        "relevance",
+        "explain/test_members.py",
+        (
+            "a quotient has a rule whatever it divides by",
+            "RelevantOperation.has_rule",
+            "divided_by = any(carries for place, carries in enumerate(self.carrying) if place in divisors)",
+            "divided_by = False",
+        ),
+        ("a block in one piece is not looked into", "is_at", "where.startswith(f'{name}.')", "False"),
+        ("a sum forgets its weights", "SumNorm.shares", "weight * value * ratio", "value * ratio"),
+        (
+            "the stabilizer of a product is not the composite's",
+            "_instead_of_norm.ratio",
+            "mapper(relevance, [output])",
+            "relevance / output",
+        ),
+        (
+            "one value as both factors counts once",
+            "ProductEpsilon.shares",
+            "max(sum(carried.values()), 1)",
+            "max(len(carried), 1)",
+        ),
+        (
+            "a computed bias gets half",
+            "ProductEpsilon.shares",
+            "parts[operands.addend] * degree",
+            "parts[operands.addend]",
+        ),
+        (
+            "the box goes to layers that read features, too",
+            "_first_of",
+            "not any(source in mixed for source in node.all_input_nodes)",
+            "True",
+        ),
+        (
+            "zennit's first layer is one alone",
+            "PixelRules.at.translate",
+            "hook if self.rule is None or self.rule is hook else self.rule.copy()",
+            "hook",
+        ),
+        ("a refused composite stays half registered", "Adopted._handle", "self.undo()", "None"),
+        ("classes below 0 count from the end", "refuse_class", "not 0 <= index < classes", "index >= classes"),
+        ("captum's targets are not looked at", "check_target", "place + 1 < len(shape)", "False"),
+        (
+            "overlapping windows share by copies",
+            "_Maximum.backward",
+            "rise / torch.where(moved == 0, 1, moved)",
+            "torch.ones_like(rise)",
+        ),
+        (
+            "products in DeepLIFT take the gradient",
+            "_Product.backward",
+            "_mean_of_pair(factor)",
+            "factor.detach().clone()",
+        ),
+        ("contributions need not add up", "incomplete", "gap > allowed and scale > 0", "False"),
+        ("mixed samples are multiplied by each other's outputs", "_mixes_samples", "count < 2", "True"),
+        (
+            "parts of tuples are not in the ledger",
+            "Bookkeeper._before.before",
+            "pytree.tree_map(lambda part, at=place: self._watched(page, at, part), value)",
+            "self._watched(page, place, value)",
+        ),
+    ),
+    *_many(
+        "relevance",
+        "explain/test_law.py",
+        (
+            "the share of a bias is not written down",
+            "Bookkeeper._explain",
+            "_share_of_bias(hook, module, page.above)",
+            "0.0",
+        ),
+        (
+            "wrapped graphs are not found",
+            "graphs_in",
+            "isinstance(module, fx.GraphModule) and not inside",
+            "isinstance(module, fx.GraphModule) and not inside and not name",
+        ),
+        (
+            "operations without a rule pass on canonical models",
+            "LawWatch.behind",
+            "own and self.unruled == 'refuse'",
+            "False",
+        ),
+    ),
+    *_many(
+        "relevance",
+        "explain/test_published.py",
+        (
+            "thresholds pass by default",
+            "RuleComposite._other",
+            "choices.threshold == 'pass' and self.method.activations",
+            "self.method.activations",
+        ),
+        ("what is padded keeps its share", "_inside.modified", "value * mask", "value"),
+        (
+            "a branch without a layer splits a BatchNorm of the untangled form",
+            "Untangle.check",
+            "isinstance(whole, Refused)",
+            "False",
+        ),
+    ),
+    *_many(
+        "relevance",
+        "explain/test_other_explainers.py",
+        ("a block that differs by an affine counts as the same", "_giving", "_same(relation, needed)", "True"),
+        ("a block's value is any that it holds", "_returned", "any(user not in own for user in node.users)", "True"),
+    ),
+    *_many(
         "verdicts",
         "evaluate/test_verdicts.py",
         (

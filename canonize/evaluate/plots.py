@@ -29,6 +29,11 @@ def figure(**options: Any) -> Any:
     return require("matplotlib.figure").Figure(layout="constrained", dpi=DPI, **options)
 
 
+def triangulation(xs: Any, ys: Any) -> Any:
+    """Triangles between points, for contours of scattered values."""
+    return require("matplotlib.tri").Triangulation(xs, ys)
+
+
 def png(drawn: Any) -> bytes:
     """A figure as a PNG file."""
     buffer = io.BytesIO()

@@ -14,6 +14,7 @@ from canonize.explain.methods import METHODS, Method, methods
 if TYPE_CHECKING:
     from canonize.explain.attribution import Attribution, attribute
     from canonize.explain.composites import Choices, composite
+    from canonize.explain.ranges import decreasing_gamma, tutorial
     from canonize.explain.rules import layer_groups, rule
 
 _WHERE = {
@@ -21,11 +22,25 @@ _WHERE = {
     "attribute": "attribution",
     "Choices": "composites",
     "composite": "composites",
+    "decreasing_gamma": "ranges",
     "layer_groups": "rules",
     "rule": "rules",
+    "tutorial": "ranges",
 }
 
-__all__ = ["METHODS", "Attribution", "Choices", "Method", "attribute", "composite", "layer_groups", "methods", "rule"]
+__all__ = [
+    "METHODS",
+    "Attribution",
+    "Choices",
+    "Method",
+    "attribute",
+    "composite",
+    "decreasing_gamma",
+    "layer_groups",
+    "methods",
+    "rule",
+    "tutorial",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -15,7 +15,7 @@ from canonize.explain.libraries import require
 require("zennit")
 
 from zennit import rules as zennit_rules  # noqa: E402 - only once torchvision can be imported
-from zennit.core import Hook  # noqa: E402
+from zennit.core import Hook, Stabilizer  # noqa: E402
 
 
 @dataclass(frozen=True)
@@ -36,9 +36,15 @@ class NamedRule:
     required: tuple[str, ...] = ()
 
 
+def relative_epsilon(epsilon: float = 0.25, zero_params: Any = None) -> Hook:
+    r"""Epsilon as a share of the root mean square of a layer's outputs, :math:`\epsilon \sqrt{\overline{z^2}}`."""
+    return zennit_rules.Epsilon(Stabilizer(epsilon, norm_scale=True), zero_params)
+
+
 _COMMON = ("stabilizer", "zero_params")
 RULES: dict[str, NamedRule] = {
     "epsilon": NamedRule(zennit_rules.Epsilon, ("epsilon", "zero_params")),
+    "relative-epsilon": NamedRule(relative_epsilon, ("epsilon", "zero_params")),
     "z-plus": NamedRule(zennit_rules.ZPlus, _COMMON),
     "gamma": NamedRule(zennit_rules.Gamma, ("gamma", *_COMMON)),
     "alpha-beta": NamedRule(zennit_rules.AlphaBeta, ("alpha", "beta", *_COMMON)),
@@ -56,8 +62,9 @@ def rule(name: str | Hook, **hyperparameters: Any) -> Hook | None:
     Parameters
     ----------
     name : str or zennit.core.Hook
-        ``epsilon``, ``z-plus``, ``gamma``, ``alpha-beta``, ``flat``, ``w-square``, ``z-box``, ``norm``, ``pass``, or
-        ``gradient`` (no hook at all). A hook is returned as it is.
+        ``epsilon``, ``relative-epsilon`` (times the root mean square of the layer's outputs), ``z-plus``, ``gamma``,
+        ``alpha-beta``, ``flat``, ``w-square``, ``z-box``, ``norm``, ``pass``, or ``gradient`` (no hook at all). A hook
+        is returned as it is.
     **hyperparameters
         Of the rule: ``epsilon``, ``gamma``, ``alpha`` and ``beta``, ``low`` and ``high`` (z-box), ``stabilizer``,
         ``zero_params``.

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from canonize.evaluate.metrics.catalogue import metric
-from canonize.evaluate.plots import HUES, figure
-from canonize.search.space import Choice
+from canonize.evaluate.plots import HUES, figure, triangulation
+from canonize.search.space import Choice, Range
 from canonize.search.study import Found
 
 # Configurations that share a value before their mean is drawn as a point on a line.
@@ -102,6 +102,9 @@ def contours(found: Found, objective: str) -> Any | None:
         if part.empty:
             axis.remove()
             continue
+        if _by_logarithm(found, x) and _by_logarithm(found, y):
+            _over_logarithms(drawn, axis, part, x, y, objective)
+            continue
         (across_places, x_labels), (down_places, y_labels) = (_places(found, name, part[name]) for name in (x, y))
         means = part.groupby([np.asarray(across_places), np.asarray(down_places)])[objective].mean()
         xs, ys = (means.index.get_level_values(level).to_numpy() for level in (0, 1))
@@ -120,6 +123,32 @@ def contours(found: Found, objective: str) -> Any | None:
     title = f"{metric(objective).title} {metric(objective).arrow}, mean over all other parameters, dots were tried"
     drawn.suptitle(fitted(f"{title}; {form}" if form else title, 3.4 * across), fontsize=9)
     return drawn
+
+
+def _by_logarithm(found: Found, name: str) -> bool:
+    dimension = found.search.space.parameters[name]
+    return isinstance(dimension, Range) and dimension.log
+
+
+def _over_logarithms(drawn: Any, axis: Any, part: Any, x: str, y: str, objective: str) -> None:
+    """Two numbers that were searched by their logarithm: each configuration where it is, on two logarithmic axes."""
+    means = part.groupby([x, y])[objective].mean()
+    xs, ys = (means.index.get_level_values(level).to_numpy() for level in (0, 1))
+    axis.set_xscale("log")
+    axis.set_yscale("log")
+    if len(set(xs)) > 2 and len(set(ys)) > 2 and len(means) >= 4 * ENOUGH:
+        # Triangles are those of the picture, not of the numbers.
+        triangles = triangulation(np.log10(xs), np.log10(ys))
+        triangles.x, triangles.y = xs, ys
+        image = axis.tricontourf(triangles, means.to_numpy(), levels=12, cmap="viridis")
+        axis.scatter(xs, ys, s=5, color="white")
+    else:
+        image = axis.scatter(xs, ys, c=means.to_numpy(), cmap="viridis")
+        axis.set_title(FEW, fontsize=6)
+    axis.set_xlabel(x, fontsize=8)
+    axis.set_ylabel(y, fontsize=8)
+    axis.tick_params(labelsize=6)
+    drawn.colorbar(image, ax=axis).ax.tick_params(labelsize=6)
 
 
 def fitted(text: str, inches: float, points: float = 9) -> str:

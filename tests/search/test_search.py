@@ -16,6 +16,7 @@ from canonize.cli import main
 from canonize.errors import CanonizeError, InputError
 from canonize.evaluate.experiment import ModelSource
 from canonize.evaluate.metrics.catalogue import Settings
+from canonize.evaluate.plots import png
 from canonize.evaluate.subject import data_set, model_in
 from canonize.search import (
     SPACES,
@@ -282,6 +283,29 @@ def test_pictures_of_few_configurations_say_so_and_of_many_do_not(tmp_path):
     # The same configurations four times over: enough for each mean.
     whole = dataclasses.replace(many, trials=pandas.concat([many.trials] * 4, ignore_index=True))
     assert titles(contours.lines(whole)) == {""} and titles(contours.contours(whole, "mass-accuracy")) == {""}
+
+
+def test_numbers_searched_by_their_logarithm_lie_on_two_logarithmic_axes(tmp_path):
+    import pandas
+
+    found = search(wanted(trials=4), storage(tmp_path))
+    gammas = {name: Range(0.01, 10.0, log=True) for name in ("gamma.low", "gamma.high")}
+    generator = torch.Generator().manual_seed(0)
+    drawn = {name: (10 ** (3 * torch.rand(40, generator=generator) - 2)).tolist() for name in gammas}
+    trials = pandas.DataFrame(drawn | {"mass-accuracy": [abs(low) for low in drawn["gamma.low"]]})
+    space = Space(gammas)
+    scattered = dataclasses.replace(
+        found,
+        search=dataclasses.replace(found.search, space=space),
+        trials=trials,
+        front=trials.tail(1),
+    )
+    figure = contours.contours(scattered, "mass-accuracy")
+    axis = figure.axes[0]
+    assert axis.get_xscale() == axis.get_yscale() == "log" and axis.get_title() == ""
+    (tmp_path / "log.png").write_bytes(png(figure))
+    few = dataclasses.replace(scattered, trials=trials.head(5))
+    assert contours.contours(few, "mass-accuracy").axes[0].get_title() == contours.FEW
 
 
 def test_the_best_and_the_worst_of_each_objective_are_drawn(tmp_path):
