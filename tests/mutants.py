@@ -60,8 +60,8 @@ MUTANTS: tuple[Mutant, ...] = (
         (
             "one value as both factors counts once",
             "ProductEpsilon.shares",
-            "max(sum(carried.values()), 1)",
-            "max(len(carried), 1)",
+            "carried[signal]",
+            "1",
         ),
         (
             "a computed bias gets half",
