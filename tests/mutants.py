@@ -1807,7 +1807,7 @@ MUTANTS: tuple[Mutant, ...] = (
         ),
         (
             "nothing depends on the data",
-            "_Translation.run",
+            "_Translation._visit",
             "reads or node.op == 'placeholder'",
             "False and node.op == 'placeholder'",
         ),
@@ -2644,6 +2644,46 @@ MUTANTS: tuple[Mutant, ...] = (
             "expand",
             "[-1 if size == 1 and index >= new else size for index, size in enumerate(wanted)]",
             "wanted",
+        ),
+    ),
+    *_many(
+        "calls taken apart",
+        "test_lowering.py",
+        (
+            "a size of the example is baked in",
+            "_for_all_sizes",
+            "found is not None and steps != found",
+            "False",
+        ),
+        (
+            "any decomposition will do",
+            "_is_smooth",
+            "sums or row.moves or row.gathers or row.splits or row.idle",
+            "True",
+        ),
+        (
+            "a scale of lerp is dropped",
+            "_lerp",
+            "input + weight * (end - input)",
+            "input + (end - input)",
+        ),
+        (
+            "what is read twice takes what one place needs",
+            "_same_twice",
+            "needed is not None and argument in kept",
+            "False",
+        ),
+        (
+            "arguments in one tuple are one argument",
+            "_dynamic_shapes",
+            "inspect.signature(root.forward).bind(*inputs.args, **inputs.kwargs).arguments",
+            "dict(enumerate(inputs.args))",
+        ),
+        (
+            "copies of views have no row",
+            "_copies_a_view",
+            "packet is not None and any(has_tag(getattr(packet, one), 'view_copy') for one in packet.overloads())",
+            "False",
         ),
     ),
     *_many(

@@ -185,7 +185,7 @@ class PendingWeights(Kernel):
                 piece.copy_(self.weight[part])
             else:
                 self.weight.add_to(piece.zero_(), part, 1.0)
-            yield piece.view(rows, self.shape[1], -1)
+            yield piece.view(rows, self.shape[1], self.shape[2:].numel())
 
     @property
     def at_once(self) -> bool:  # type: ignore[override]
@@ -231,7 +231,7 @@ class PendingWeights(Kernel):
             If a finite weight is none any more in this precision.
         """
         result = torch.empty(self.weight.shape, dtype=dtype, device=self.weight.device)
-        rows = result.view(self.weight.shape[0], self.weight.shape[1], -1)
+        rows = result.view(*self.weight.shape[:2], self.weight.shape[2:].numel())
         sums = []
         for part, piece in self._chunks():
             written = rows[part].copy_(self._rescale(part, piece))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import operator
 from typing import Any
 
@@ -131,7 +132,7 @@ def _export(root: nn.Module, inputs: Inputs, free: bool) -> torch.export.Exporte
     attempts: list[tuple[Inputs, Any]] = []
     sample = inputs if batch is None or batch > 1 else (inputs.with_batch(2) or inputs)
     if batch is not None and free:
-        attempts += [(sample, _dynamic_shapes(sample, first)) for first in (1, 2, None)]
+        attempts += [(sample, _dynamic_shapes(root, sample, first)) for first in (1, 2, None)]
     attempts.append((inputs, None))
     failure: Exception | None = None
     for example, shapes in attempts:
@@ -180,7 +181,7 @@ def _is_on(dropout: Any, args: Any, kwargs: dict[str, Any]) -> bool:
     return bool(kwargs.get("training", kwargs.get("train", True)))
 
 
-def _dynamic_shapes(inputs: Inputs, first: int | None) -> dict[str, Any] | tuple[Any, ...]:
+def _dynamic_shapes(root: nn.Module, inputs: Inputs, first: int | None) -> dict[str, Any]:
     """``Dim.AUTO`` for dimension 0 of every tensor that has the batch size there, and for lengths and image sizes.
 
     These are the dimensions from ``first`` on; those of an image, with channels in dimension 1, begin with 2.
@@ -199,10 +200,9 @@ def _dynamic_shapes(inputs: Inputs, first: int | None) -> dict[str, Any] | tuple
             return {key: shape_of(item) for key, item in value.items()}
         return None
 
-    args = tuple(shape_of(value) for value in inputs.args)
-    if not inputs.kwargs:
-        return args
-    return (*args, *(shape_of(value) for value in inputs.kwargs.values()))
+    # By the names of ``forward``: what it collects with ``*`` is one tuple there, with ``**`` one dictionary.
+    given = inspect.signature(root.forward).bind(*inputs.args, **inputs.kwargs).arguments
+    return {name: shape_of(value) for name, value in given.items()}
 
 
 def _keep_constant(root: nn.Module, target: str, constants: dict[str, Any]) -> None:

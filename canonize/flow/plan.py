@@ -354,6 +354,7 @@ def _walk_backward(
                 raise RefusedError(f"{step.label()} is also read by {step.label(others[0])}")
             inputs = _backward(step, affine)
             _fixed_sizes(step, inputs)
+            _same_twice(step, inputs)
         except RefusedError as refusal:
             if not stay or node is source:
                 return Refused(refusal.reason, (step.label(),), plan.passed)
@@ -402,6 +403,15 @@ def _agree(wanted: dict[fx.Node, list[Affine]]) -> bool:
     """Whether everybody who reads a value wants the same affine on it."""
     first, *others = [affine for affines in wanted.values() for affine in affines]
     return all(torch.equal(first.scale, other.scale) and torch.equal(first.shift, other.shift) for other in others)
+
+
+def _same_twice(step: Step, inputs: list[Affine | None]) -> None:
+    """What is read twice by one node cannot be left as it is in one place and take an affine in the other."""
+    pairs = list(zip(step.network.data_inputs(step.node), inputs, strict=True))
+    kept = {argument for argument, needed in pairs if needed is None}
+    for argument, needed in pairs:
+        if needed is not None and argument in kept:
+            raise RefusedError(f"{step.label(argument)} would need two different affines")
 
 
 def _fixed_sizes(step: Step, inputs: list[Affine | None]) -> None:

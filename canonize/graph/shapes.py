@@ -93,6 +93,10 @@ class Shapes:
     def _variants(self) -> tuple[Environment, ...]:
         return (*self.batch_variants, *self.size_variants, *self._single_variants, *self._few_rows)
 
+    def environments(self) -> tuple[Environment, ...]:
+        """The sizes of the example inputs, then all others that can be tried."""
+        return (self.own, *self._variants)
+
     # ------------------------------------------------------------------ questions
 
     def value(self, node: fx.Node) -> Any:

@@ -95,11 +95,11 @@ def fixed_values(
             if evaluated is not None:
                 fixed[node] = evaluated
         elif node.op in ("call_function", "call_method"):
-            _follow(node, fixed, numbers, questions)
+            follow(node, fixed, numbers, questions)
     return fixed, numbers
 
 
-def _follow(
+def follow(
     node: fx.Node,
     fixed: dict[fx.Node, FixedValue],
     numbers: dict[fx.Node, FixedValue],

@@ -30,7 +30,10 @@ def _activation(make: Any) -> Builder:
         options = {key: value for key, value in options.items() if value is not None or key != "dtype"}
         if not is_node(input) or not plain(*options.values()) or "dtype" in options:
             return None
-        return Layer(make(**options), (input,))
+        try:
+            return Layer(make(**options), (input,))
+        except AssertionError:  # bounds that the function takes and the layer does not: Hardtanh(0, 0)
+            return None
 
     return build
 

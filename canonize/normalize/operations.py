@@ -441,7 +441,7 @@ def overwrite(ctx: Context, input: Any, src: Any, non_blocking: bool = False) ->
 def mean(ctx: Context, input: Any, dim: Any = None, keepdim: bool = False, *, dtype: Any = None) -> Built:
     """Global average pooling where it averages an image, else a mean over dimensions."""
     shape = ctx.shapes.shape(input) if is_node(input) else None
-    if shape is None or dtype is not None or not plain(dim, keepdim) or not ctx.shapes.is_floating(input):
+    if not shape or dtype is not None or not plain(dim, keepdim) or not ctx.shapes.is_floating(input):
         return None
     dims = _reduced(dim, len(shape))
     if keepdim and len(shape) in (3, 4, 5) and dims == tuple(range(2, len(shape))):
@@ -454,7 +454,7 @@ def mean(ctx: Context, input: Any, dim: Any = None, keepdim: bool = False, *, dt
 def sum_over(ctx: Context, input: Any, dim: Any = None, keepdim: bool = False, *, dtype: Any = None) -> Built:
     """A sum over dimensions."""
     shape = ctx.shapes.shape(input) if is_node(input) else None
-    if shape is None or dtype is not None or not plain(dim, keepdim) or not ctx.shapes.is_floating(input):
+    if not shape or dtype is not None or not plain(dim, keepdim) or not ctx.shapes.is_floating(input):
         return None
     return Layer(cnn.SumOver(_reduced(dim, len(shape)), bool(keepdim)), (input,))
 

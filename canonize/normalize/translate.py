@@ -24,8 +24,9 @@ from canonize.graph.shapes import Shapes, asks_for_sizes
 from canonize.inputs import Inputs
 from canonize.normalize import functional_layers as _layers  # noqa: F401  (fills OPERATIONS)
 from canonize.normalize import products as _products  # noqa: F401
-from canonize.normalize.constants import FixedValue, fixed_values, lookup
+from canonize.normalize.constants import FixedValue, fixed_values, follow, lookup
 from canonize.normalize.functionalize import functionalize
+from canonize.normalize.lowering import Dispatched, inserted, lowered
 from canonize.normalize.naming import kind_of, target_name
 from canonize.normalize.normalisations import INSTANCE_NORM, SPLIT, split
 from canonize.normalize.operations import OPERATIONS, Context, Layer, Same, cast_to, is_number
@@ -33,7 +34,7 @@ from canonize.normalize.questions import Questions
 from canonize.normalize.recognise import recognise
 from canonize.twins.module_tree import named_modules
 from canonize.twins.torchscript import Scripted
-from canonize.vocabulary import ROWS, Operation, gives_tensor, resolve
+from canonize.vocabulary import NOTHING, ROWS, Operation, gives_tensor, resolve
 
 BATCH_NORM = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 ADAPTIVE_MAXIMA = (nn.AdaptiveMaxPool1d, nn.AdaptiveMaxPool2d, nn.AdaptiveMaxPool3d)
@@ -75,7 +76,8 @@ class _Translation:
         sample = next((t for t in inputs.tensors() if t.is_floating_point()), None)
         dtype = first.dtype if first is not None else sample.dtype if sample is not None else torch.get_default_dtype()
         device = first.device if first is not None else inputs.tensors()[0].device
-        self.fixed, self.numbers = fixed_values(graph, root, Questions(self.shapes, device))
+        self.questions = Questions(self.shapes, device)
+        self.fixed, self.numbers = fixed_values(graph, root, self.questions)
         new = fx.Graph()
         self.network = Network(new, {}, Shapes(new, inputs, self._find), name, dtype, device)
         self.values: dict[fx.Node, Any] = {}
@@ -87,15 +89,18 @@ class _Translation:
         return self.network.modules[target]
 
     def run(self) -> Network:
-        for node in self.graph.nodes:
-            reads = not asks_for_sizes(node) and not self.data.isdisjoint(node.all_input_nodes)
-            if reads or node.op == "placeholder":
-                self.data.add(node)
-            self.values[node] = self._translate(node)
+        for node in list(self.graph.nodes):
+            self._visit(node)
         same = {old: new for old, new in self.values.items() if isinstance(new, fx.Node)}
         self.network.shapes.adopt(self.shapes, same)
         self._sweep()
         return self.network
+
+    def _visit(self, node: fx.Node) -> Any:
+        reads = not asks_for_sizes(node) and not self.data.isdisjoint(node.all_input_nodes)
+        if reads or node.op == "placeholder":
+            self.data.add(node)
+        self.values[node] = self._translate(node)
 
     # ------------------------------------------------------------------ one node
 
@@ -240,7 +245,16 @@ class _Translation:
             path = node.meta.get("path") or node.name
             known = self.shapes.shape(_first(node)) is not None
             self.network.unread[Origin(path, self._kind(node))] = _NOT_FIXED if known else _NO_SHAPE
-        return self._call(node, operation)
+        steps = lowered(node, operation, self.shapes, _is_understood) if operation.row is NOTHING else None
+        return self._call(node, operation) if steps is None else self._taken_apart(node, steps)
+
+    def _taken_apart(self, node: fx.Node, steps: Dispatched) -> Any:
+        """A call that the vocabulary does not know, by the operators that it comes down to."""
+        new, result = inserted(node, steps)
+        for one in new:
+            follow(one, self.fixed, self.numbers, self.questions)
+            self._visit(one)
+        return fx.map_arg(result, self._value_of)
 
     def _built(self, node: fx.Node, operation: Operation) -> Any:
         """A call as a layer, or as nothing at all; ``None`` where it has no special form."""
@@ -428,6 +442,8 @@ class _Translation:
         source = _first(node)
         if isinstance(self.shapes.value(source), Tensor):
             return None
+        if isinstance(self.values.get(source), tuple) and isinstance(node.args[1], int):
+            return self.values[source][node.args[1]]
         operation = self._operation(source)
         if operation is None:
             return self._copy(node)
@@ -532,6 +548,12 @@ def _is_scripted_leaf(module: nn.Module) -> bool:
     if not isinstance(module, Scripted) or not module.layer:
         return False
     return not any(True for _ in (*module.children(), *module.parameters(recurse=False)))
+
+
+def _is_understood(operation: Operation) -> bool:
+    """Whether rules and patterns can make something of an operator, or it is as plain as can be."""
+    plain = (operation.pointwise or operation.reduction) and not operation.traits.composite
+    return operation.name in OPERATIONS or operation.row is not NOTHING or plain
 
 
 def _is_guard(node: fx.Node) -> bool:

@@ -8,35 +8,15 @@ mean nothing.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from enum import Enum
 from typing import Any
 
 from torch import nn
 
 from canonize import nn as cnn
 from canonize.vocabulary.resolve import resolve_module
+from canonize.vocabulary.table import ALIASES, AUTOGRAD_COPIES, ROWS, Kind
 
-
-class Kind(Enum):
-    """What an operation does, as far as rules go."""
-
-    LINEAR = "a linear layer"
-    ACTIVATION = "element by element"
-    THRESHOLD = "a threshold per channel"
-    BATCH_NORM = "a normalisation by fixed statistics"
-    SUM = "a sum of its inputs"
-    AVERAGE = "linear, without weights of its own"
-    GATE = "a product, element by element"
-    PRODUCT = "a product of matrices"
-    SOFTMAX = "softmax"
-    NORMALISATION = "a normalisation by its own input"
-    SCALE = "a product with numbers"
-    OFFSET = "a constant that is added or multiplied"
-    COPY = "copies of its inputs, or constants"
-    CLOSED = "attention in one piece"
-    SOURCE = "a constant, or what depends on sizes alone"
-    DISCRETE = "whole numbers or conditions"
-    UNKNOWN = "no rule is known"
+__all__ = ["Kind"]
 
 
 LINEAR = (
@@ -89,80 +69,14 @@ _MODULES: tuple[tuple[tuple[type, ...], Kind], ...] = (
 )
 
 
-def _names(text: str) -> frozenset[str]:
-    return frozenset(text.split())
+def _copying() -> frozenset[str]:
+    """Names of operators that hand on what they get, as autograd's graph has them: without underscores."""
+    names = [name for name, row in ROWS.items() if row.kind is Kind.COPY]
+    names += [other for other, name in ALIASES.items() if name in names]
+    return frozenset(name.strip("_").replace("_", "") for name in (*names, *AUTOGRAD_COPIES))
 
 
-# Which element they hand on depends on the input.
-_CHOOSING = _names("""
-max min amax amin maximum minimum fmax fmin aminmax sort msort topk kthvalue median nanmedian cummax cummin
-max_pool1d max_pool2d max_pool3d max_pool1d_with_indices max_pool2d_with_indices max_pool3d_with_indices
-adaptive_max_pool1d adaptive_max_pool2d adaptive_max_pool3d fractional_max_pool2d fractional_max_pool3d
-""")
-# Calls that stayed calls, by the name of torch's operator.
-_CALLS: tuple[tuple[frozenset[str], Kind], ...] = (
-    (_CHOOSING, Kind.COPY),
-    (
-        _names("""
-        view reshape permute transpose t swapaxes swapdims movedim moveaxis squeeze unsqueeze expand expand_as repeat
-        tile repeat_interleave getitem select narrow slice index_select flip fliplr flipud roll unflatten view_as
-        reshape_as broadcast_to numpy_T T mT H mH adjoint diagonal diag diag_embed rot90 to type_as float double half
-        bfloat16 _to_copy ravel flatten _unsafe_view cpu cuda type unfold im2col contiguous clone alias positive pos
-        cat concat concatenate stack hstack vstack dstack column_stack row_stack chunk split split_with_sizes
-        unsafe_chunk unsafe_split tensor_split unbind hsplit vsplit dsplit getattr gather take take_along_dim index
-        masked_select masked_fill where tril triu pad constant_pad_nd reflection_pad1d reflection_pad2d
-        reflection_pad3d replication_pad1d replication_pad2d replication_pad3d pixel_shuffle pixel_unshuffle
-        channel_shuffle native_channel_shuffle narrow_copy meshgrid atleast_1d atleast_2d atleast_3d block_diag
-        broadcast_tensors select_scatter slice_scatter diagonal_scatter index_copy index_fill masked_scatter assign
-        values indices real resolve_conj resolve_neg conj conj_physical embedding
-        """),
-        Kind.COPY,
-    ),
-    (
-        _names("""
-        sum mean nansum nanmean cumsum trace diff sum_to_size avg_pool1d avg_pool2d avg_pool3d adaptive_avg_pool1d
-        adaptive_avg_pool2d adaptive_avg_pool3d _adaptive_avg_pool2d _adaptive_avg_pool3d interpolate upsample
-        upsample_nearest upsample_bilinear upsample_nearest1d upsample_nearest2d upsample_nearest3d upsample_linear1d
-        upsample_bilinear2d upsample_bicubic2d upsample_trilinear3d _upsample_bilinear2d_aa _upsample_bicubic2d_aa
-        _upsample_nearest_exact1d _upsample_nearest_exact2d _upsample_nearest_exact3d fold col2im add sub subtract
-        """),
-        Kind.AVERAGE,
-    ),
-    (_names("mul multiply div divide true_divide truediv neg negative"), Kind.SCALE),
-    (
-        _names("""
-        matmul mm bmm dot inner mv outer ger kron tensordot vecdot linalg_vecdot linalg_matmul linear
-        conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d convolution
-        """),
-        Kind.PRODUCT,
-    ),
-    (_names("softmax _softmax"), Kind.SOFTMAX),
-    (_names("normalize"), Kind.NORMALISATION),
-    (
-        _names("""
-        gt lt ge le eq ne greater less greater_equal less_equal not_equal argmax argmin argsort isnan isinf isfinite
-        isposinf isneginf isreal isclose allclose equal logical_and logical_or logical_xor logical_not bitwise_and
-        bitwise_or bitwise_xor bitwise_not invert and_ or_ xor not_ __and__ __or__ __xor__ nonzero count_nonzero any
-        all bucketize searchsorted signbit one_hot bincount is_floating_point is_complex is_nonzero long int short char
-        byte bool
-        """),
-        Kind.DISCRETE,
-    ),
-    (
-        _names("""
-        zeros ones full empty arange linspace eye tensor as_tensor scalar_tensor zeros_like ones_like full_like
-        empty_like new_zeros new_ones new_full new_empty new_tensor size dim numel ndimension nelement stride finfo
-        iinfo tril_indices triu_indices lift_fresh_copy
-        """),
-        Kind.SOURCE,
-    ),
-)
-# Other names of copies in torch's autograd graph.
-_MORE_COPIES = _names("""
-copy_slices copy as_strided reshape_alias index_put split_with_sizes squeeze_multiple fill detach to_copy
-""")
-_COPYING = (*(names for names, kind in _CALLS if kind is Kind.COPY), _MORE_COPIES)
-_COPIES = frozenset(name.strip("_").replace("_", "") for names in _COPYING for name in names)
+_COPIES = _copying()
 
 
 def is_copy(operator: str) -> bool:
@@ -215,7 +129,7 @@ def _kind_of_call(module: cnn.Call) -> Kind:
         return Kind.UNKNOWN
     if operation.row.asks:
         return Kind.SOURCE
-    return next((kind for names, kind in _CALLS if name in names), Kind.UNKNOWN)
+    return operation.row.kind or Kind.UNKNOWN
 
 
 def _einsum(module: cnn.Call) -> Kind:
@@ -290,7 +204,10 @@ def _slots(value: Any) -> list[int]:
 
 def chooses(module: nn.Module) -> bool:
     """Whether it depends on the input which elements a copy hands on: maxima, sorting."""
-    return isinstance(module, MAXIMA) or operator_of(module) in _CHOOSING
+    if isinstance(module, MAXIMA):
+        return True
+    operation = resolve_module(module)
+    return operation is not None and operation.row.chooses
 
 
 def softmax_dim(module: nn.Module) -> int | None:

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from canonize.compat.private import HOMES
+from canonize.compat.private import HOMES, has_tag
 from canonize.vocabulary.table import ALIASES, ROWS
 
 # Where torch's functions live; ``_VariableFunctions`` holds what torch's own Python functions call.
@@ -150,8 +150,13 @@ def aten(name: str) -> Any:
 
 
 def common(name: str) -> str:
-    """The name of an operator, by whichever of its names."""
-    return ALIASES.get(name, name)
+    """The name of an operator, by whichever of its names; one that copies instead of giving a view has the view's."""
+    return ALIASES.get(name, name.removesuffix("_copy") if name not in ROWS and _copies_a_view(name) else name)
+
+
+def _copies_a_view(name: str) -> bool:
+    packet = aten(name) if name.endswith("_copy") else None
+    return packet is not None and any(has_tag(getattr(packet, one), "view_copy") for one in packet.overloads())
 
 
 @functools.cache

@@ -8,6 +8,29 @@ else. An operator without a row is nothing special: a call that no pattern looks
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import Enum
+
+
+class Kind(Enum):
+    """What an operation does, as far as rules go."""
+
+    LINEAR = "a linear layer"
+    ACTIVATION = "element by element"
+    THRESHOLD = "a threshold per channel"
+    BATCH_NORM = "a normalisation by fixed statistics"
+    SUM = "a sum of its inputs"
+    AVERAGE = "linear, without weights of its own"
+    GATE = "a product, element by element"
+    PRODUCT = "a product of matrices"
+    SOFTMAX = "softmax"
+    NORMALISATION = "a normalisation by its own input"
+    SCALE = "a product with numbers"
+    OFFSET = "a constant that is added or multiplied"
+    COPY = "copies of its inputs, or constants"
+    CLOSED = "attention in one piece"
+    SOURCE = "a constant, or what depends on sizes alone"
+    DISCRETE = "whole numbers or conditions"
+    UNKNOWN = "no rule is known"
 
 
 @dataclass(frozen=True)
@@ -72,6 +95,10 @@ class Row:
         An argument which, where it is given, makes the operator write, and the argument that it then writes.
     whole : bool
         It is never taken apart: rules and patterns know it by name.
+    kind : Kind, optional
+        What a call of it is to a rule of relevance; none where no rule is known.
+    chooses : bool
+        Which elements it hands on depends on what they are: maxima, sorting.
     """
 
     asks: bool = False
@@ -102,26 +129,34 @@ class Row:
     attends: bool = False
     writes_if: tuple[str, str] | tuple[()] = ()
     whole: bool = False
+    kind: Kind | None = None
+    chooses: bool = False
 
 
 NOTHING = Row()
-_ASKS = Row(asks=True)
-_MOVES = Row(moves=True)
-_ORDERLY = Row(moves=True, orderly=True)
-_CASTS = Row(moves=True, casts=True, stays=True)
-_GROWS = Row(moves=True, grows=True)
-_SPLITS = Row(splits=True)
-_ALIKE = Row(like="input")
-_LINEAR = Row(linear_in=("input",))
-_PRODUCT = Row(linear_in=("input", "other"), product=True)
-_LAYER = Row(linear_in=("input",), whole=True)
-_AVERAGE = Row(averages=True, linear_in=("input",), whole=True)
-_RESIZES = Row(averages=True, resizes=True, linear_in=("input",), whole=True)
+_ASKS = Row(asks=True, kind=Kind.SOURCE)
+_COPIES = Row(kind=Kind.COPY)
+_CHOOSES = Row(chooses=True, kind=Kind.COPY)
+_POOLS = Row(chooses=True, whole=True, kind=Kind.COPY)
+_MOVES = Row(moves=True, kind=Kind.COPY)
+_ORDERLY = Row(moves=True, orderly=True, kind=Kind.COPY)
+_CASTS = Row(moves=True, casts=True, stays=True, kind=Kind.COPY)
+_GROWS = Row(moves=True, grows=True, kind=Kind.COPY)
+_SPLITS = Row(splits=True, kind=Kind.COPY)
+_ALIKE = Row(like="input", kind=Kind.SOURCE)
+_SOURCE = Row(kind=Kind.SOURCE)
+_SUMS = Row(linear_in=("input",), kind=Kind.AVERAGE)
+_SCALES = Row(linear_in=("input",), kind=Kind.SCALE)
+_PRODUCT = Row(linear_in=("input", "other"), product=True, kind=Kind.PRODUCT)
+_LAYER = Row(linear_in=("input",), whole=True, kind=Kind.PRODUCT)
+_AVERAGE = Row(averages=True, linear_in=("input",), whole=True, kind=Kind.AVERAGE)
+_RESIZES = Row(averages=True, resizes=True, linear_in=("input",), whole=True, kind=Kind.AVERAGE)
 _DROPS = Row(drops=True, hands_back=True)
-_TELLS = Row(tells=True)
-_IDLE = Row(idle=True)
+_TELLS = Row(tells=True, kind=Kind.DISCRETE)
+_DISCRETE = Row(kind=Kind.DISCRETE)
+_IDLE = Row(idle=True, kind=Kind.COPY)
 _ASSERTS = Row(asserts=True)
-_HANDS_BACK = Row(hands_back=True)
+_HANDS_BACK = Row(hands_back=True, kind=Kind.COPY)
 _BATCH_NORM = Row(statistics=True, scales=True, whole=True)
 _NORM = Row(normalises=True, scales=True, whole=True)
 _NORMALISES = Row(normalises=True, whole=True)
@@ -176,35 +211,34 @@ ROWS: dict[str, Row] = {
     "sym_ite": _ASKS,
     "sym_sqrt": _ASKS,
     # ------------------------------------------------------------------------- elements elsewhere, unchanged
-    "view": Row(moves=True, orderly=True, views=True),
+    "view": Row(moves=True, orderly=True, views=True, kind=Kind.COPY),
     "reshape": _ORDERLY,
-    "_unsafe_view": Row(moves=True, orderly=True, views=True),
+    "_unsafe_view": Row(moves=True, orderly=True, views=True, kind=Kind.COPY),
     "flatten": _ORDERLY,
     "unflatten": _ORDERLY,
     "squeeze": _ORDERLY,
-    "squeeze_copy": _ORDERLY,
     "unsqueeze": _ORDERLY,
     "ravel": _ORDERLY,
-    "view_as": Row(moves=True, orderly=True, views=True, like="other"),
-    "reshape_as": Row(moves=True, orderly=True, like="other"),
-    "atleast_1d": Row(hands_back=True),
-    "atleast_2d": Row(hands_back=True),
-    "atleast_3d": Row(hands_back=True),
+    "view_as": Row(moves=True, orderly=True, views=True, like="other", kind=Kind.COPY),
+    "reshape_as": Row(moves=True, orderly=True, like="other", kind=Kind.COPY),
+    "atleast_1d": _HANDS_BACK,
+    "atleast_2d": _HANDS_BACK,
+    "atleast_3d": _HANDS_BACK,
     "permute": _MOVES,
     "transpose": _MOVES,
     "t": _MOVES,
     "movedim": _MOVES,
     "numpy_T": _MOVES,
-    "matrix_H": NOTHING,
-    "adjoint": NOTHING,
+    "matrix_H": _COPIES,
+    "adjoint": _COPIES,
     "mT": _MOVES,
     "expand": _GROWS,
-    "expand_as": Row(moves=True, grows=True, like="other"),
+    "expand_as": Row(moves=True, grows=True, like="other", kind=Kind.COPY),
     "broadcast_to": _GROWS,
     "repeat": _GROWS,
     "tile": _GROWS,
     "repeat_interleave": _MOVES,
-    "getitem": Row(moves=True, hands_back=True),
+    "getitem": Row(moves=True, hands_back=True, kind=Kind.COPY),
     "select": _MOVES,
     "narrow": _MOVES,
     "slice": _MOVES,
@@ -221,32 +255,31 @@ ROWS: dict[str, Row] = {
     "split": _SPLITS,
     "split_with_sizes": _SPLITS,
     "tensor_split": _SPLITS,
-    "hsplit": Row(splits=True, along=1),
-    "vsplit": Row(splits=True, along=0),
-    "dsplit": Row(splits=True, along=2),
+    "hsplit": Row(splits=True, along=1, kind=Kind.COPY),
+    "vsplit": Row(splits=True, along=0, kind=Kind.COPY),
+    "dsplit": Row(splits=True, along=2, kind=Kind.COPY),
     "unsafe_chunk": _SPLITS,
     "unsafe_split": _SPLITS,
     "unsafe_split_with_sizes": _SPLITS,
-    "pixel_shuffle": Row(moves=True, whole=True),
-    "pixel_unshuffle": Row(moves=True, whole=True),
-    "channel_shuffle": Row(moves=True, hands_back=True, whole=True),
-    "native_channel_shuffle": Row(moves=True, whole=True),
+    "pixel_shuffle": Row(moves=True, whole=True, kind=Kind.COPY),
+    "pixel_unshuffle": Row(moves=True, whole=True, kind=Kind.COPY),
+    "channel_shuffle": Row(moves=True, hands_back=True, whole=True, kind=Kind.COPY),
+    "native_channel_shuffle": Row(moves=True, whole=True, kind=Kind.COPY),
     # ------------------------------------------------------------------------------- elements where they are
     "to": _CASTS,
     "_to_copy": _CASTS,
     "type": _CASTS,
-    "type_as": Row(moves=True, casts=True, stays=True, like="other", hands_back=True),
+    "type_as": Row(moves=True, casts=True, stays=True, like="other", hands_back=True, kind=Kind.COPY),
     "detach": Row(moves=True, stays=True),
     "clone": _IDLE,
     "contiguous": _IDLE,
     "alias": _IDLE,
     "detach_copy": _IDLE,
-    "alias_copy": _IDLE,
     "lift_fresh": _IDLE,
-    "lift_fresh_copy": _IDLE,
-    "positive": Row(idle=True, hands_back=True),
-    "real": NOTHING,
-    "conj": NOTHING,
+    "lift_fresh_copy": Row(idle=True, kind=Kind.SOURCE),
+    "positive": Row(idle=True, hands_back=True, kind=Kind.COPY),
+    "real": _COPIES,
+    "conj": _COPIES,
     "resolve_conj": _HANDS_BACK,
     "resolve_neg": _HANDS_BACK,
     "conj_physical": _HANDS_BACK,
@@ -270,28 +303,24 @@ ROWS: dict[str, Row] = {
     "set": Row(reads_memory=True),
     "data_ptr": Row(reads_memory=True),
     # --------------------------------------------------------------------------------------------- arithmetic
-    "add": Row(hands_back=False),
-    "sub": NOTHING,
-    "rsub": NOTHING,
-    "neg": _LINEAR,
-    "mul": _PRODUCT,
-    "div": _LINEAR,
+    "add": Row(kind=Kind.AVERAGE),
+    "sub": Row(kind=Kind.AVERAGE),
+    "rsub": Row(kind=Kind.AVERAGE),
+    "neg": _SCALES,
+    "mul": Row(linear_in=("input", "other"), product=True, kind=Kind.SCALE),
+    "div": _SCALES,
     "matmul": _PRODUCT,
-    "mm": Row(linear_in=("input", "other"), product=True),
-    "bmm": Row(linear_in=("input", "other"), product=True),
-    "mv": Row(linear_in=("input", "other"), product=True),
-    "dot": Row(linear_in=("input", "other"), product=True),
-    "addmm": NOTHING,
-    "baddbmm": NOTHING,
-    "addmv": NOTHING,
-    "addbmm": NOTHING,
+    "mm": _PRODUCT,
+    "bmm": _PRODUCT,
+    "mv": _PRODUCT,
+    "dot": _PRODUCT,
     "einsum": Row(hands_back=True),
-    "cumsum": _LINEAR,
-    "trace": _LINEAR,
-    "sum": Row(linear_in=("input",), whole=True),
-    "mean": Row(linear_in=("input",), averages=True, whole=True),
-    "cat": Row(gathers=True, whole=True),
-    "stack": Row(gathers=True),
+    "cumsum": _SUMS,
+    "trace": _SUMS,
+    "sum": Row(linear_in=("input",), whole=True, kind=Kind.AVERAGE),
+    "mean": Row(linear_in=("input",), averages=True, whole=True, kind=Kind.AVERAGE),
+    "cat": Row(gathers=True, whole=True, kind=Kind.COPY),
+    "stack": Row(gathers=True, kind=Kind.COPY),
     # --------------------------------------------------------------------------------------------- conditions
     "eq": _TELLS,
     "ne": _TELLS,
@@ -304,7 +333,7 @@ ROWS: dict[str, Row] = {
     "logical_xor": _TELLS,
     "logical_not": _TELLS,
     # ----------------------------------------------------------------------------------------- linear layers
-    "linear": Row(linear_in=("input", "weight"), whole=True),
+    "linear": Row(linear_in=("input", "weight"), whole=True, kind=Kind.PRODUCT),
     "conv1d": _LAYER,
     "conv2d": _LAYER,
     "conv3d": _LAYER,
@@ -314,7 +343,7 @@ ROWS: dict[str, Row] = {
     "convolution": _LAYER,
     "_convolution": _LAYER,
     "bilinear": Row(whole=True),
-    "embedding": Row(whole=True, writes_if=("max_norm", "weight")),
+    "embedding": Row(whole=True, writes_if=("max_norm", "weight"), kind=Kind.COPY),
     "embedding_bag": Row(whole=True, writes_if=("max_norm", "weight")),
     "embedding_renorm_": Row(whole=True),
     # ---------------------------------------------------------------------------------------- normalisations
@@ -334,9 +363,9 @@ ROWS: dict[str, Row] = {
     "rms_norm": _NORM,
     "_fused_rms_norm": _NORM,
     "local_response_norm": _NORMALISES,
-    "normalize": _NORMALISES,
-    "softmax": _NORMALISES,
-    "_softmax": _NORMALISES,
+    "normalize": Row(normalises=True, whole=True, kind=Kind.NORMALISATION),
+    "softmax": Row(normalises=True, whole=True, kind=Kind.SOFTMAX),
+    "_softmax": Row(normalises=True, whole=True, kind=Kind.SOFTMAX),
     "log_softmax": _NORMALISES,
     "_log_softmax": _NORMALISES,
     "softmin": _NORMALISES,
@@ -365,11 +394,11 @@ ROWS: dict[str, Row] = {
     "upsample_bicubic2d": _RESIZES,
     "_upsample_bilinear2d_aa": _RESIZES,
     "_upsample_bicubic2d_aa": _RESIZES,
-    "pad": Row(pads=True, whole=True),
-    "constant_pad_nd": Row(pads=True, whole=True),
-    "max_pool1d": Row(whole=True),
-    "max_pool2d": Row(whole=True),
-    "max_pool3d": Row(whole=True),
+    "pad": Row(pads=True, whole=True, kind=Kind.COPY),
+    "constant_pad_nd": Row(pads=True, whole=True, kind=Kind.COPY),
+    "max_pool1d": _POOLS,
+    "max_pool2d": _POOLS,
+    "max_pool3d": _POOLS,
     # --------------------------------------------------------------------------------- nothing in evaluation
     "dropout": _DROPS,
     "dropout1d": _DROPS,
@@ -395,6 +424,119 @@ ROWS: dict[str, Row] = {
     # ------------------------------------------------------------------------------ may hand back what they get
     "broadcast_tensors": _HANDS_BACK,
     "meshgrid": _HANDS_BACK,
+    # ------------------------------------------------------------------ elements of several tensors, or by an index
+    "block_diag": _COPIES,
+    "column_stack": _COPIES,
+    "diag": _COPIES,
+    "diag_embed": _COPIES,
+    "diagonal_scatter": _COPIES,
+    "dstack": _COPIES,
+    "gather": _COPIES,
+    "hstack": _COPIES,
+    "im2col": _COPIES,
+    "index": _COPIES,
+    "index_copy": _COPIES,
+    "index_fill": _COPIES,
+    "indices": _COPIES,
+    "masked_fill": _COPIES,
+    "masked_scatter": _COPIES,
+    "masked_select": _COPIES,
+    "narrow_copy": _COPIES,
+    "reflection_pad1d": _COPIES,
+    "reflection_pad2d": _COPIES,
+    "reflection_pad3d": _COPIES,
+    "replication_pad1d": _COPIES,
+    "replication_pad2d": _COPIES,
+    "replication_pad3d": _COPIES,
+    "select_scatter": _COPIES,
+    "slice_scatter": _COPIES,
+    "take": _COPIES,
+    "take_along_dim": _COPIES,
+    "tril": _COPIES,
+    "triu": _COPIES,
+    "values": _COPIES,
+    "vstack": _COPIES,
+    "where": _COPIES,
+    # ----------------------------------------------------------------------------- which element, the input decides
+    "adaptive_max_pool1d": _CHOOSES,
+    "adaptive_max_pool2d": _CHOOSES,
+    "adaptive_max_pool3d": _CHOOSES,
+    "amax": _CHOOSES,
+    "amin": _CHOOSES,
+    "aminmax": _CHOOSES,
+    "cummax": _CHOOSES,
+    "cummin": _CHOOSES,
+    "fmax": _CHOOSES,
+    "fmin": _CHOOSES,
+    "fractional_max_pool2d": _CHOOSES,
+    "fractional_max_pool3d": _CHOOSES,
+    "kthvalue": _CHOOSES,
+    "max": _CHOOSES,
+    "max_pool1d_with_indices": _CHOOSES,
+    "max_pool2d_with_indices": _CHOOSES,
+    "max_pool3d_with_indices": _CHOOSES,
+    "maximum": _CHOOSES,
+    "median": _CHOOSES,
+    "min": _CHOOSES,
+    "minimum": _CHOOSES,
+    "msort": _CHOOSES,
+    "nanmedian": _CHOOSES,
+    "sort": _CHOOSES,
+    "topk": _CHOOSES,
+    # --------------------------------------------------------------------------------------------------------- sums
+    "col2im": Row(kind=Kind.AVERAGE),
+    "diff": Row(kind=Kind.AVERAGE),
+    "nanmean": Row(kind=Kind.AVERAGE),
+    "nansum": Row(kind=Kind.AVERAGE),
+    "sum_to_size": Row(kind=Kind.AVERAGE),
+    "upsample_bilinear": Row(kind=Kind.AVERAGE),
+    "upsample_nearest": Row(kind=Kind.AVERAGE),
+    # ----------------------------------------------------------------------------------------------------- products
+    "inner": Row(kind=Kind.PRODUCT),
+    "kron": Row(kind=Kind.PRODUCT),
+    "linalg_vecdot": Row(kind=Kind.PRODUCT),
+    "outer": Row(kind=Kind.PRODUCT),
+    "tensordot": Row(kind=Kind.PRODUCT),
+    # ---------------------------------------------------------------------------------------------- made of nothing
+    "arange": _SOURCE,
+    "as_tensor": _SOURCE,
+    "empty": _SOURCE,
+    "eye": _SOURCE,
+    "full": _SOURCE,
+    "linspace": _SOURCE,
+    "ones": _SOURCE,
+    "scalar_tensor": _SOURCE,
+    "tensor": _SOURCE,
+    "tril_indices": _SOURCE,
+    "triu_indices": _SOURCE,
+    "zeros": _SOURCE,
+    # ------------------------------------------------------------------------------------ whole numbers, conditions
+    "all": _DISCRETE,
+    "allclose": _DISCRETE,
+    "any": _DISCRETE,
+    "argmax": _DISCRETE,
+    "argmin": _DISCRETE,
+    "argsort": _DISCRETE,
+    "bincount": _DISCRETE,
+    "bitwise_and": _DISCRETE,
+    "bitwise_not": _DISCRETE,
+    "bitwise_or": _DISCRETE,
+    "bitwise_xor": _DISCRETE,
+    "bucketize": _DISCRETE,
+    "count_nonzero": _DISCRETE,
+    "equal": _DISCRETE,
+    "is_nonzero": _DISCRETE,
+    "isclose": _DISCRETE,
+    "isfinite": _DISCRETE,
+    "isinf": _DISCRETE,
+    "isnan": _DISCRETE,
+    "isneginf": _DISCRETE,
+    "isposinf": _DISCRETE,
+    "isreal": _DISCRETE,
+    "nonzero": _DISCRETE,
+    "one_hot": _DISCRETE,
+    "searchsorted": _DISCRETE,
+    "signbit": _DISCRETE,
 }
 
 # Other words for an operator.
@@ -434,9 +576,14 @@ ALIASES: dict[str, str] = {
     "det": "linalg_det",
     "nelement": "numel",
     "ndimension": "dim",
-    "permute_copy": "permute",
     "logsigmoid": "log_sigmoid",
     "_prelu_kernel": "prelu",
     "_reshape_alias": "reshape",
     "_unsafe_index": "index",
 }
+
+# What autograd's graph calls operators, or parts of them, that only hand on elements.
+AUTOGRAD_COPIES = (
+    *("copy_slices", "copy", "as_strided", "reshape_alias", "index_put", "split_with_sizes", "squeeze_multiple"),
+    *("fill", "detach", "to_copy"),
+)

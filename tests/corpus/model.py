@@ -99,7 +99,10 @@ class Between(nn.Module):
 
     def between(self, *inputs: Tensor) -> Any:
         """The call on the affine's result."""
-        values = [own(x) for own, x in zip(self.before, inputs, strict=True)]
+        return self.alone([own(x) for own, x in zip(self.before, inputs, strict=True)])
+
+    def alone(self, values: list[Tensor]) -> Any:
+        """The call on these values."""
         leaves = [getattr(self, f"argument_{i}") if self.held[i] else self.plain[i] for i in range(self.count)]
         args, kwargs = pytree.tree_unflatten(leaves, self.spec)
         return self.call(values if self.is_list else values[0], *args, **kwargs)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from canonize.vocabulary import resolve_call
+from canonize.vocabulary.binding import signature
 
 Function = Callable[..., Any]
 
@@ -52,7 +53,8 @@ def spellings_of(op: Any, sample: Any) -> Iterator[Spelling]:
     if target is not None:
         found = resolve_call(target, (input, *args), kwargs, is_tensor=lambda value: isinstance(value, Tensor))
     if found is not None and found.overload is not None and not op.name.startswith(("linalg", "fft")):
-        names = [argument.name for argument in found.overload._schema.arguments]
+        known = signature(target) if inspect.isfunction(target) else None
+        names = list(known.parameters) if known else [argument.name for argument in found.overload._schema.arguments]
         if len(names) > len(args):
             yield Spelling("keywords", _keywords(target, names[1 : len(args) + 1]))
     if "dim" in kwargs:
