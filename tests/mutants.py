@@ -2708,4 +2708,20 @@ MUTANTS: tuple[Mutant, ...] = (
             "values[node.all_input_nodes[0]] * scale",
         ),
     ),
+    *_many(
+        "certificate",
+        "verify/test_certificate.py",
+        (
+            "one size is taken for all",
+            "_Walk._sizes_hold",
+            "dim in free and (dim, sizes[dim]) not in held",
+            "False",
+        ),
+        (
+            "windows of any size are those of an adaptive pooling",
+            "same_windows",
+            "good and all(_wide(getattr(g, name, want), dims) == want for name, want in wanted.items())",
+            "good",
+        ),
+    ),
 )

@@ -6,6 +6,12 @@ Not a test itself: it takes minutes. Run it after changing a pattern or a flow r
     python tests/mutate.py untangle   # those whose line contains the word
     python tests/mutate.py --part 1/4 # every fourth of them, from the first
 
+With ``--certificate`` it is the checker of certificates, not the tests, that is to notice, without running a model
+(``tests/proofs.py``): for those in the rooms that rewrite, each is caught, missed, loud (conversion itself fails) or
+the same function::
+
+    python tests/mutate.py --certificate
+
 Prints one line a mutant and exits with 1 if one survives, or no longer applies to the code. A test that takes far
 longer than it does without an error planted has noticed it as well: some errors are loops without an end.
 """
@@ -19,6 +25,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -33,12 +40,17 @@ _PROBE = (
 )
 # Seconds that a test may take, over what it took without an error: a busy machine slows both down.
 TIMES, SPARE = 8.0, 60.0
+# Where a slip makes another function of a model: the rooms that rewrite.
+REWRITING = ("patterns", "flow", "algebra", "rewrite", "forms")
+# Seconds that the checker is given for all models, under one error.
+LONGEST = 600.0
 
 
 def main() -> int:
     """Run the mutants asked for; the number of those that were not noticed is in the last line."""
     parser = argparse.ArgumentParser(description="Plant errors in a copy of canonize; the tests must notice each.")
     parser.add_argument("words", nargs="*", help="only mutants whose description contains one of these")
+    parser.add_argument("--certificate", action="store_true", help="ask the checker of certificates, not the tests")
     parser.add_argument("--list", action="store_true", help="print the mutants and whether they still apply")
     parser.add_argument("--part", default="1/1", help="I/N: every N-th of them, from the I-th")
     arguments = parser.parse_args()
@@ -55,6 +67,8 @@ def main() -> int:
     if arguments.list:
         print(*(_title(m) for m in chosen if m not in stale), sep="\n")
         return int(bool(stale))
+    if arguments.certificate:
+        return _by_certificate([m for m in chosen if m not in stale])
     survivors = []
     with tempfile.TemporaryDirectory() as folder:
         copy = _copy(Path(folder))
@@ -76,6 +90,40 @@ def main() -> int:
     killed = len(chosen) - len(stale) - len(survivors)
     print(f"{len(chosen)} mutants: {killed} killed, {len(survivors)} survived, {len(stale)} stale")
     return int(bool(stale or survivors))
+
+
+def _by_certificate(chosen: list[Mutant]) -> int:
+    """Ask the checker of certificates about every error that a rewrite can have; 1 if it misses one."""
+    counts: Counter[str] = Counter()
+    with tempfile.TemporaryDirectory() as folder:
+        copy = _copy(Path(folder))
+        for mutant in chosen:
+            path, text = planted(copy / "canonize", mutant.where, mutant.old, mutant.new)
+            if path.relative_to(copy / "canonize").parts[0] not in REWRITING:
+                continue
+            original = path.read_text(encoding="utf-8")
+            path.write_text(text, encoding="utf-8")
+            try:
+                said = _checked(copy)
+            finally:
+                path.write_text(original, encoding="utf-8")
+            counts[said.partition(" ")[0]] += 1
+            print(f"{said}  |  {_title(mutant)}", flush=True)
+    changing = counts["caught"] + counts["missed"]
+    share = f"{counts['caught'] / changing:.1%}" if changing else "none"
+    print(f"{counts['caught']} of {changing} that change the function caught ({share}); {dict(counts)}")
+    return int(bool(counts["missed"]))
+
+
+def _checked(copy: Path) -> str:
+    environment = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1", "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-W", "ignore", "-m", "tests.proofs"]
+    try:
+        run = subprocess.run(command, cwd=copy, env=environment, capture_output=True, text=True, timeout=LONGEST)
+    except subprocess.TimeoutExpired:
+        return "loud it did not end"
+    lines = run.stdout.strip().splitlines()
+    return lines[-1] if lines and not run.returncode else f"loud {run.stderr.strip()[-80:]}"
 
 
 def _title(mutant: Mutant) -> str:

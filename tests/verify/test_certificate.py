@@ -14,6 +14,7 @@ from torch import Tensor, fx, nn
 
 import canonize
 from canonize.algebra.affine import EXACT
+from canonize.forms import chosen_forms
 from canonize.graph.network import Network
 from canonize.inputs import normalise
 from canonize.pipeline import Options, rewritten
@@ -257,3 +258,46 @@ def test_half_a_unit_in_the_last_place() -> None:
         step = held.to(EXACT) * (1 + 2 * torch.finfo(dtype).eps)
         assert not is_rounded(step.to(dtype), exact)
         assert not is_rounded(held, exact * torch.nan)
+
+
+_POOLINGS = [
+    nn.AdaptiveAvgPool2d(1),
+    nn.AdaptiveAvgPool2d((2, None)),
+    nn.AdaptiveMaxPool2d((3, 2)),
+    nn.AdaptiveAvgPool2d((4, 6)),
+]
+
+
+def _plainly_pooled(pooling: nn.Module) -> Proven:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.ReLU(), nn.BatchNorm2d(4), pooling, nn.Conv2d(4, 2, 1))
+    harden(model)
+    options = Options("threshold", (), chosen_forms(["plain_pooling"]))
+    network, _ = rewritten(model.eval(), normalise(torch.randn(2, 3, 12, 12)), "symbolic_trace", options)
+    assert network.before is not None
+    built = network.build()
+    return Proven(network, built, certificate_of(network.before, network, built))
+
+
+@pytest.mark.parametrize("pooling", _POOLINGS, ids=str)
+def test_plain_pooling_is_proven(pooling: nn.Module) -> None:
+    proven = _plainly_pooled(pooling)
+    assert any(isinstance(m, nn.AvgPool2d | nn.MaxPool2d) for m in proven.built.modules())
+    assert proven.proof(), proven.proof().unproven
+
+
+@pytest.mark.parametrize("name, value", [("kernel_size", (3, 3)), ("stride", (1, 1)), ("padding", (1, 1))])
+def test_other_windows_are_noticed(name: str, value: tuple[int, int]) -> None:
+    proven = _plainly_pooled(nn.AdaptiveAvgPool2d(2))
+    (plain,) = (m for m in proven.built.modules() if isinstance(m, nn.AvgPool2d))
+    setattr(plain, name, value)
+    assert proven.proof().unproven[0].broken
+
+
+def test_one_size_is_not_taken_for_all() -> None:
+    proven = _plainly_pooled(nn.AdaptiveAvgPool2d(2))
+    for node in reversed(list(proven.built.graph.nodes)):
+        if node.target is torch._assert:
+            proven.built.graph.erase_node(node)
+            break
+    assert "no other is refused" in proven.proof().unproven[0].reason

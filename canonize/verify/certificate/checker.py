@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Iterator
 from typing import Any
 
@@ -144,6 +145,11 @@ class _Walk:
             return self._padding(n, f, g, given[0])
         if isinstance(f, nn.MultiheadAttention) and isinstance(g, nn.MultiheadAttention):
             return self._attention(f, g, given)
+        if type(f) in moving.PLAIN and type(g) is moving.PLAIN[type(f)]:
+            (v, u) = pairs[0][1]
+            self._sizes_hold(v, u, moving.same_windows(f, g, self._shape(v)))
+            dims, maximum = moving.ADAPTIVE | moving.MAXIMA, type(f) in moving.MAXIMA
+            return moving.pooled(given[0], dims[type(f)], maximum=maximum)
         same_module(f, g)
         if all(relation is IDENTITY for relation in read):
             return IDENTITY
@@ -270,6 +276,13 @@ class _Walk:
         if bound.get("mode", "constant") != "constant" or not isinstance(value, int | float) or not padding:
             return None
         return tuple(padding), number(value)
+
+    def _sizes_hold(self, v: fx.Node, u: fx.Node, sizes: dict[int, int]) -> None:
+        """Require that a value has these sizes, by dimension: fixed ones, or others refused by the canonical graph."""
+        free = self.f.shapes.free_among(v, set(sizes))
+        held = {guarded for node in self.g.graph.nodes if (guarded := _guarded(node, u)) is not None}
+        open_ = [dim for dim in sizes if dim in free and (dim, sizes[dim]) not in held]
+        require(not open_, "it holds for one size, and no other is refused", broken=True)
 
     def _attention(self, f: Any, g: Any, given: list[Relation]) -> Relation:
         r"""Query, key and value each by its rows: :math:`W_g = W_f S`, :math:`b_g = b_f + W_f T`."""
@@ -413,6 +426,18 @@ class _Walk:
 
     def _arguments(self, n: fx.Node, m: fx.Node) -> list[tuple[Relation, tuple[fx.Node, fx.Node]]]:
         return [(self.relate(v, u), (v, u)) for v, u in self._inputs(n, m)]
+
+
+def _guarded(node: fx.Node, u: fx.Node) -> tuple[int, int] | None:
+    """The dimension and the size that ``_assert(u.size(dim) == size, ...)`` demands of a value."""
+    if node.target is not torch._assert or not isinstance(node.args[0], fx.Node):
+        return None
+    equal = node.args[0]
+    asked = equal.args[0] if equal.target is operator.eq else None
+    if not isinstance(asked, fx.Node) or asked.op != "call_method" or asked.target != "size" or asked.args[0] is not u:
+        return None
+    dim, size = asked.args[1], equal.args[1]
+    return (dim, size) if isinstance(dim, int) and isinstance(size, int) else None
 
 
 def _walk(first: Any, second: Any) -> Iterator[tuple[fx.Node, fx.Node]]:

@@ -158,6 +158,27 @@ def pooled(given: Relation, dims: int | None, *, maximum: bool) -> Relation:
     return given
 
 
+def same_windows(f: Any, g: Any, shape: Shape) -> dict[int, int]:
+    r"""Require that a plain pooling has an adaptive one's windows; by dimension, the sizes for which it has.
+
+    Window i of m over n positions goes from :math:`\lfloor i n / m \rfloor` to :math:`\lceil (i + 1) n / m \rceil`:
+    where m divides n, those of a plain pooling of size and stride n / m.
+    """
+    dims = (ADAPTIVE | MAXIMA)[type(f)]
+    given = shape[-dims:]
+    asked = tuple(f.output_size) if isinstance(f.output_size, tuple | list) else (f.output_size,) * dims
+    made = [n if m is None else m for m, n in zip(asked, given, strict=True)]
+    good = all(m and n % m == 0 for m, n in zip(made, given, strict=True))
+    windows = tuple(n // m for m, n in zip(made, given, strict=True)) if good else ()
+    wanted = {"kernel_size": windows, "stride": windows, "padding": (0,) * dims, "dilation": (1,) * dims}
+    good = good and all(_wide(getattr(g, name, want), dims) == want for name, want in wanted.items())
+    require(good, "its windows are not those of the adaptive pooling", broken=True)
+    settings = [getattr(g, name, None) for name in ("divisor_override", "ceil_mode", "return_indices")]
+    indices = getattr(f, "return_indices", False)
+    require(not any(settings) and not indices, "it is no plain pooling", broken=True)
+    return dict(enumerate(given, len(shape) - dims))
+
+
 def padded(given: Relation, padding: Sequence[int], old: Tensor, new: Tensor, shape: Shape) -> Relation:
     r"""Explicit padding: :math:`a v_0 = c u_0 + d` for the constants; or new channels, which are the same in both."""
     dims = {-1 - i // 2 for i, amount in enumerate(padding) if amount}
@@ -226,4 +247,9 @@ ADAPTIVE: dict[type, int] = {nn.AdaptiveAvgPool1d: 1, nn.AdaptiveAvgPool2d: 2, n
 MAXIMA: dict[type, int] = {
     nn.MaxPool1d: 1, nn.MaxPool2d: 2, nn.MaxPool3d: 3,
     nn.AdaptiveMaxPool1d: 1, nn.AdaptiveMaxPool2d: 2, nn.AdaptiveMaxPool3d: 3,
+}  # fmt: skip
+# What an adaptive pooling is for one size.
+PLAIN: dict[type, type] = {
+    nn.AdaptiveAvgPool1d: nn.AvgPool1d, nn.AdaptiveAvgPool2d: nn.AvgPool2d, nn.AdaptiveAvgPool3d: nn.AvgPool3d,
+    nn.AdaptiveMaxPool1d: nn.MaxPool1d, nn.AdaptiveMaxPool2d: nn.MaxPool2d, nn.AdaptiveMaxPool3d: nn.MaxPool3d,
 }  # fmt: skip
