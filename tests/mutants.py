@@ -2248,6 +2248,16 @@ MUTANTS: tuple[Mutant, ...] = (
         ),
     ),
     *_many(
+        "torch.export",
+        "test_capture.py",
+        (
+            "a tensor that is given twice is one input",
+            "_export",
+            "inputs.map(lambda tensor: tensor.detach().clone())",
+            "inputs",
+        ),
+    ),
+    *_many(
         "functionalize",
         "test_writes.py",
         (

@@ -416,3 +416,25 @@ def test_refusals_that_are_asked_for_print_nothing(capfd: pytest.CaptureFixture[
     assert found.report.verdict.passed
     assert "refuses" in str(found.report.verdict)
     assert capfd.readouterr() == ("", "")
+
+
+class AnyNumber(nn.Module):
+    """Takes as many images as there are."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.norm = conv(3, 4), nn.BatchNorm2d(4)
+
+    def forward(self, first: Tensor, *others: Tensor) -> Tensor:
+        return sum((self.norm(self.conv(other)) for other in others), self.norm(self.conv(first)))
+
+
+@pytest.mark.parametrize("rows", [1, 2])
+@torch.no_grad()
+def test_torch_export_leaves_the_sizes_of_any_number_of_inputs_free(rows: int) -> None:
+    model = harden(AnyNumber()).double().eval()
+    captured = capture(model, normalise((torch.randn(rows, 3, 9, 9).double(),) * 3), "torch.export")
+    graph = fx.GraphModule(captured.root, captured.graph)
+    inputs = [torch.randn(4, 3, 7, 12).double() for _ in range(3)]
+    wanted = model(*inputs)
+    assert (graph(*inputs) - wanted).abs().max() <= 1e-10 * wanted.abs().max()

@@ -128,6 +128,8 @@ def _ancestors(values: list[Any]) -> set[fx.Node]:
 
 
 def _export(root: nn.Module, inputs: Inputs, free: bool) -> torch.export.ExportedProgram:
+    # One tensor that is given twice would be one input to torch.export.
+    inputs = inputs.map(lambda tensor: tensor.detach().clone())
     batch = inputs.batch_size
     attempts: list[tuple[Inputs, Any]] = []
     sample = inputs if batch is None or batch > 1 else (inputs.with_batch(2) or inputs)
@@ -184,7 +186,8 @@ def _is_on(dropout: Any, args: Any, kwargs: dict[str, Any]) -> bool:
 def _dynamic_shapes(root: nn.Module, inputs: Inputs, first: int | None) -> dict[str, Any]:
     """``Dim.AUTO`` for dimension 0 of every tensor that has the batch size there, and for lengths and image sizes.
 
-    These are the dimensions from ``first`` on; those of an image, with channels in dimension 1, begin with 2.
+    These are the dimensions from ``first`` on; those of an image, with channels in dimension 1, begin with 2. What goes
+    to ``*args`` is a tuple to torch.export, what goes to ``**kwargs`` a dictionary.
     """
     batch = inputs.batch_size
 
