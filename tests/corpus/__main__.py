@@ -10,6 +10,7 @@ import sys
 import time
 import warnings
 from collections import Counter
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,6 +19,7 @@ from torch.testing._internal.common_methods_invocations import op_db
 from tests.corpus.heatmaps import explained
 from tests.corpus.judge import Result, judge
 from tests.corpus.known import reason
+from tests.corpus.page import write
 
 warnings.simplefilter("ignore")
 
@@ -29,6 +31,7 @@ def main() -> None:
     parser.add_argument("--samples", type=int, default=2, help="of each operator")
     parser.add_argument("--heatmaps", action="store_true", help="judge relevance instead of outputs")
     parser.add_argument("--part", default="1/1", help="I/N: every N-th operator, from the I-th")
+    parser.add_argument("--write", type=Path, help="a page of the documentation: docs/operators.md")
     given = parser.parse_args()
     part, parts = (int(number) for number in given.part.split("/"))
     torch.set_num_threads(1)
@@ -53,6 +56,9 @@ def main() -> None:
     operators = len({result.operator for result in results})
     print(f"{len(results)} spellings of {operators} operators in {time.time() - started:.0f} s, {canonical} canonical")
     print(", ".join(f"{count} {outcome}" for outcome, count in outcomes.most_common()))
+    if given.write is not None:
+        share = "" if parts == 1 and not given.names else f" (part {part} of {parts}, {given.names or 'all names'})"
+        write(given.write, operators, outcomes, accepted, share)
     sys.exit(any(reason(result) is None for result in results))
 
 

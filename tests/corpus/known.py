@@ -21,12 +21,20 @@ _OTHERWISE = {
 }
 
 
+_RANDOM = "random numbers, and not called canonical"
+
+
+def reasons() -> set[str]:
+    """All of them."""
+    return {*_REFUSED.values(), *_PINNED.values(), *_OTHERWISE.values(), _RANDOM}
+
+
 def reason(result: Result) -> str | None:
     """Why a result is accepted; None where it is a fault."""
     if result.outcome == "exact":
         return ""
     if result.outcome == "random":
-        return "random numbers, and not called canonical"
+        return _RANDOM
     listed = {"refused": _REFUSED, "pinned": _PINNED}.get(result.outcome, {})
     told = next((why for name, why in listed.items() if result.operator.startswith(name)), None)
     return told or _OTHERWISE.get((result.operator, result.spelling))
