@@ -57,7 +57,7 @@ def main() -> None:
     print(f"{len(results)} spellings of {operators} operators in {time.time() - started:.0f} s, {canonical} canonical")
     print(", ".join(f"{count} {outcome}" for outcome, count in outcomes.most_common()))
     if given.write is not None:
-        share = "" if parts == 1 and not given.names else f" (part {part} of {parts}, {given.names or 'all names'})"
+        share = "" if parts == 1 and not given.names else f" (part {given.part}, not all)"
         write(given.write, operators, outcomes, accepted, share)
     sys.exit(any(reason(result) is None for result in results))
 
