@@ -402,6 +402,7 @@ class _Translation:
         # A view of what used to be contiguous: operations that only changed the layout are gone.
         if moves and operation is not None and operation.row.views:
             target = ".reshape_as" if operation.row.like else ".reshape" if target.startswith(".") else "torch.reshape"
+            kwargs = {"shape" if name == "size" else name: value for name, value in kwargs.items()}
         cls = cnn.Rearrange if moves and self._only_moves(node, inputs) else cnn.Call
         function: Any = node.target if node.op == "call_function" and "<" in target else None
         module = cls(target, args, kwargs, function)

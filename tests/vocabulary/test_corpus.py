@@ -17,7 +17,7 @@ NAMES = (
     *("add", "mul", "__rsub__", "matmul", "addmm", "einsum", "mean", "sum", "cumsum", "permute", "reshape", "expand"),
     *("split", "hsplit", "unbind", "cat", "softmax", "nn.functional.batch_norm", "nn.functional.instance_norm"),
     *("nn.functional.relu", "nn.functional.leaky_relu", "nn.functional.linear", "nn.functional.avg_pool2d", "clamp"),
-    *("eq", "to", "type_as", "uniform", "as_strided", "argwhere", "addcmul", "lerp"),
+    *("eq", "to", "type_as", "uniform", "as_strided", "argwhere", "addcmul", "lerp", "view_copy"),
 )
 
 
