@@ -15,6 +15,7 @@ from canonize.capture.captured import Captured, defaults, input_names, left_out,
 from canonize.capture.proxies import symbolic_lengths
 from canonize.capture.running import alike
 from canonize.capture.size_guards import GuardedInput, constant_size, guard_inputs
+from canonize.capture.symbolic_numbers import symbolic_numbers
 from canonize.compat import exporting, guards_of
 from canonize.compat.private import pytree
 from canonize.errors import CaptureError, cuts_in
@@ -39,7 +40,7 @@ def export_trace(root: nn.Module, inputs: Inputs, free: bool = True) -> Captured
     with exporting():
         program = _export(root, inputs, free)
         _refuse_counts_that_are_read(program)
-        program = program.run_decompositions({})
+        program = program.run_decompositions({torch.ops.aten.copy.default: _copied})
     signature = program.graph_signature
     graph = program.graph
     constants = dict(program.constants)
@@ -78,6 +79,11 @@ def export_trace(root: nn.Module, inputs: Inputs, free: bool = True) -> Captured
                 "Take the control flow (or the torch.no_grad block) out of forward.",
             )
     return Captured(graph, root, "torch.export", (*left_out, *notes))
+
+
+def _copied(own: Tensor, other: Tensor, non_blocking: bool = False) -> Tensor:
+    """What a write of ``other`` over ``own`` leaves; ``aten.copy``, which says the same, has no derivative."""
+    return other.to(own.device, own.dtype).expand(own.shape).clone(memory_format=torch.contiguous_format)
 
 
 def _state_left_out(program: torch.export.ExportedProgram) -> tuple[str, ...]:
@@ -140,7 +146,7 @@ def _export(root: nn.Module, inputs: Inputs, free: bool) -> torch.export.Exporte
     for example, shapes in attempts:
         try:
             # Without gradients, so that code which writes into its arguments can be followed too.
-            with exporting(), torch.no_grad(), _IdleDropout(), symbolic_lengths():
+            with exporting(), torch.no_grad(), _IdleDropout(), symbolic_lengths(), symbolic_numbers(root):
                 program = torch.export.export(
                     root, example.args, example.kwargs or None, dynamic_shapes=shapes, strict=False
                 )
@@ -198,7 +204,8 @@ def _dynamic_shapes(root: nn.Module, inputs: Inputs, first: int | None) -> dict[
                 free |= set(range(max(first, 2) if value.ndim > 3 else first, value.ndim))
             return dict.fromkeys(free, torch.export.Dim.AUTO)
         if isinstance(value, tuple | list):
-            return type(value)(shape_of(item) for item in value)
+            items = [shape_of(item) for item in value]
+            return type(value)(*items) if hasattr(value, "_fields") else type(value)(items)
         if isinstance(value, dict):
             return {key: shape_of(item) for key, item in value.items()}
         return None

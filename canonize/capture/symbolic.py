@@ -40,6 +40,7 @@ from canonize.capture.recording import (
 )
 from canonize.capture.size_wording import expression
 from canonize.capture.source import current_line
+from canonize.capture.symbolic_numbers import symbolic_numbers
 from canonize.capture.unlifted import check_in_words
 from canonize.capture.whole import opened_functions, refuse_hidden_writes
 from canonize.graph.shapes import Shapes, Unknown
@@ -390,6 +391,7 @@ def _traced(root: nn.Module, inputs: Inputs) -> Captured:
         PatchedModule(torch, factory_functions()),
         recorded_autograd_functions(),
         truthful_questions(),
+        symbolic_numbers(root),
         WriteGuard(),
     ):
         graph = tracer.trace(root)
