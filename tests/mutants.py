@@ -2163,7 +2163,7 @@ MUTANTS: tuple[Mutant, ...] = (
     *_many(
         "numbers",
         "capture/test_sizes_free.py",
-        ("a size is fixed by int", "_keeping", "type(known) is kind", "False and kind"),
+        ("a size is fixed by int", "_keeping", "type(value) not in _PROXIES", "True"),
         ("a type is exchanged where it is compared", "_is_only_called", "all(uses)", "any(uses)"),
         ("a written number has no gradient", "_copied", "other.to(own.device, own.dtype)", "other.detach()"),
         ("more inputs than names fix all sizes", "_dynamic_shapes", "isinstance(value, tuple | list)", "False"),
