@@ -254,7 +254,7 @@ def test_control_flow_on_sizes_is_right_or_refused(name: str, tracer: str) -> No
     canonical = _canonized_by(tracer, model, image(3, 5, 7))
     accepted = [size for size in OTHER_SIZES if _right_or_refused(model, canonical, 2, size)]
     assert (5, 7) in accepted
-    if tracer == "symbolic_trace":
+    if tracer == "symbolic_trace" and name != "number":  # int() of a size follows the size
         assert accepted != list(OTHER_SIZES), "this model's code depends on the size"
 
 
